@@ -1,0 +1,317 @@
+"""Model ⇄ protobuf, total both ways. Every conversion of the project lives here.
+
+`X_to_pb(model) -> message` and `X_from_pb(message) -> model`; a message that lacks a field gives
+the model's default, so older writers are understood. Raises `WireError` for a message that no
+version of ours wrote (an instance without a uid, an unknown state).
+"""
+
+from __future__ import annotations
+
+from formation import model as m
+from formation.v1 import control_pb2 as control
+from formation.v1 import types_pb2 as pb
+
+# What an older writer did not know is read as this.
+_DEFAULT_SIGNAL = "TERM"
+
+
+class WireError(ValueError):
+    """Bytes or a message that cannot be one of ours."""
+
+
+def process_type_to_pb(spec: m.ProcessType) -> pb.ProcessType:
+    return pb.ProcessType(
+        name=spec.name,
+        command=spec.command,
+        initial_quantity=spec.initial_quantity,
+        stop_signal=spec.stop_signal,
+        stop_grace_s=spec.stop_grace_s,
+        ready_after_s=spec.ready_after_s,
+    )
+
+
+def process_type_from_pb(message: pb.ProcessType) -> m.ProcessType:
+    return m.ProcessType(
+        name=message.name,
+        command=message.command,
+        initial_quantity=message.initial_quantity,
+        stop_signal=message.stop_signal or _DEFAULT_SIGNAL,
+        stop_grace_s=message.stop_grace_s,
+        ready_after_s=message.ready_after_s,
+    )
+
+
+def release_to_pb(release: m.Release) -> pb.Release:
+    return pb.Release(
+        app=release.app,
+        number=release.number,
+        types=[process_type_to_pb(spec) for spec in release.types],
+        env=dict(release.env),
+        workdir=release.workdir,
+        created_by=release.created_by,
+        created_at_ms=release.created_at_ms,
+        reason=release.reason,
+    )
+
+
+def release_from_pb(message: pb.Release) -> m.Release:
+    return m.Release(
+        app=message.app,
+        number=message.number,
+        types=tuple(process_type_from_pb(spec) for spec in message.types),
+        env=dict(message.env),
+        workdir=message.workdir,
+        created_by=message.created_by,
+        created_at_ms=message.created_at_ms,
+        reason=message.reason,
+    )
+
+
+def app_to_pb(app: m.App) -> pb.App:
+    return pb.App(
+        name=app.name,
+        formation=dict(app.formation),
+        release=app.release,
+        latest_release=app.latest_release,
+        restart_marks=dict(app.restart_marks),
+        created_at_ms=app.created_at_ms,
+    )
+
+
+def app_from_pb(message: pb.App) -> m.App:
+    return m.App(
+        name=message.name,
+        formation=dict(message.formation),
+        release=message.release,
+        latest_release=message.latest_release,
+        restart_marks=dict(message.restart_marks),
+        created_at_ms=message.created_at_ms,
+    )
+
+
+def assignment_to_pb(assignment: m.Assignment) -> pb.InstanceAssignment:
+    slot = assignment.slot
+    return pb.InstanceAssignment(
+        uid=assignment.uid,
+        app=slot.app,
+        type=slot.type,
+        ordinal=slot.ordinal,
+        release=assignment.release,
+        restart_mark=assignment.restart_mark,
+    )
+
+
+def assignment_from_pb(message: pb.InstanceAssignment) -> m.Assignment:
+    if not message.uid:
+        raise WireError("an assignment without a uid")
+    return m.Assignment(
+        uid=message.uid,
+        slot=m.Slot(message.app, message.type, message.ordinal),
+        release=message.release,
+        restart_mark=message.restart_mark,
+    )
+
+
+def document_to_pb(document: m.AssignmentDocument) -> pb.AssignmentDocument:
+    return pb.AssignmentDocument(
+        host=document.host,
+        generation=document.generation,
+        epoch=document.epoch,
+        instances=[assignment_to_pb(item) for item in document.instances],
+    )
+
+
+def document_from_pb(message: pb.AssignmentDocument) -> m.AssignmentDocument:
+    return m.AssignmentDocument(
+        host=message.host,
+        generation=message.generation,
+        epoch=message.epoch,
+        instances=tuple(assignment_from_pb(item) for item in message.instances),
+    )
+
+
+def instance_status_to_pb(status: m.InstanceStatus) -> pb.InstanceStatus:
+    slot = status.slot
+    return pb.InstanceStatus(
+        uid=status.uid,
+        app=slot.app,
+        type=slot.type,
+        ordinal=slot.ordinal,
+        release=status.release,
+        state=pb.InstanceState.ValueType(int(status.state)),
+        pid=status.pid,
+        port=status.port,
+        attempt=status.attempt,
+        started_at_ms=status.started_at_ms,
+        reason=status.reason,
+        last_exit=status.last_exit,
+        retry_at_ms=status.retry_at_ms,
+    )
+
+
+def instance_status_from_pb(message: pb.InstanceStatus) -> m.InstanceStatus:
+    if not message.uid:
+        raise WireError("an instance status without a uid")
+    try:
+        state = m.InstanceState(message.state)
+    except ValueError as error:
+        raise WireError(f"instance {message.uid}: unknown state {message.state}") from error
+    return m.InstanceStatus(
+        uid=message.uid,
+        slot=m.Slot(message.app, message.type, message.ordinal),
+        release=message.release,
+        state=state,
+        pid=message.pid,
+        port=message.port,
+        attempt=message.attempt,
+        started_at_ms=message.started_at_ms,
+        reason=message.reason,
+        last_exit=message.last_exit,
+        retry_at_ms=message.retry_at_ms,
+    )
+
+
+def capacity_to_pb(capacity: m.Capacity) -> pb.Capacity:
+    return pb.Capacity(
+        instances_max=capacity.instances_max,
+        cpus=capacity.cpus,
+        memory_bytes=capacity.memory_bytes,
+    )
+
+
+def capacity_from_pb(message: pb.Capacity) -> m.Capacity:
+    return m.Capacity(
+        instances_max=message.instances_max,
+        cpus=message.cpus,
+        memory_bytes=message.memory_bytes,
+    )
+
+
+def host_status_to_pb(status: m.HostStatus) -> pb.HostStatus:
+    return pb.HostStatus(
+        host=status.host,
+        agent_id=status.agent_id,
+        boot_id=status.boot_id,
+        agent_version=status.agent_version,
+        capacity=capacity_to_pb(status.capacity),
+        labels=dict(status.labels),
+        address=status.address,
+        instances=[instance_status_to_pb(item) for item in status.instances],
+        departed=status.departed,
+        complaint=status.complaint,
+    )
+
+
+def host_status_from_pb(message: pb.HostStatus) -> m.HostStatus:
+    return m.HostStatus(
+        host=message.host,
+        agent_id=message.agent_id,
+        boot_id=message.boot_id,
+        agent_version=message.agent_version,
+        capacity=capacity_from_pb(message.capacity),
+        labels=dict(message.labels),
+        address=message.address,
+        instances=tuple(instance_status_from_pb(item) for item in message.instances),
+        departed=message.departed,
+        complaint=message.complaint,
+    )
+
+
+def session_to_pb(session: m.Session) -> pb.Session:
+    return pb.Session(
+        session_id=session.session_id,
+        coordinator_id=session.coordinator_id,
+        agent_id=session.agent_id,
+        since_ms=session.since_ms,
+    )
+
+
+def session_from_pb(message: pb.Session) -> m.Session:
+    return m.Session(
+        session_id=message.session_id,
+        coordinator_id=message.coordinator_id,
+        agent_id=message.agent_id,
+        since_ms=message.since_ms,
+    )
+
+
+def coordinator_to_pb(coordinator: m.Coordinator) -> pb.Coordinator:
+    return pb.Coordinator(
+        id=coordinator.id,
+        address=coordinator.address,
+        version=coordinator.version,
+        since_ms=coordinator.since_ms,
+    )
+
+
+def coordinator_from_pb(message: pb.Coordinator) -> m.Coordinator:
+    return m.Coordinator(
+        id=message.id,
+        address=message.address,
+        version=message.version,
+        since_ms=message.since_ms,
+    )
+
+
+def cluster_to_pb(cluster: m.Cluster) -> pb.Cluster:
+    return pb.Cluster(
+        id=cluster.id,
+        schema_version=cluster.schema_version,
+        created_at_ms=cluster.created_at_ms,
+    )
+
+
+def cluster_from_pb(message: pb.Cluster) -> m.Cluster:
+    return m.Cluster(
+        id=message.id,
+        schema_version=message.schema_version,
+        created_at_ms=message.created_at_ms,
+    )
+
+
+def host_to_pb(host: m.Host) -> pb.Host:
+    return pb.Host(name=host.name, joined_at_ms=host.joined_at_ms)
+
+
+def host_from_pb(message: pb.Host) -> m.Host:
+    return m.Host(name=message.name, joined_at_ms=message.joined_at_ms)
+
+
+def audit_to_pb(record: m.AuditRecord) -> pb.AuditRecord:
+    return pb.AuditRecord(
+        at_ms=record.at_ms,
+        who=record.who,
+        action=record.action,
+        subject=record.subject,
+        detail=record.detail,
+    )
+
+
+def audit_from_pb(message: pb.AuditRecord) -> m.AuditRecord:
+    return m.AuditRecord(
+        at_ms=message.at_ms,
+        who=message.who,
+        action=message.action,
+        subject=message.subject,
+        detail=message.detail,
+    )
+
+
+_CHANGE_KINDS = {
+    m.ChangeKind.SET: control.QuantityChange.KIND_SET,
+    m.ChangeKind.ADD: control.QuantityChange.KIND_ADD,
+    m.ChangeKind.SUBTRACT: control.QuantityChange.KIND_SUBTRACT,
+}
+
+
+def quantity_change_to_pb(change: m.QuantityChange) -> control.QuantityChange:
+    return control.QuantityChange(
+        type=change.type, kind=_CHANGE_KINDS[change.kind], quantity=change.quantity
+    )
+
+
+def quantity_change_from_pb(message: control.QuantityChange) -> m.QuantityChange:
+    for kind, value in _CHANGE_KINDS.items():
+        if value == message.kind:
+            return m.QuantityChange(type=message.type, kind=kind, quantity=message.quantity)
+    raise WireError(f"unknown kind of quantity change: {message.kind}")
