@@ -1,0 +1,274 @@
+"""Settings of a program: flags, then variables, then a TOML file, then defaults.
+
+Pure but for `read`, which is an argument: the same words in give the same settings out, or all
+problems at once with their places. Does not touch the machine. A program brings its table of
+`Setting`s and gets keyword arguments for its own frozen configuration back.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_PORT_MAX = 65535
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+class ConfigError(Exception):
+    """Everything that is wrong with the settings, one line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+# -- kinds of values: text → value, ValueError with what is wrong ----------------------------------
+
+
+def address(text: str) -> str:
+    """`host:port`, `[v6]:port` or `unix:/path`, as it came."""
+    if text.startswith("unix:"):
+        if not text.removeprefix("unix:").startswith("/"):
+            raise ValueError(f"{text!r}: the path after unix: must be absolute")
+        return text
+    host, colon, port = text.rpartition(":")
+    bare_v6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not colon or not host or bare_v6 or not is_port(port):
+        raise ValueError(f"{text!r} is not HOST:PORT, [V6]:PORT or unix:/PATH")
+    return text
+
+
+def is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) <= _PORT_MAX
+
+
+def addresses(text: str) -> tuple[str, ...]:
+    found = tuple(address(word.strip()) for word in text.split(",") if word.strip())
+    if not found:
+        raise ValueError("no address given")
+    return found
+
+
+def pairs(text: str) -> dict[str, str]:
+    words = [word.strip().partition("=") for word in text.split(",") if word.strip()]
+    for key, equals, _ in words:
+        if not key or not equals:
+            raise ValueError(f"{key!r} is not KEY=VALUE")
+    return {key: value for key, _, value in words}
+
+
+def filled(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("must not be empty")
+    return text
+
+
+def count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def switch(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
+
+
+# -- reading them from the three places ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One flag `--name`; a `meta` of "" is a switch. Repeats are joined with commas."""
+
+    name: str
+    field: str
+    parse: Callable[[str], Any]
+    meta: str
+    help: str
+    repeats: bool = False
+
+
+CONFIG = Setting(name="config", field="", parse=filled, meta="FILE", help="settings in TOML")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """A value as somebody wrote it, and where."""
+
+    text: str
+    place: str
+
+
+Words = dict[str, Word]
+ReadFile = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What a program can be told. `prefix` is that of its environment variables."""
+
+    name: str
+    purpose: str
+    prefix: str
+    settings: tuple[Setting, ...]
+
+    def by_name(self) -> dict[str, Setting]:
+        return {setting.name: setting for setting in (*self.settings, CONFIG)}
+
+
+def load(
+    program: Program, argv: Sequence[str], environ: Mapping[str, str], read: ReadFile
+) -> dict[str, Any]:
+    """What was given, by field. `read` gives a file's text or raises OSError.
+
+    Raises `ConfigError` with all problems.
+    """
+    problems: list[str] = []
+    flags = _flags(program, argv, problems)
+    variables = _variables(program, environ, problems)
+    path = flags.pop("config", None) or variables.pop("config", None)
+    variables.pop("config", None)
+    in_file = _file(program, path.text, read, problems) if path else {}
+    values = _values(program, {**in_file, **variables, **flags}, problems)
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def _values(program: Program, words: Words, problems: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    by_name = program.by_name()
+    for name, word in words.items():
+        setting = by_name[name]
+        try:
+            values[setting.field] = setting.parse(word.text)
+        except ValueError as error:
+            problems.append(f"{word.place}: {error}")
+    return values
+
+
+def _unknown(place: str, name: str, problems: list[str], known: Mapping[str, str]) -> None:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {known[near[0]]}?" if near else ""
+    problems.append(f"{place}: unknown{hint}")
+
+
+def _flags(program: Program, argv: Sequence[str], problems: list[str]) -> Words:
+    words: Words = {}
+    by_name = program.by_name()
+    rest = list(argv)
+    while rest:
+        flag, equals, text = rest.pop(0).partition("=")
+        setting = by_name.get(flag.removeprefix("--")) if flag.startswith("--") else None
+        if setting is None:
+            _unknown(flag, flag, problems, {f"--{name}": f"--{name}" for name in by_name})
+            continue
+        if not setting.meta:
+            text = text if equals else "true"
+        elif not equals:
+            if not rest or rest[0].startswith("--"):
+                problems.append(f"{flag}: needs a value: {flag} {setting.meta}")
+                continue
+            text = rest.pop(0)
+        _take(words, setting, Word(text=text, place=flag), problems)
+    return words
+
+
+def _take(words: Words, setting: Setting, word: Word, problems: list[str]) -> None:
+    earlier = words.get(setting.name)
+    if earlier is None:
+        words[setting.name] = word
+    elif setting.repeats:
+        words[setting.name] = Word(text=f"{earlier.text},{word.text}", place=word.place)
+    else:
+        problems.append(f"{word.place}: given twice")
+
+
+def _variables(program: Program, environ: Mapping[str, str], problems: list[str]) -> Words:
+    by_variable = {program.prefix + _upper(name): name for name in program.by_name()}
+    words: Words = {}
+    for variable, text in environ.items():
+        if not variable.startswith(program.prefix):
+            continue
+        if variable in by_variable:
+            words[by_variable[variable]] = Word(text=text, place=variable)
+        else:
+            _unknown(variable, variable, problems, {known: known for known in by_variable})
+    return words
+
+
+def _upper(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+def _file(program: Program, path: str, read: ReadFile, problems: list[str]) -> Words:
+    try:
+        table = tomllib.loads(read(path))
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: {error}")
+        return {}
+    words: Words = {}
+    known = {setting.name: setting.name for setting in program.settings}
+    for key, value in table.items():
+        place, name = f"{path}: {key}", key.replace("_", "-")
+        if name not in known:
+            _unknown(place, name, problems, known)
+        else:
+            _take_from_file(words, name, value, place, problems)
+    return words
+
+
+def _take_from_file(
+    words: Words, name: str, value: object, place: str, problems: list[str]
+) -> None:
+    try:
+        words[name] = Word(text=_toml_text(value), place=place)
+    except ValueError as error:
+        problems.append(f"{place}: {error}")
+
+
+def _toml_text(value: object) -> str:
+    """As it would stand in a flag."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str() | int():
+            return str(value)
+        case list():
+            return ",".join(_toml_text(item) for item in value)
+        case dict():
+            return ",".join(f"{key}={_toml_text(item)}" for key, item in value.items())
+    raise ValueError(f"{value!r} is neither text, number, switch, list nor table")
+
+
+def help_text(program: Program) -> str:
+    lines = [
+        f"Usage: {program.name} [OPTIONS]",
+        "",
+        program.purpose,
+        f"Every option can also be {program.prefix}<NAME> in the environment or a key of --config.",
+        "",
+    ]
+    extra = (("--version", "print the version"), ("--help", "print this"))
+    rows = [(f"--{s.name} {s.meta}".rstrip(), s.help) for s in (*program.settings, CONFIG)]
+    return "\n".join([*lines, *(f"  {left:24}  {right}" for left, right in (*rows, *extra))])

@@ -1,0 +1,77 @@
+"""`formation-coordinator`: settings in, a `Service` run in the foreground until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import formation
+from formation.runtime import setup_logging, stop_event
+from formation.settings import ConfigError, help_text
+from formation_coordinator.config import EMBEDDED, PROGRAM, CoordinatorConfig, read_config
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main() -> None:
+    if "--help" in sys.argv[1:]:
+        print(help_text(PROGRAM))  # noqa: T201
+        return
+    if "--version" in sys.argv[1:]:
+        print(f"{PROGRAM.name} {formation.__version__}")  # noqa: T201
+        return
+    try:
+        config = read_config(sys.argv[1:], os.environ, lambda path: Path(path).read_text("utf-8"))
+    except ConfigError as error:
+        sys.exit(_complain(error.problems))
+    setup_logging(PROGRAM.name, verbose=config.verbose)
+    sys.exit(asyncio.run(_run(config)))
+
+
+def _complain(problems: tuple[str, ...]) -> int:
+    for problem in problems:
+        sys.stderr.write(f"{PROGRAM.name}: {problem}\n")
+    return EXIT_USAGE
+
+
+async def _run(config: CoordinatorConfig) -> int:
+    # Late, so that --help and bad settings answer before grpc is loaded.
+    from formation_coordinator.embedded import EmbeddedEtcd
+    from formation_coordinator.service import FatalError, Service
+    from formation_coordinator.store.base import StoreError
+    from formation_coordinator.store.endpoints import TlsFiles
+    from formation_coordinator.store.etcd import EtcdStore
+
+    stop = stop_event()
+    embedded = EmbeddedEtcd(config.data_dir) if config.etcd == (EMBEDDED,) else None
+    try:
+        if embedded:
+            await embedded.start()
+        store = EtcdStore(
+            [embedded.endpoint] if embedded else config.etcd,
+            prefix=config.etcd_prefix,
+            tls=TlsFiles(ca=config.etcd_ca, cert=config.etcd_cert, key=config.etcd_key),
+        )
+        await Service(config, store).run(stop.wait)
+    except (FatalError, StoreError) as error:
+        return _failed(str(error))
+    finally:
+        if embedded:
+            await embedded.stop()
+    log.info("stopped")
+    return 0
+
+
+def _failed(reason: str) -> int:
+    sys.stderr.write(f"{PROGRAM.name}: {reason}\n")
+    return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    main()

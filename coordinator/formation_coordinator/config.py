@@ -1,0 +1,141 @@
+"""The coordinator's settings. Pure: see `formation.settings` for how they are read."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from formation.settings import (
+    ConfigError,
+    Program,
+    ReadFile,
+    Setting,
+    address,
+    filled,
+    load,
+    seconds,
+    switch,
+)
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorConfig:
+    """`id` and `advertise` are "" when not given: the program knows what to use then."""
+
+    listen: str = "127.0.0.1:7100"
+    advertise: str = ""
+    etcd: tuple[str, ...] = ("http://127.0.0.1:2379",)
+    etcd_ca: str = ""
+    etcd_cert: str = ""
+    etcd_key: str = ""
+    etcd_prefix: str = "/formation/"
+    data_dir: str = ""
+    id: str = ""
+    replace_after_s: float = 5.0
+    insecure: bool = False
+    verbose: bool = False
+
+
+def _etcd(text: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not words:
+        raise ValueError("no endpoint given")
+    if words == (EMBEDDED,):
+        return words
+    for word in words:
+        scheme, colon, rest = word.partition(":")
+        if scheme not in ("http", "https", "unix") or not colon or not rest.strip("/"):
+            raise ValueError(f"{word!r} is not http://HOST:PORT, https://…, unix:/PATH or embedded")
+    return words
+
+
+def _prefix(text: str) -> str:
+    if not text.startswith("/") or not text.endswith("/") or len(text) < len("/x/"):
+        raise ValueError(f"{text!r} must start and end with / and hold a name")
+    return text
+
+
+PROGRAM = Program(
+    name="formation-coordinator",
+    purpose="Keeps desired formations in etcd and places process instances on hosts.",
+    prefix="FORMATION_COORDINATOR_",
+    settings=(
+        Setting(name="listen", field="listen", parse=address, meta="ADDR",
+                help="HOST:PORT, [V6]:PORT or unix:/PATH to serve on (127.0.0.1:7100)"),
+        Setting(name="advertise", field="advertise", parse=address, meta="ADDR",
+                help="where others reach this coordinator (the listen address)"),
+        Setting(name="etcd", field="etcd", parse=_etcd, meta="URL", repeats=True,
+                help="an endpoint, may be repeated; or 'embedded' (http://127.0.0.1:2379)"),
+        Setting(name="etcd-ca", field="etcd_ca", parse=filled, meta="FILE",
+                help="CA that signed etcd's certificates, for https endpoints"),
+        Setting(name="etcd-cert", field="etcd_cert", parse=filled, meta="FILE",
+                help="our certificate towards etcd"),
+        Setting(name="etcd-key", field="etcd_key", parse=filled, meta="FILE",
+                help="the key of --etcd-cert"),
+        Setting(name="etcd-prefix", field="etcd_prefix", parse=_prefix, meta="/NAME/",
+                help="where this cluster's keys start (/formation/)"),
+        Setting(name="data-dir", field="data_dir", parse=filled, meta="DIR",
+                help="where an embedded etcd keeps its data"),
+        Setting(name="id", field="id", parse=filled, meta="NAME",
+                help="name of this coordinator (host name and listen address)"),
+        Setting(name="replace-after", field="replace_after_s", parse=seconds, meta="SECONDS",
+                help="silence after which a host's instances are placed elsewhere (5)"),
+        Setting(name="insecure", field="insecure", parse=switch, meta="",
+                help="serve beyond loopback without encryption or authentication"),
+        Setting(name="verbose", field="verbose", parse=switch, meta="", help="say more"),
+    ),
+)  # fmt: skip
+
+
+def read_config(
+    argv: Sequence[str], environ: Mapping[str, str], read: ReadFile
+) -> CoordinatorConfig:
+    """Raises `ConfigError` with every problem found."""
+    config = CoordinatorConfig(**load(PROGRAM, argv, environ, read))
+    problems = _problems(config)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _problems(config: CoordinatorConfig) -> list[str]:
+    found = []
+    if config.etcd == (EMBEDDED,) and not config.data_dir:
+        found.append("--etcd embedded: needs --data-dir DIR to keep its data in")
+    if config.data_dir and config.etcd != (EMBEDDED,):
+        found.append("--data-dir: only an embedded etcd has one; add --etcd embedded or drop it")
+    if bool(config.etcd_cert) != bool(config.etcd_key):
+        found.append("--etcd-cert and --etcd-key: give both or neither")
+    if not is_local(config.listen) and not config.insecure:
+        found.append(
+            f"--listen {config.listen}: whoever reaches it could run commands on every host; "
+            "listen on loopback or a Unix socket, or say --insecure"
+        )
+    if unspecified(config.listen) and not config.advertise:
+        found.append(f"--listen {config.listen}: give --advertise ADDR, so that others find it")
+    return found
+
+
+def _host(listen: str) -> str:
+    return listen.rpartition(":")[0].strip("[]")
+
+
+def is_local(listen: str) -> bool:
+    """Can only this machine reach it?"""
+    if listen.startswith("unix:"):
+        return True
+    try:
+        return ipaddress.ip_address(_host(listen)).is_loopback
+    except ValueError:
+        return _host(listen) == "localhost"
+
+
+def unspecified(listen: str) -> bool:
+    """0.0.0.0 and [::] are for listening, nobody can dial them."""
+    try:
+        return not listen.startswith("unix:") and ipaddress.ip_address(_host(listen)).is_unspecified
+    except ValueError:
+        return False

@@ -1,0 +1,145 @@
+"""The leader's loop: hint or period → world → reconcile → fenced commit. Decides nothing itself.
+
+Runs only inside `Election`, which cancels it when leadership ends; a write of a deposed leader
+fails all the same, since every transaction compares the leader key's create_revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from formation.model import Slot
+from formation_coordinator.live import LiveWorld
+from formation_coordinator.reconcile import Plan, reconcile
+from formation_coordinator.store import codec, keys
+from formation_coordinator.store.base import (
+    CreateRevision,
+    Delete,
+    ModRevision,
+    OutcomeUnknown,
+    Put,
+    Span,
+    Store,
+    StoreError,
+    split,
+)
+from formation_coordinator.store.mirror import Mirror
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 10.0
+DEBOUNCE_S = 0.02
+RETRY_S = 0.5
+MIRROR_WAIT_S = 5.0
+AUDIT_PERIOD_S = 600.0
+AUDIT_RECORDS_MAX = 5_000
+
+
+class Driver:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        mirror: Mirror,
+        live: LiveWorld,
+        clock: Callable[[], float],
+        new_uid: Callable[[Slot], str],
+        replace_after_s: float,
+    ) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._live = live
+        self._clock = clock
+        self._new_uid = new_uid
+        self._replace_after_s = replace_after_s
+        self.sentence = ""
+
+    async def lead(self, epoch: int) -> None:
+        """Keep the cluster on course until cancelled."""
+        log.info("leading with epoch %d", epoch)
+        self._live.restamp()
+        hint = self._live.subscribe()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._loop(epoch, hint))
+                tasks.create_task(self._bound_audit(epoch))
+        finally:
+            self._live.unsubscribe(hint)
+            log.info("no longer leading with epoch %d", epoch)
+
+    async def _loop(self, epoch: int, hint: asyncio.Event) -> None:
+        while True:
+            hint.clear()
+            plan = self.plan(epoch)
+            if plan.sentence != self.sentence:
+                log.info("%s", plan.sentence)
+                self.sentence = plan.sentence
+            try:
+                wait_s = self._wait_s(plan)
+                if plan.documents:
+                    await self._commit(plan, epoch)
+                    continue
+            except (StoreError, TimeoutError) as error:
+                log.warning("the plan was not written: %s", error)
+                wait_s = RETRY_S
+            await _wait(hint, wait_s)
+
+    def plan(self, epoch: int) -> Plan:
+        """What would be done now; changes nothing."""
+        return reconcile(
+            self._live.world,
+            now_s=self._clock(),
+            epoch=epoch,
+            replace_after_s=self._replace_after_s,
+            new_uid=self._new_uid,
+        )
+
+    def _wait_s(self, plan: Plan) -> float:
+        if plan.wake_at_s is None:
+            return PERIOD_S
+        return min(PERIOD_S, max(0.0, plan.wake_at_s - self._clock()))
+
+    async def _commit(self, plan: Plan, epoch: int) -> None:
+        """Write all documents, then wait until our own mirror has them.
+
+        A refused or unknown write is never retried as it is: the caller plans again on what is.
+        """
+        puts = [Put(keys.assignments(d.host), codec.encode(d)) for d in plan.documents]
+        revision = 0
+        for batch in split(puts):
+            fence = CreateRevision(keys.leader(), epoch)
+            seen = [ModRevision(put.key, self._live.revision_of(put.key)) for put in batch]
+            try:
+                outcome = await self._store.commit([fence, *seen], batch)
+            except OutcomeUnknown:
+                revision = (await self._store.ranges([Span.prefix(keys.LEADER)])).revision
+                break
+            revision = outcome.revision
+            if not outcome.succeeded:
+                log.info("the world changed under the plan; planning again")
+                break
+        await self._mirror.wait_for(revision, MIRROR_WAIT_S)
+
+    async def _bound_audit(self, epoch: int) -> None:
+        """Keep the newest records only."""
+        while True:
+            try:
+                items = (await self._store.ranges([keys.AUDIT])).items
+                surplus = [Delete(item.key) for item in items[:-AUDIT_RECORDS_MAX]]
+                for batch in split(surplus):
+                    await self._store.commit([CreateRevision(keys.leader(), epoch)], batch)
+            except StoreError as error:
+                log.warning("the audit trail was not trimmed: %s", error)
+            await asyncio.sleep(AUDIT_PERIOD_S)
+
+
+async def _wait(hint: asyncio.Event, wait_s: float) -> None:
+    """Until a hint, then a moment more so that a burst is one pass; or until `wait_s` is over."""
+    try:
+        async with asyncio.timeout(wait_s):
+            await hint.wait()
+    except TimeoutError:
+        return
+    await asyncio.sleep(DEBOUNCE_S)

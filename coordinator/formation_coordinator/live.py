@@ -1,0 +1,85 @@
+"""The world as this coordinator knows it now: etcd's mirror plus what its own agents just said.
+
+Thin and without decisions. Statuses of hosts whose session is held here come straight from the
+stream (etcd gets them later, coalesced), all else from the mirror. Everyone who needs to know is
+told that something changed, never what: they look at `world`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from formation.model import AuditRecord, HostStatus
+from formation.wire import WireError
+from formation_coordinator.store import codec, keys
+from formation_coordinator.store.base import Event
+from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.world import Change, World, apply, restamp_silence
+
+log = logging.getLogger(__name__)
+
+
+class LiveWorld:
+    def __init__(self, mirror: Mirror, clock: Callable[[], float]) -> None:
+        self.world = World()
+        self._mirror = mirror
+        self._clock = clock
+        self._held: set[str] = set()
+        self._hints: set[asyncio.Event] = set()
+        mirror.subscribe(self._on_events)
+
+    def subscribe(self) -> asyncio.Event:
+        """An event that every change sets; whoever waits on it clears it."""
+        hint = asyncio.Event()
+        self._hints.add(hint)
+        return hint
+
+    def unsubscribe(self, hint: asyncio.Event) -> None:
+        self._hints.discard(hint)
+
+    def hold(self, host: str) -> None:
+        """From now on this host's status comes from `publish`, not from etcd."""
+        self._held.add(host)
+
+    def let_go(self, host: str) -> None:
+        self._held.discard(host)
+
+    def publish(self, status: HostStatus) -> None:
+        """What a host with a session here just said."""
+        self._apply([Change(kind="status", names=(status.host,), record=status)])
+
+    def restamp(self) -> None:
+        """A new leader judges nobody by what happened before it led."""
+        self.world = restamp_silence(self.world, now_s=self._clock())
+
+    def revision_of(self, key: str) -> int:
+        """The key's mod_revision as mirrored, 0 when there is none."""
+        record = self._mirror.records.get(key)
+        return record.mod_revision if record else 0
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        self._apply(change for event in events if (change := self._change(event)))
+
+    def _change(self, event: Event) -> Change | None:
+        parsed = keys.parse(event.key)
+        if parsed is None:
+            return None
+        kind, names = parsed.kind, parsed.names
+        if kind == "status" and names[0] in self._held:
+            return None
+        if event.value is None:
+            return Change(kind=kind, names=names, record=None)
+        try:
+            record = codec.decode(event.key, event.value.value)
+        except WireError as error:
+            log.warning("etcd holds something that is not ours: %s; it is left alone", error)
+            return None
+        assert not isinstance(record, AuditRecord), "the audit trail is not mirrored"
+        return Change(kind=kind, names=names, record=record)
+
+    def _apply(self, changes: Iterable[Change]) -> None:
+        self.world = apply(self.world, changes, revision=self._mirror.revision, now_s=self._clock())
+        for hint in self._hints:
+            hint.set()

@@ -1,0 +1,145 @@
+"""One reader's log lines from everywhere: sessions held here, and other coordinators' sessions.
+
+Every source sends its history, then says so; `history_done` goes out once, when all have. A host
+that joins during a follow is asked too, from the present on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from formation.model import Coordinator
+from formation.runtime import client_channel_options
+from formation.v1 import agent_pb2, control_pb2_grpc
+from formation.v1 import control_pb2 as pb
+from formation_coordinator.live import LiveWorld
+from formation_coordinator.logrelay import Delivery, LogRelay, LogRequest
+from formation_coordinator.sessions import AgentSession, Sessions
+
+log = logging.getLogger(__name__)
+
+HISTORY_TIMEOUT_S = 10.0
+
+
+class LogFan:
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        relay: LogRelay,
+        live: LiveWorld,
+        me: Callable[[], Coordinator],
+    ) -> None:
+        self._sessions, self._relay, self._live, self._me = sessions, relay, live, me
+
+    async def read(self, request: pb.LogsRequest) -> AsyncIterator[pb.LogsResponse]:
+        """Lines as they come; ends by itself after the history unless `follow`."""
+        joins = self._sessions.watch_joins()
+        tasks: list[asyncio.Task[None]] = []
+        with self._relay.open() as here:
+            try:
+                waiting = self._ask_all(request, here)
+                if not request.relayed:
+                    others = self._others()
+                    waiting |= {other.id for other in others}
+                    tasks += [asyncio.create_task(_from(o, request, here)) for o in others]
+                if request.follow:
+                    tasks.append(asyncio.create_task(self._ask_joining(request, here, joins)))
+                async for response in _merge(here, waiting, follow=request.follow):
+                    yield response
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self._sessions.unwatch_joins(joins)
+                self._close_all(here)
+
+    def _ask_all(self, request: pb.LogsRequest, here: LogRequest) -> set[str]:
+        for session in self._sessions.held.values():
+            self._ask(session, request, here, tail_lines=request.tail_lines)
+        return set(self._sessions.held)
+
+    def _ask(
+        self, session: AgentSession, request: pb.LogsRequest, here: LogRequest, *, tail_lines: int
+    ) -> None:
+        open_logs = agent_pb2.OpenLogs(
+            request_id=self._relay.expect(here, session.host),
+            app=request.app,
+            type=request.type,
+            ordinal=request.ordinal,
+            tail_lines=tail_lines,
+            follow=request.follow,
+        )
+        self._sessions.ask(session, agent_pb2.CoordinatorMessage(open_logs=open_logs))
+
+    async def _ask_joining(
+        self,
+        request: pb.LogsRequest,
+        here: LogRequest,
+        joins: asyncio.Queue[AgentSession],
+    ) -> None:
+        while True:
+            session = await joins.get()
+            self._ask(session, request, here, tail_lines=0)
+
+    def _close_all(self, here: LogRequest) -> None:
+        for host, token in here.tokens.items():
+            session = self._sessions.held.get(host)
+            if session is not None:
+                close = agent_pb2.CloseLogs(request_id=token)
+                self._sessions.ask(session, agent_pb2.CoordinatorMessage(close_logs=close))
+
+    def _others(self) -> list[Coordinator]:
+        mine = self._me().id
+        return [other for other in self._live.world.coordinators.values() if other.id != mine]
+
+
+async def _from(other: Coordinator, request: pb.LogsRequest, here: LogRequest) -> None:
+    """Relay another coordinator's sessions; its loss is a notice, not an error."""
+    relayed = pb.LogsRequest()
+    relayed.CopyFrom(request)
+    relayed.relayed = True
+    notice = ""
+    try:
+        async with grpc.aio.insecure_channel(other.address, client_channel_options()) as channel:
+            call = control_pb2_grpc.ControlStub(channel).Logs(relayed)
+            async for response in call:
+                await here.queue.put(
+                    Delivery(source=other.id, lines=response, done=response.history_done)
+                )
+    except grpc.aio.AioRpcError as error:
+        notice = f"coordinator {other.id}: {error.details()}; logs of its hosts are missing"
+    lines = pb.LogsResponse(notice=notice) if notice else None
+    await here.queue.put(Delivery(source=other.id, lines=lines, done=True, ended=True))
+
+
+async def _merge(
+    here: LogRequest, waiting: set[str], *, follow: bool
+) -> AsyncIterator[pb.LogsResponse]:
+    """Everything as it comes, and the one history_done when the last source has sent its own."""
+    said = False
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + HISTORY_TIMEOUT_S
+    while True:
+        if not waiting and not said:
+            said = True
+            yield pb.LogsResponse(history_done=True)
+        if said and not follow:
+            return
+        try:
+            async with asyncio.timeout_at(None if said else deadline_s):
+                delivery = await here.queue.get()
+        except TimeoutError:
+            missing = ", ".join(sorted(waiting))
+            yield pb.LogsResponse(notice=f"{missing}: sent no history; going on without")
+            waiting.clear()
+            continue
+        if delivery.done:
+            waiting.discard(delivery.source)
+        if delivery.lines is not None:
+            deadline_s = loop.time() + HISTORY_TIMEOUT_S
+            yield pb.LogsResponse(lines=delivery.lines.lines, notice=delivery.lines.notice)

@@ -1,0 +1,120 @@
+"""Streams of instance views for `ps --watch` and everyone who waits: everything once, then changes.
+
+Views of a host are computed again only when its document or status is another object than before,
+so a stream costs what changes, not what exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from formation import wire
+from formation.model import App, InstanceState
+from formation.v1 import control_pb2 as pb
+from formation_coordinator import views
+from formation_coordinator.live import LiveWorld
+from formation_coordinator.reconcile import Plan
+from formation_coordinator.views import InstanceView
+from formation_coordinator.world import HostEntry, World
+
+DEBOUNCE_S = 0.05
+PENDING_GAP_S = 0.5
+
+
+class InstanceWatch:
+    """`plan()` says what a leader would do now: the source of reasons for what has no host."""
+
+    def __init__(self, live: LiveWorld, plan: Callable[[], Plan]) -> None:
+        self._live = live
+        self._plan = plan
+
+    async def updates(self, app: str, *, once: bool) -> AsyncIterator[pb.WatchUpdate]:
+        """Until the caller goes. `app` empty: all apps."""
+        hint = self._live.subscribe()
+        view = _View(app, self._plan)
+        try:
+            while True:
+                hint.clear()
+                update = view.step(self._live.world)
+                if update is not None:
+                    yield update
+                if once:
+                    return
+                await hint.wait()
+                await asyncio.sleep(DEBOUNCE_S)
+        finally:
+            self._live.unsubscribe(hint)
+
+
+class _View:
+    """What one caller has been told so far."""
+
+    def __init__(self, app: str, plan: Callable[[], Plan]) -> None:
+        self._app = app
+        self._plan = plan
+        self._entries: dict[str, HostEntry] = {}
+        self._by_host: dict[str, dict[str, InstanceView]] = {}
+        self._apps: Mapping[str, App] = {}
+        self._told: dict[str, InstanceView] = {}
+        self._note = ""
+        self._first = True
+
+    def step(self, world: World) -> pb.WatchUpdate | None:
+        """The difference to what was told, or None."""
+        apps_changed = self._first or world.apps is not self._apps
+        self._refresh_hosts(world, everything=apps_changed)
+        shown = {uid: view for views_ in self._by_host.values() for uid, view in views_.items()}
+        note = self._add_pending(world, shown)
+        changed = [view for uid, view in shown.items() if self._told.get(uid) != view]
+        gone = [uid for uid in self._told if uid not in shown]
+        quiet = not (changed or gone or apps_changed or note != self._note)
+        first, self._first = self._first, False
+        self._told, self._note, self._apps = shown, note, world.apps
+        if quiet and not first:
+            return None
+        apps = [a for name, a in sorted(world.apps.items()) if self._app in ("", name)]
+        return pb.WatchUpdate(
+            complete=first,
+            changed=[_to_pb(view) for view in changed],
+            gone_uids=gone,
+            apps=[wire.app_to_pb(app) for app in apps] if apps_changed else [],
+            note=note,
+        )
+
+    def _refresh_hosts(self, world: World, *, everything: bool) -> None:
+        for name, entry in world.hosts.items():
+            if everything or self._entries.get(name) is not entry:
+                self._by_host[name] = {
+                    view.status.uid: view
+                    for view in views.host_instances(entry, world.apps)
+                    if self._app in ("", view.status.slot.app)
+                    and view.status.state is not InstanceState.STOPPED
+                }
+        for name in self._by_host.keys() - world.hosts.keys():
+            del self._by_host[name]
+        self._entries = dict(world.hosts)
+
+    def _add_pending(self, world: World, shown: dict[str, InstanceView]) -> str:
+        """Slots without a host, each with its reason; gives the note for the caller."""
+        if not views.is_short(world):
+            return ""
+        plan = self._plan()
+        note = plan.sentence if plan.brake else ""
+        for slot, reason in plan.pending.items():
+            if self._app in ("", slot.app):
+                release = world.apps[slot.app].release
+                view = views.pending_instance(slot, release, reason)
+                shown[view.status.uid] = view
+                note = note or reason
+        return note
+
+
+def _to_pb(view: InstanceView) -> pb.InstanceView:
+    return pb.InstanceView(
+        status=wire.instance_status_to_pb(view.status),
+        host=view.host,
+        surplus=view.surplus,
+        host_silent=view.host_silent,
+        current=view.current,
+    )

@@ -1,0 +1,200 @@
+"""reconcile: stories of one step, each a sentence."""
+
+from collections.abc import Callable
+from itertools import count
+
+from worlds import app, host, release, stay, world
+
+from formation.model import Slot
+from formation_coordinator.reconcile import Plan, reconcile
+from formation_coordinator.world import World
+
+WEB = (release("web"),)
+
+
+def uids() -> Callable[[Slot], str]:
+    numbers = count(1)
+    return lambda slot: f"new-{slot.short}-{next(numbers)}"
+
+
+def step(given: World, *, now_s: float = 100.0) -> Plan:
+    return reconcile(given, now_s=now_s, epoch=7, replace_after_s=5.0, new_uid=uids())
+
+
+def written(plan: Plan) -> dict[str, list[str]]:
+    """host → slots in its new document."""
+    return {d.host: [i.slot.short for i in d.instances] for d in plan.documents}
+
+
+def test_a_new_formation_is_spread_evenly_with_low_ordinals() -> None:
+    plan = step(world(host("a"), host("b"), host("c"), apps=app({"web": 4}), releases=WEB))
+    assert written(plan) == {"a": ["web.1", "web.4"], "b": ["web.2"], "c": ["web.3"]}
+    assert all(d.epoch == 7 and d.generation == 1 for d in plan.documents)
+    assert plan.sentence == "4 placed"
+
+
+def test_a_satisfied_world_needs_nothing() -> None:
+    given = world(
+        host("a", stay("web.1")), host("b", stay("web.2")), apps=app({"web": 2}), releases=WEB
+    )
+    assert step(given) == Plan()
+
+
+def test_a_new_host_stays_empty_until_something_changes() -> None:
+    given = world(
+        host("a", stay("web.1"), stay("web.2")), host("b"), apps=app({"web": 2}), releases=WEB
+    )
+    assert step(given).documents == ()
+
+
+def test_scaling_up_fills_the_lowest_free_ordinals_and_moves_nothing() -> None:
+    given = world(
+        host("a", stay("web.1"), stay("web.4")), host("b"), apps=app({"web": 4}), releases=WEB
+    )
+    plan = step(given)
+    assert written(plan) == {"b": ["web.2", "web.3"]}
+
+
+def test_scaling_down_empties_the_crowded_host_first() -> None:
+    given = world(
+        host("a", stay("web.1"), stay("web.2"), stay("web.4")),
+        host("b", stay("web.3")),
+        apps=app({"web": 2}),
+        releases=WEB,
+    )
+    plan = step(given)
+    assert written(plan) == {"a": ["web.1"]}
+    assert plan.documents[0].generation == 2
+
+
+def test_scaling_to_zero_leaves_an_empty_document_not_none() -> None:
+    given = world(host("a", stay("web.1")), apps=app({"web": 0}), releases=WEB)
+    assert written(step(given)) == {"a": []}
+
+
+def test_a_silent_host_is_waited_for_then_its_slots_are_placed_elsewhere() -> None:
+    given = world(
+        host("a", stay("web.1"), silent_since_s=98.0),
+        host("b", stay("web.2")),
+        host("c"),
+        apps=app({"web": 2}),
+        releases=WEB,
+    )
+    early = step(given, now_s=100.0)
+    assert (early.documents, early.wake_at_s) == ((), 103.0)
+    late = step(given, now_s=103.0)
+    assert written(late) == {"c": ["web.1"]}  # a's document keeps the old stay for now
+    assert late.sentence == "1 moved"
+
+
+def test_a_host_that_said_goodbye_is_replaced_at_once() -> None:
+    given = world(
+        host("a", stay("web.1"), silent_since_s=100.0, departed=True),
+        host("b"),
+        apps=app({"web": 1}),
+        releases=WEB,
+    )
+    assert written(step(given)) == {"b": ["web.1"]}
+
+
+def test_the_surplus_copy_of_a_returned_host_goes_only_when_the_kept_one_is_healthy() -> None:
+    old, new = stay("web.1", uid="old"), stay("web.1", uid="new")
+    apps = app({"web": 1})
+    both_away = world(
+        host("a", old, healthy=False), host("b", new, healthy=False), apps=apps, releases=WEB
+    )
+    assert step(both_away).documents == ()
+    kept = world(host("a", old, healthy=False), host("b", new), apps=apps, releases=WEB)
+    assert written(step(kept)) == {"a": []}
+
+
+def test_the_brake_holds_when_most_hosts_fall_silent_together() -> None:
+    given = world(
+        host("a", stay("web.1"), silent_since_s=0.0),
+        host("b", stay("web.2"), silent_since_s=0.0),
+        host("c", stay("web.3"), silent_since_s=0.0),
+        host("d", stay("web.4")),
+        apps=app({"web": 4}),
+        releases=WEB,
+    )
+    plan = step(given)
+    assert plan.documents == ()
+    assert plan.brake
+    assert "the brake is on" in plan.sentence
+
+
+def test_two_of_three_hosts_lost_is_no_reason_to_brake() -> None:
+    given = world(
+        host("a", stay("web.1"), silent_since_s=0.0),
+        host("b", stay("web.2"), silent_since_s=0.0),
+        host("c", stay("web.3")),
+        apps=app({"web": 3}),
+        releases=WEB,
+    )
+    assert written(step(given)) == {"c": ["web.1", "web.2", "web.3"]}
+
+
+def test_no_room_is_said_per_host_with_numbers() -> None:
+    given = world(
+        host("a", stay("web.1"), instances_max=1),
+        host("b", silent_since_s=99.0),
+        apps=app({"web": 2}),
+        releases=WEB,
+    )
+    plan = step(given)
+    reason = plan.pending[Slot("shop", "web", 2)]
+    assert reason == "no host: a: full (1 of 1 instances); b: suspect"
+
+
+def test_one_of_every_type_comes_before_the_rest() -> None:
+    given = world(
+        host("a", instances_max=2),
+        apps=app({"web": 5, "worker": 5}),
+        releases=(release("web", "worker"),),
+    )
+    assert written(step(given)) == {"a": ["web.1", "worker.1"]}
+
+
+def test_a_new_release_replaces_a_quarter_at_a_time_in_place() -> None:
+    stays = [stay(f"web.{n}") for n in range(1, 9)]
+    given = world(
+        host("a", *stays[:4]),
+        host("b", *stays[4:]),
+        apps=app({"web": 8}, release=2),
+        releases=(release("web", number=1), release("web", number=2)),
+    )
+    plan = step(given)
+    assert plan.sentence == "2 replaced"
+    (document,) = plan.documents
+    assert document.host == "a"
+    assert {i.slot.short: i.release for i in document.instances} == {
+        "web.1": 2,
+        "web.2": 2,
+        "web.3": 1,
+        "web.4": 1,
+    }
+
+
+def test_a_restart_of_one_slot_touches_only_that_slot() -> None:
+    given = world(
+        host("a", stay("web.1"), stay("web.2")), apps=app({"web": 2}, web_2=1), releases=WEB
+    )
+    (document,) = step(given).documents
+    assert [(i.uid, i.restart_mark) for i in document.instances] == [
+        ("web.1", 0),
+        ("new-web.2-1", 1),
+    ]
+
+
+def test_a_type_that_the_release_lacks_is_stopped_but_its_quantity_is_kept() -> None:
+    given = world(
+        host("a", stay("web.1"), stay("worker.1")),
+        apps=app({"web": 1, "worker": 1}),
+        releases=WEB,
+    )
+    assert written(step(given)) == {"a": ["web.1"]}
+
+
+def test_instances_of_a_deleted_app_are_dropped() -> None:
+    given = world(host("a", stay("web.1")), apps=(), releases=())
+    assert written(step(given)) == {"a": []}
