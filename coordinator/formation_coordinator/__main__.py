@@ -42,7 +42,7 @@ def _complain(problems: tuple[str, ...]) -> int:
 
 async def _run(config: CoordinatorConfig) -> int:
     # Late, so that --help and bad settings answer before grpc is loaded.
-    from formation_coordinator.embedded import EmbeddedEtcd
+    from formation_coordinator.embedded import EmbeddedError, EmbeddedEtcd
     from formation_coordinator.service import FatalError, Service
     from formation_coordinator.store.base import StoreError
     from formation_coordinator.store.endpoints import TlsFiles
@@ -58,8 +58,11 @@ async def _run(config: CoordinatorConfig) -> int:
             prefix=config.etcd_prefix,
             tls=TlsFiles(ca=config.etcd_ca, cert=config.etcd_cert, key=config.etcd_key),
         )
-        await Service(config, store).run(stop.wait)
-    except (FatalError, StoreError) as error:
+        try:
+            await Service(config, store).run(stop.wait)
+        finally:
+            await store.close()
+    except (EmbeddedError, FatalError, StoreError) as error:
         return _failed(str(error))
     finally:
         if embedded:

@@ -58,9 +58,6 @@ class _Stay:
     state: HostState
     healthy: bool
 
-    def preference(self) -> tuple[bool, bool, bool]:
-        return (self.healthy, self.state is not HostState.LOST, self.entry.connected)
-
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
@@ -130,7 +127,7 @@ class _Pass:
     def _one_type(self, app: App, type_name: str) -> None:
         slots = self.stays.pop((app.name, type_name), {})
         quantity = app.formation.get(type_name, 0)
-        best = {ordinal: self._settle_doubles(stays) for ordinal, stays in slots.items()}
+        best = {ordinal: self._settle_doubles(app, stays) for ordinal, stays in slots.items()}
         for ordinal in self._surplus(best, len(best) - quantity):
             for stay in slots[ordinal]:
                 self._drop(stay)
@@ -139,15 +136,27 @@ class _Pass:
         self._demand_missing(app, type_name, best, quantity)
         self._replace_stale(app, best, quantity)
 
-    def _settle_doubles(self, stays: list[_Stay]) -> _Stay:
+    def _settle_doubles(self, app: App, stays: list[_Stay]) -> _Stay:
         """The better stay of a slot. The others leave `stays` once that one is healthy."""
-        best = max(stays, key=lambda stay: (stay.preference(), stay.assignment.uid))
+        best = max(stays, key=lambda stay: self._preference(app, stay))
         if best.healthy:
             for stay in stays:
                 if stay is not best:
                     self._drop(stay)
             stays[:] = [best]
         return best
+
+    def _preference(self, app: App, stay: _Stay) -> tuple[bool, bool, bool, bool, int, str]:
+        """Of two good ones the better spread: a host that returns gets its instances back."""
+        slot = stay.assignment.slot
+        return (
+            stay.healthy,
+            stay.state is not HostState.LOST,
+            stay.entry.connected,
+            is_current(app, stay.assignment),
+            -self.of_type[stay.entry.name][slot.app, slot.type],
+            stay.assignment.uid,
+        )
 
     def _surplus(self, best: Mapping[int, _Stay], surplus: int) -> tuple[int, ...]:
         if surplus <= 0:

@@ -34,7 +34,6 @@ from formation_coordinator.watching import InstanceWatch
 
 log = logging.getLogger(__name__)
 
-LEASE_TTL_S = 3.0
 SCHEMA_VERSION = 1
 RETRY_S = 1.0
 STOP_GRACE_S = 1.0
@@ -56,7 +55,7 @@ class Service:
         self._config, self._store = config, store
         self.mirror = Mirror(store, keys.MIRRORED)
         self.live = LiveWorld(self.mirror, monotonic_s)
-        self.lease = LeaseKeeper(store, LEASE_TTL_S, monotonic_s)
+        self.lease = LeaseKeeper(store)
         self.driver = Driver(
             store=store,
             mirror=self.mirror,
@@ -188,7 +187,6 @@ class Service:
         await self.election.close()
         await self.server.stop(STOP_GRACE_S)
         await self.lease.close()
-        await self._store.close()
 
 
 def _new_uid(slot: Slot) -> str:

@@ -1,0 +1,71 @@
+"""Records ⇄ bytes in etcd. The key decides the type; conversions are `formation.wire`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+
+from formation import model as m
+from formation import wire
+from formation.v1 import types_pb2 as pb
+from formation_coordinator.store import keys
+
+Record = (
+    m.App
+    | m.AssignmentDocument
+    | m.AuditRecord
+    | m.Cluster
+    | m.Coordinator
+    | m.Host
+    | m.HostStatus
+    | m.Release
+    | m.Session
+)
+
+_ENCODERS: dict[type, Callable[[Any], Message]] = {
+    m.App: wire.app_to_pb,
+    m.AssignmentDocument: wire.document_to_pb,
+    m.AuditRecord: wire.audit_to_pb,
+    m.Cluster: wire.cluster_to_pb,
+    m.Coordinator: wire.coordinator_to_pb,
+    m.Host: wire.host_to_pb,
+    m.HostStatus: wire.host_status_to_pb,
+    m.Release: wire.release_to_pb,
+    m.Session: wire.session_to_pb,
+}
+
+_DECODERS: dict[str, tuple[Callable[[], Message], Callable[[Any], Record]]] = {
+    "apps": (pb.App, wire.app_from_pb),
+    "assignments": (pb.AssignmentDocument, wire.document_from_pb),
+    "audit": (pb.AuditRecord, wire.audit_from_pb),
+    "cluster": (pb.Cluster, wire.cluster_from_pb),
+    "coordinators": (pb.Coordinator, wire.coordinator_from_pb),
+    "hosts": (pb.Host, wire.host_from_pb),
+    "leader": (pb.Coordinator, wire.coordinator_from_pb),
+    "releases": (pb.Release, wire.release_from_pb),
+    "sessions": (pb.Session, wire.session_from_pb),
+    "status": (pb.HostStatus, wire.host_status_from_pb),
+}
+
+
+def encode(record: Record) -> bytes:
+    """The same bytes for equal records, so that an unchanged one can be recognised."""
+    return _ENCODERS[type(record)](record).SerializeToString(deterministic=True)
+
+
+def decode(key: str, value: bytes) -> Record:
+    """Raises WireError, naming the key, for bytes that are no record of that key's kind."""
+    parsed = keys.parse(key)
+    if parsed is None:
+        raise wire.WireError(f"{key}: not a key of this version")
+    new, from_pb = _DECODERS[parsed.kind]
+    message = new()
+    try:
+        message.ParseFromString(value)
+        return from_pb(message)
+    except DecodeError as error:
+        raise wire.WireError(f"{key}: {len(value)} bytes that are no {parsed.kind}") from error
+    except wire.WireError as error:
+        raise wire.WireError(f"{key}: {error}") from error

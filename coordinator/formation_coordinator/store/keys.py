@@ -1,0 +1,94 @@
+"""The key layout: one function per kind of record, `parse` back, and what a mirror holds.
+
+Who writes what is in docs/design/store.md. Keys are relative to the store's prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from formation_coordinator.store.base import Span
+
+CLUSTER = "cluster"
+LEADER = "leader"
+AUDIT = Span.prefix("audit/")
+# Everything except the audit trail, which only grows and which nothing at start-up reads whole.
+MIRRORED = (Span("", AUDIT.start), Span(AUDIT.end, ""))
+
+# How many names follow each kind in a key.
+_NAMES = {
+    "apps": 1,
+    "assignments": 1,
+    "audit": 1,
+    "cluster": 0,
+    "coordinators": 1,
+    "hosts": 1,
+    "leader": 0,
+    "releases": 2,
+    "sessions": 1,
+    "status": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKey:
+    """`releases/shop/7` → kind `releases`, names `("shop", "7")`."""
+
+    kind: str
+    names: tuple[str, ...]
+
+
+def cluster() -> str:
+    return CLUSTER
+
+
+def leader() -> str:
+    return LEADER
+
+
+def coordinator(coordinator_id: str) -> str:
+    return f"coordinators/{coordinator_id}"
+
+
+def app(name: str) -> str:
+    return f"apps/{name}"
+
+
+def release(app_name: str, number: int) -> str:
+    return f"releases/{app_name}/{number}"
+
+
+def releases(app_name: str) -> Span:
+    """All releases of one app."""
+    return Span.prefix(f"releases/{app_name}/")
+
+
+def host(name: str) -> str:
+    return f"hosts/{name}"
+
+
+def session(host_name: str) -> str:
+    return f"sessions/{host_name}"
+
+
+def assignments(host_name: str) -> str:
+    return f"assignments/{host_name}"
+
+
+def status(host_name: str) -> str:
+    return f"status/{host_name}"
+
+
+def audit(at_ms: int, record_id: str) -> str:
+    """Padded, so that the keys' order is that of time."""
+    return f"audit/{at_ms:015d}-{record_id}"
+
+
+def parse(key: str) -> ParsedKey | None:
+    """None for a key that this version does not know: a newer one's, not ours to judge."""
+    kind, *names = key.split("/")
+    if _NAMES.get(kind) != len(names) or not all(names):
+        return None
+    if kind == "releases" and not (names[1].isascii() and names[1].isdigit()):
+        return None
+    return ParsedKey(kind, tuple(names))

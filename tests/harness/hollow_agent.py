@@ -1,0 +1,133 @@
+"""An agent without processes: it speaks the real session and says what it is told to say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+
+import grpc
+
+from formation import wire
+from formation.model import Assignment, HostStatus, InstanceState, InstanceStatus
+from formation.runtime import client_channel_options
+from formation.v1 import agent_pb2, agent_pb2_grpc
+
+DEADLINE_S = 10.0
+
+
+class HollowAgent:
+    """`async with HollowAgent(address, "a") as agent:` — connected when the block starts."""
+
+    def __init__(
+        self,
+        address: str,
+        host: str,
+        *,
+        agent_id: str = "",
+        cluster_id: str = "",
+        state: InstanceState = InstanceState.HEALTHY,
+    ) -> None:
+        self.host = host
+        self.agent_id = agent_id or f"agent-{host}"
+        self.cluster_id = cluster_id
+        self.state = state
+        self.welcome: agent_pb2.Welcome | None = None
+        self.orders: list[agent_pb2.Assignments] = []
+        self.open_logs: list[agent_pb2.OpenLogs] = []
+        self.running: dict[str, Assignment] = {}
+        self.refusal: grpc.aio.AioRpcError | None = None
+        self._channel = grpc.aio.insecure_channel(address, client_channel_options())
+        self.stub = agent_pb2_grpc.AgentStub(self._channel)
+        self._out: asyncio.Queue[agent_pb2.AgentMessage | None] = asyncio.Queue()
+        self._changed = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self.generation = 0
+        self._sequence = 0
+
+    async def __aenter__(self) -> HollowAgent:
+        await self.dial()
+        await self.wait_for(lambda: self.welcome is not None)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.hang_up()
+
+    async def dial(self) -> None:
+        table = [self._status(item) for item in self.running.values()]
+        status = HostStatus(host=self.host, agent_id=self.agent_id, instances=tuple(table))
+        hello = agent_pb2.Hello(
+            host=wire.host_status_to_pb(status),
+            cluster_id=self.cluster_id,
+            generation=self.generation,
+        )
+        self._out.put_nowait(agent_pb2.AgentMessage(hello=hello))
+        self._task = asyncio.create_task(self._run())
+
+    async def hang_up(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._channel.close()
+
+    def say(self, *, state: InstanceState | None = None, gone: Iterable[str] = ()) -> None:
+        """Report every running instance (in this state), and these as gone."""
+        self.state = state or self.state
+        self._sequence += 1
+        batch = agent_pb2.StatusBatch(
+            sequence=self._sequence,
+            changed=[
+                wire.instance_status_to_pb(self._status(item)) for item in self.running.values()
+            ],
+            gone_uids=list(gone),
+            generation=self.generation,
+        )
+        self._out.put_nowait(agent_pb2.AgentMessage(status=batch))
+
+    def send(self, message: agent_pb2.AgentMessage) -> None:
+        self._out.put_nowait(message)
+
+    def _status(self, item: Assignment) -> InstanceStatus:
+        return InstanceStatus(
+            uid=item.uid, slot=item.slot, release=item.release, state=self.state, attempt=1
+        )
+
+    async def _requests(self) -> AsyncIterator[agent_pb2.AgentMessage]:
+        while (message := await self._out.get()) is not None:
+            yield message
+
+    async def _run(self) -> None:
+        try:
+            async for message in self.stub.Session(self._requests()):
+                async with self._changed:
+                    self._take(message)
+                    self._changed.notify_all()
+        except grpc.aio.AioRpcError as error:
+            async with self._changed:
+                self.refusal = error
+                self._changed.notify_all()
+
+    def _take(self, message: agent_pb2.CoordinatorMessage) -> None:
+        match message.WhichOneof("message"):
+            case "welcome":
+                self.welcome = message.welcome
+            case "assignments":
+                self.orders.append(message.assignments)
+                self._obey(message.assignments)
+            case "open_logs":
+                self.open_logs.append(message.open_logs)
+
+    def _obey(self, order: agent_pb2.Assignments) -> None:
+        items = {item.uid: wire.assignment_from_pb(item) for item in order.instances}
+        before = set(self.running)
+        if order.kind == agent_pb2.Assignments.KIND_COMPLETE:
+            self.running = items
+        else:
+            self.running.update(items)
+            for uid in order.removed_uids:
+                self.running.pop(uid, None)
+        self.generation = order.results_in
+        self.say(gone=before - set(self.running))
+
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S), self._changed:
+            await self._changed.wait_for(condition)
