@@ -131,6 +131,23 @@ class AssignmentDocument:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Assignments:
+    """One order of the leader to one agent: all of its document, or a change of it.
+
+    `complete`: what is not listed goes. Otherwise it touches only what it names, and only builds
+    on generation `applies_to`.
+    """
+
+    complete: bool
+    epoch: int
+    results_in: int
+    applies_to: int = 0
+    instances: tuple[Assignment, ...] = ()
+    removed_uids: tuple[str, ...] = ()
+    releases: tuple[Release, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStatus:
     uid: str
     slot: Slot
@@ -206,3 +223,26 @@ class AuditRecord:
     action: str
     subject: str
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tries:
+    """How often a stay was started and how often it failed in a row."""
+
+    attempt: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentMemory:
+    """What an agent keeps on its own disk. `ending`: no longer wanted, but not all gone yet."""
+
+    agent_id: str
+    cluster_id: str = ""
+    epoch: int = 0
+    generation: int = 0
+    assigned: tuple[Assignment, ...] = ()
+    ending: tuple[Assignment, ...] = ()
+    releases: tuple[Release, ...] = ()
+    ports: Mapping[Slot, int] = field(default_factory=dict)
+    tries: Mapping[str, Tries] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,22 +174,30 @@ def _unknown(place: str, name: str, problems: list[str], known: Mapping[str, str
 def _flags(program: Program, argv: Sequence[str], problems: list[str]) -> Words:
     words: Words = {}
     by_name = program.by_name()
-    rest = list(argv)
+    rest = deque(argv)
     while rest:
-        flag, equals, text = rest.pop(0).partition("=")
-        setting = by_name.get(flag.removeprefix("--")) if flag.startswith("--") else None
-        if setting is None:
+        word = rest.popleft()
+        flag, equals, text = word.partition("=")
+        setting = by_name.get(flag.removeprefix("--"))
+        if not flag.startswith("--"):
+            problems.append(f"{word}: unexpected; options begin with --")
+        elif setting is None:
             _unknown(flag, flag, problems, {f"--{name}": f"--{name}" for name in by_name})
-            continue
-        if not setting.meta:
-            text = text if equals else "true"
-        elif not equals:
-            if not rest or rest[0].startswith("--"):
+            if not equals:
+                _value(rest)
+        elif not setting.meta:
+            _take(words, setting, Word(text=text if equals else "true", place=flag), problems)
+        else:
+            value = text if equals else _value(rest)
+            if value is None:
                 problems.append(f"{flag}: needs a value: {flag} {setting.meta}")
-                continue
-            text = rest.pop(0)
-        _take(words, setting, Word(text=text, place=flag), problems)
+            else:
+                _take(words, setting, Word(text=value, place=flag), problems)
     return words
+
+
+def _value(rest: deque[str]) -> str | None:
+    return None if not rest or rest[0].startswith("--") else rest.popleft()
 
 
 def _take(words: Words, setting: Setting, word: Word, problems: list[str]) -> None:

@@ -8,7 +8,9 @@ version of ours wrote (an instance without a uid, an unknown state).
 from __future__ import annotations
 
 from formation import model as m
+from formation.v1 import agent_pb2 as agent
 from formation.v1 import control_pb2 as control
+from formation.v1 import journal_pb2 as journal
 from formation.v1 import types_pb2 as pb
 
 # What an older writer did not know is read as this.
@@ -127,6 +129,34 @@ def document_from_pb(message: pb.AssignmentDocument) -> m.AssignmentDocument:
         generation=message.generation,
         epoch=message.epoch,
         instances=tuple(assignment_from_pb(item) for item in message.instances),
+    )
+
+
+def assignments_to_pb(order: m.Assignments) -> agent.Assignments:
+    kinds = agent.Assignments
+    return agent.Assignments(
+        kind=kinds.KIND_COMPLETE if order.complete else kinds.KIND_INCREMENTAL,
+        epoch=order.epoch,
+        applies_to=order.applies_to,
+        results_in=order.results_in,
+        instances=[assignment_to_pb(item) for item in order.instances],
+        removed_uids=order.removed_uids,
+        releases=[release_to_pb(release) for release in order.releases],
+    )
+
+
+def assignments_from_pb(message: agent.Assignments) -> m.Assignments:
+    if message.kind not in (message.KIND_COMPLETE, message.KIND_INCREMENTAL):
+        # To guess would stop processes that are wanted.
+        raise WireError(f"assignments of an unknown kind: {message.kind}")
+    return m.Assignments(
+        complete=message.kind == message.KIND_COMPLETE,
+        epoch=message.epoch,
+        applies_to=message.applies_to,
+        results_in=message.results_in,
+        instances=tuple(assignment_from_pb(item) for item in message.instances),
+        removed_uids=tuple(message.removed_uids),
+        releases=tuple(release_from_pb(release) for release in message.releases),
     )
 
 
@@ -315,3 +345,42 @@ def quantity_change_from_pb(message: control.QuantityChange) -> m.QuantityChange
         if value == message.kind:
             return m.QuantityChange(type=message.type, kind=kind, quantity=message.quantity)
     raise WireError(f"unknown kind of quantity change: {message.kind}")
+
+
+def agent_memory_to_pb(memory: m.AgentMemory) -> journal.AgentJournal:
+    return journal.AgentJournal(
+        agent_id=memory.agent_id,
+        cluster_id=memory.cluster_id,
+        epoch=memory.epoch,
+        generation=memory.generation,
+        assigned=[assignment_to_pb(item) for item in memory.assigned],
+        ending=[assignment_to_pb(item) for item in memory.ending],
+        releases=[release_to_pb(release) for release in memory.releases],
+        ports=[
+            journal.SlotPort(app=slot.app, type=slot.type, ordinal=slot.ordinal, port=port)
+            for slot, port in memory.ports.items()
+        ],
+        tries=[
+            journal.StayTries(uid=uid, attempt=tries.attempt, failures=tries.failures)
+            for uid, tries in memory.tries.items()
+        ],
+    )
+
+
+def agent_memory_from_pb(message: journal.AgentJournal) -> m.AgentMemory:
+    if not message.agent_id:
+        raise WireError("an agent's journal without its id")
+    return m.AgentMemory(
+        agent_id=message.agent_id,
+        cluster_id=message.cluster_id,
+        epoch=message.epoch,
+        generation=message.generation,
+        assigned=tuple(assignment_from_pb(item) for item in message.assigned),
+        ending=tuple(assignment_from_pb(item) for item in message.ending),
+        releases=tuple(release_from_pb(release) for release in message.releases),
+        ports={m.Slot(item.app, item.type, item.ordinal): item.port for item in message.ports},
+        tries={
+            item.uid: m.Tries(attempt=item.attempt, failures=item.failures)
+            for item in message.tries
+        },
+    )

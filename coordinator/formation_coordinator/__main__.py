@@ -53,16 +53,17 @@ async def _run(config: CoordinatorConfig) -> int:
     try:
         if embedded:
             await embedded.start()
+        tls = TlsFiles(ca=config.etcd_ca, cert=config.etcd_cert, key=config.etcd_key)
         store = EtcdStore(
             [embedded.endpoint] if embedded else config.etcd,
             prefix=config.etcd_prefix,
-            tls=TlsFiles(ca=config.etcd_ca, cert=config.etcd_cert, key=config.etcd_key),
+            tls=tls if tls != TlsFiles() else None,
         )
         try:
             await Service(config, store).run(stop.wait)
         finally:
             await store.close()
-    except (EmbeddedError, FatalError, StoreError) as error:
+    except (EmbeddedError, FatalError, StoreError, ValueError) as error:
         return _failed(str(error))
     finally:
         if embedded:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 PERIOD_S = 10.0
 DEBOUNCE_S = 0.02
 RETRY_S = 0.5
+IDLE = Plan()
 MIRROR_WAIT_S = 5.0
 AUDIT_PERIOD_S = 600.0
 AUDIT_RECORDS_MAX = 5_000
@@ -58,7 +59,6 @@ class Driver:
 
     async def lead(self, epoch: int) -> None:
         """Keep the cluster on course until cancelled."""
-        log.info("leading with epoch %d", epoch)
         self._live.restamp()
         hint = self._live.subscribe()
         try:
@@ -67,14 +67,13 @@ class Driver:
                 tasks.create_task(self._bound_audit(epoch))
         finally:
             self._live.unsubscribe(hint)
-            log.info("no longer leading with epoch %d", epoch)
 
     async def _loop(self, epoch: int, hint: asyncio.Event) -> None:
         while True:
             hint.clear()
             plan = self.plan(epoch)
             if plan.sentence != self.sentence:
-                log.info("%s", plan.sentence)
+                log.log(logging.INFO if plan != IDLE else logging.DEBUG, "%s", plan.sentence)
                 self.sentence = plan.sentence
             try:
                 wait_s = self._wait_s(plan)

@@ -1,0 +1,32 @@
+"""`formation-agent`: becomes the keeper, which starts the brain with the same words.
+
+Imports nothing that the keeper does not need: this process lives as long as the children.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    if "--help" in argv or "-h" in argv:
+        from formation_agent.config import help_text
+
+        return _print(help_text())
+    if "--version" in argv:
+        from formation import __version__
+
+        return _print(f"formation-agent {__version__}")
+    from formation_agent import keeper
+
+    return keeper.main(argv)
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(f"{text}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

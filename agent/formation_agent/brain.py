@@ -1,0 +1,236 @@
+"""The brain's program: puts the rooms together, runs them, ends in order.
+
+Started by the keeper, which restarts it when it dies; the children live on in between. Exit code
+0: finished, 1: went wrong, 2: cannot run like this (settings, a second agent, a name taken).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+from formation import __version__
+from formation.model import HOST_NAME, HostStatus
+from formation.runtime import new_id, setup_logging
+from formation.settings import ConfigError
+from formation_agent import facts, link
+from formation_agent import journal as journals
+from formation_agent.config import AgentConfig, load
+from formation_agent.environment import Surroundings
+from formation_agent.journal import Journal, JournalError
+from formation_agent.launch import Launcher
+from formation_agent.logs import Logs
+from formation_agent.ports import Ports
+from formation_agent.processes import KeeperGone, KeeperTooNew, Processes, kill_leftovers
+from formation_agent.session import NameTaken, Session
+from formation_agent.supervisor import Supervisor
+
+# A coordinator that does not take our goodbye in this time finds out by itself.
+GOODBYE_WITHIN_S = 2.0
+_EXIT_FAILED, _EXIT_REFUSED = 1, 2
+
+log = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """The agent cannot run like this; the message says what to do."""
+
+
+class _Finished(Exception):
+    """Everything has stopped and was said: the way out of the task group."""
+
+
+def main() -> int:
+    # Terminals and service managers talk to the keeper; it tells us, in its order.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        config = load(sys.argv[1:], os.environ, lambda path: Path(path).read_text("utf-8"))
+        setup_logging("formation-agent", verbose=config.verbose)
+        return asyncio.run(_run(config))
+    except ConfigError as error:
+        return _refuse(*error.problems)
+    except (RefusedError, JournalError, KeeperTooNew) as error:
+        return _refuse(str(error))
+    except KeeperGone as error:
+        log.error("%s", error)  # noqa: TRY400  its traceback says nothing
+        return _EXIT_FAILED
+
+
+def _refuse(*problems: str) -> int:
+    for problem in problems:
+        sys.stderr.write(f"formation-agent: {problem}\n")
+    return _EXIT_REFUSED
+
+
+async def _run(config: AgentConfig) -> int:
+    processes = await Processes.connect(_keeper_fd())
+    try:
+        state_dir = prepare_state_dir(config.state_dir or default_state_dir())
+        await _lock(processes, state_dir)
+        agent = await _agent(config, state_dir, processes)
+        await agent.run()
+    finally:
+        processes.close()
+    return 0
+
+
+def _keeper_fd() -> int:
+    number = os.environ.pop(link.KEEPER_FD_VARIABLE, "")
+    if not number.isdigit():
+        raise RefusedError("this is a part of formation-agent: start that instead")
+    return int(number)
+
+
+def default_state_dir() -> str:
+    if os.geteuid() == 0:
+        return "/var/lib/formation"
+    return os.path.expanduser("~/.local/state/formation")
+
+
+def prepare_state_dir(name: str) -> Path:
+    """The journal in it holds secrets: for us alone. Raises `RefusedError`."""
+    path = Path(name).absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+        if status.st_uid != os.geteuid():
+            raise RefusedError(f"{path} belongs to another user; choose another --state-dir")
+        if status.st_mode & 0o077:
+            # Never close a directory that is something else's, such as /tmp.
+            if any(path.iterdir()) and not (path / journals.FILE_NAME).exists():
+                raise RefusedError(f"{path} is used for something else; choose another --state-dir")
+            path.chmod(0o700)
+    except OSError as error:
+        raise RefusedError(f"--state-dir {path}: {error.strerror}") from error
+    return path
+
+
+async def _lock(processes: Processes, state_dir: Path) -> None:
+    try:
+        holder = await processes.lock(str(state_dir / "lock"))
+    except OSError as error:
+        raise RefusedError(f"{state_dir / 'lock'}: {error.strerror}") from error
+    if holder is not None:
+        raise RefusedError(
+            f"already running on {state_dir} ({holder}); stop it or choose another --state-dir"
+        )
+
+
+async def _agent(config: AgentConfig, state_dir: Path, processes: Processes) -> Agent:
+    opened = journals.load(state_dir, new_id())
+    if opened.problem:
+        log.error("%s", opened.problem)
+    agent_id = opened.memory.agent_id
+    if not processes.children:
+        await _end_leftovers(agent_id)
+    return Agent(config, state_dir, processes, Journal(state_dir, opened.memory))
+
+
+async def _end_leftovers(agent_id: str) -> None:
+    killed = await asyncio.to_thread(kill_leftovers, agent_id)
+    if killed:
+        log.warning("killed %d processes that an agent killed before had left behind", len(killed))
+
+
+class Agent:
+    """The rooms of one brain."""
+
+    def __init__(
+        self, config: AgentConfig, state_dir: Path, processes: Processes, journal: Journal
+    ) -> None:
+        self._config = config
+        self._name = config.name or _usable(facts.host_name())
+        self._processes = processes
+        self._journal = journal
+        self._logs = Logs(
+            state_dir / "logs",
+            max_bytes=config.log_bytes_max,
+            files=config.log_files,
+            host=self._name,
+        )
+        self._supervisor = Supervisor(
+            children=processes,
+            logs=self._logs,
+            launcher=Launcher(self._surroundings(), Ports(config.ports, config.foreman_ports)),
+            journal=journal,
+            jitter=random.random,
+        )
+        self._session = Session(
+            supervisor=self._supervisor,
+            journal=journal,
+            logs=self._logs,
+            coordinators=config.coordinators,
+            describe=self._describe,
+        )
+
+    async def run(self) -> None:
+        """Until everything was asked to end and has. Raises `RefusedError` or `KeeperGone`."""
+        self._journal.touch()
+        self._supervisor.start(self._processes.children)
+        failure: Exception | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._journal.run())
+                group.create_task(self._supervisor.run())
+                group.create_task(self._session.run())
+                group.create_task(self._end_when_asked())
+        except* _Finished:
+            pass
+        except* NameTaken as taken:
+            failure = RefusedError(str(taken.exceptions[0]))
+        except* KeeperGone as gone:
+            failure = KeeperGone(str(gone.exceptions[0]))
+        finally:
+            self._logs.close()
+        if failure is not None:
+            raise failure
+
+    async def _end_when_asked(self) -> None:
+        await self._supervisor.terminate.wait()
+        log.info("stopping everything on this host")
+        await self._supervisor.stop_all()
+        self._session.goodbye()
+        try:
+            await asyncio.wait_for(self._session.left.wait(), GOODBYE_WITHIN_S)
+            # They will be run elsewhere: a later start of this agent must not bring them back.
+            await self._journal.commit(assigned=())
+        except TimeoutError:
+            log.warning("no coordinator took the goodbye")
+            await self._journal.flush()
+        self._processes.bye()
+        raise _Finished
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            environ=dict(os.environ),
+            host=self._name,
+            agent_id=self._journal.memory.agent_id,
+            inherit=self._config.inherit_env,
+        )
+
+    async def _describe(self, coordinator: str) -> HostStatus:
+        return HostStatus(
+            host=self._name,
+            agent_id=self._journal.memory.agent_id,
+            boot_id=facts.boot_id(),
+            agent_version=__version__,
+            capacity=facts.capacity(self._config.instances_max),
+            labels=self._config.labels,
+            address=self._config.address or await facts.local_address(coordinator),
+        )
+
+
+def _usable(host_name: str) -> str:
+    if not HOST_NAME.fullmatch(host_name):
+        raise RefusedError(f"this machine's name {host_name!r} is of no use here; give --name")
+    return host_name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What the agent keeps on disk: who it is, which cluster it follows, what it was told to run.
+
+One file, replaced atomically and durably, with a checksum. Small changes (ports, attempts) are
+gathered and written together; orders are written before anybody acts on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from formation import wire
+from formation.model import AgentMemory
+from formation.v1 import journal_pb2
+
+FILE_NAME = "agent.pb"
+_MAGIC = b"formation-agent-journal 1 sha256="
+# Attempts and ports may be this old after a crash; nothing wrong follows from it.
+WRITE_PERIOD_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class JournalError(Exception):
+    """The file cannot be read or written; the message is for people."""
+
+
+class DamagedError(ValueError):
+    """The bytes are not a whole journal."""
+
+
+def encode(memory: AgentMemory) -> bytes:
+    body = wire.agent_memory_to_pb(memory).SerializeToString()
+    return _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def decode(data: bytes) -> AgentMemory:
+    """Raises `DamagedError` for anything but a whole file of ours."""
+    head, newline, body = data.partition(b"\n")
+    if not newline or not head.startswith(_MAGIC):
+        raise DamagedError("it has no header of ours")
+    if hashlib.sha256(body).hexdigest().encode() != head.removeprefix(_MAGIC):
+        raise DamagedError("its checksum does not match")
+    try:
+        return wire.agent_memory_from_pb(journal_pb2.AgentJournal.FromString(body))
+    except (DecodeError, wire.WireError) as error:
+        raise DamagedError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """`problem`: what was wrong with the file that was there, for people; "" when nothing."""
+
+    memory: AgentMemory
+    problem: str = ""
+
+
+def load(state_dir: Path, new_agent_id: str) -> Opened:
+    """What is on disk, or an empty memory under `new_agent_id`. Raises `JournalError`."""
+    path = state_dir / FILE_NAME
+    fresh = AgentMemory(agent_id=new_agent_id)
+    try:
+        return Opened(memory=decode(path.read_bytes()))
+    except FileNotFoundError:
+        return Opened(memory=fresh)
+    except OSError as error:
+        raise JournalError(f"cannot read {path}: {error.strerror}") from error
+    except DamagedError as error:
+        aside = path.with_suffix(".pb.damaged")
+        _rename(path, aside)
+        problem = (
+            f"{path} is damaged ({error}); kept as {aside.name}. This agent starts empty and as a"
+            f" new one ({new_agent_id}): it asks its coordinator what to run, and the coordinator"
+            " may take it for a second agent of this name until the old session is over"
+        )
+        return Opened(memory=fresh, problem=problem)
+
+
+def save(state_dir: Path, data: bytes) -> None:
+    """Either the old file or the whole new one is there afterwards. Raises `JournalError`."""
+    path = state_dir / FILE_NAME
+    scratch = path.with_suffix(".pb.new")
+    try:
+        # Releases hold secrets.
+        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+        _sync_directory(state_dir)
+    except OSError as error:
+        raise JournalError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _rename(path: Path, aside: Path) -> None:
+    try:
+        path.replace(aside)
+    except OSError as error:
+        raise JournalError(f"cannot rename {path}: {error.strerror}") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+Collect = Callable[[AgentMemory], AgentMemory]
+
+
+class Journal:
+    """The memory in use and its way to the disk. Raises `JournalError` where it writes.
+
+    What changes all the time is not copied into the memory at each change: `collect_with` names
+    who fills it in when it is written.
+    """
+
+    def __init__(self, state_dir: Path, memory: AgentMemory) -> None:
+        self.memory = memory
+        self._state_dir = state_dir
+        self._collect: Collect = lambda memory: memory
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    def collect_with(self, collect: Collect) -> None:
+        self._collect = collect
+
+    def touch(self) -> None:
+        """What `collect` gives has changed: write it soon."""
+        self._changed.set()
+
+    async def commit(self, **changes: Any) -> None:
+        """On disk when it returns; on failure the memory is as before."""
+        async with self._lock:
+            memory = self._collect(replace(self.memory, **changes))
+            await self._write(memory)
+            self.memory = memory
+
+    async def flush(self) -> None:
+        await self.commit()
+
+    async def run(self) -> None:
+        """Write what was touched, together, for ever; a full disk is reported and tried again."""
+        failing = False
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await asyncio.sleep(WRITE_PERIOD_S)
+            try:
+                await self.flush()
+                failing = False
+            except JournalError as error:
+                if not failing:
+                    log.warning("%s; trying again", error)
+                failing = True
+                self._changed.set()
+
+    async def _write(self, memory: AgentMemory) -> None:
+        # The disk may be slow; events of children must not wait for it.
+        await asyncio.to_thread(lambda: save(self._state_dir, encode(memory)))

@@ -1,0 +1,103 @@
+"""Messages between keeper and brain: JSON over a Unix SOCK_SEQPACKET, descriptors beside it.
+
+Both ends use this module, so it is bound to the keeper's rule: a few small modules of the standard
+library and nothing else. It frames and never blocks; what a message means is the ends' business.
+
+A message over `_INLINE_MAX` bytes (a big environment) travels in a memfd, the last descriptor of
+its packet, since a packet must fit into the socket's buffer whole.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` costs the keeper a megabyte
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    Message = dict[str, Any]
+
+# The first message of the keeper carries it. A change that an older end cannot ignore raises it.
+VERSION = 1
+KEEPER_FD = 3
+KEEPER_FD_VARIABLE = "FORMATION_KEEPER_FD"
+
+_INLINE_MAX = 100_000
+_FDS_MAX = 8
+_BUFFER_BYTES = 1 << 20
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends that do not block, with buffers as large as the kernel gives."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        prepare(end)
+    return ends
+
+
+def prepare(end: socket.socket) -> None:
+    end.setblocking(False)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        end.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+
+
+def send(end: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+    """Raises BlockingIOError when the other end is behind, BrokenPipeError when it is gone."""
+    payload = json.dumps(message, separators=(",", ":")).encode()
+    if len(payload) <= _INLINE_MAX:
+        _send_packet(end, payload, fds)
+        return
+    memory = _memory_file(payload)
+    try:
+        _send_packet(end, b'{"memfd":%d}' % len(payload), (*fds, memory))
+    finally:
+        os.close(memory)
+
+
+def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
+    """The next message and its descriptors (now ours, close-on-exec); None at the end of file.
+
+    Raises BlockingIOError when there is none yet. Fewer descriptors than were sent arrive when
+    this process has no room for more.
+    """
+    space = socket.CMSG_SPACE(_FDS_MAX * array.array("i").itemsize)
+    try:
+        data, ancillary, _, _ = end.recvmsg(_INLINE_MAX, space, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # the other end died with our messages unread
+        return None
+    if not data:
+        return None
+    fds = array.array("i")
+    for _, _, content in ancillary:
+        fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    received = list(fds)
+    message: Message = json.loads(data)
+    if "memfd" in message:
+        message = json.loads(_take_memory_file(received.pop(), message["memfd"]))
+    return message, received
+
+
+def _send_packet(end: socket.socket, payload: bytes, fds: Sequence[int]) -> None:
+    ancillary = []
+    if fds:
+        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)))
+    end.sendmsg([payload], ancillary)
+
+
+def _memory_file(payload: bytes) -> int:
+    memory = os.memfd_create("formation-message", os.MFD_CLOEXEC)
+    rest = memoryview(payload)
+    while rest:
+        rest = rest[os.write(memory, rest) :]
+    return memory
+
+
+def _take_memory_file(memory: int, size: int) -> bytes:
+    try:
+        return os.pread(memory, size, 0)
+    finally:
+        os.close(memory)

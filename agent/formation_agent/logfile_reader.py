@@ -1,0 +1,172 @@
+"""Reads one slot's log files as one sequence of records, across rotation, back and forth in time.
+
+Reads only. It must run in the thread that writes, between two writes: then names and contents of
+the files agree. A cursor keeps the file that it is in open, so a rotation cannot take it away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from formation.model import Slot
+from formation_agent.logfile import LINE_BYTES_MAX, parse_stamp, parse_tag
+
+_BLOCK_BYTES = 2 * LINE_BYTES_MAX  # more than the longest record
+_STAMP = 27
+_GAP = b"[formation] some lines are missing here: rotated away before they could be read"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """`text` has no newline; `partial` when the stream had none here either."""
+
+    slot: Slot
+    host: str
+    at_us: int
+    stderr: bool
+    text: bytes
+    partial: bool = False
+
+
+class Cursor:
+    """A place in one slot's log."""
+
+    def __init__(self, slot: Slot, host: str, path: str) -> None:
+        self._slot = slot
+        self._host = host
+        self._path = path
+        self._fd = -1
+        self._inode = -1
+        self._offset = 0
+        self._skipped = False  # the last step went over files that are gone
+        self._last_stamp = b""
+        self._last_at_us = 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def seek_tail(self, lines: int) -> None:
+        """Before the last `lines` lines; -1: before everything that is kept."""
+        for path in self._newest_first():
+            self._enter(path)
+            if lines < 0:
+                continue
+            size = os.fstat(self._fd).st_size
+            self._offset, found = _offset_of_last(self._fd, size, lines)
+            lines -= found
+            if lines == 0:
+                return
+
+    def history(self) -> Iterator[Line]:
+        """From here to where the log ends now, however much is written meanwhile."""
+        try:
+            end = os.stat(self._path)
+        except FileNotFoundError:
+            return
+        while not (self._inode == end.st_ino and self._offset >= end.st_size):
+            lines = self._next(end.st_size if self._inode == end.st_ino else None)
+            if not lines:
+                return
+            yield from lines
+
+    def new(self) -> list[Line]:
+        """The next lines, some 100 kB of them; empty when there are none at present."""
+        return self._next(None)
+
+    def _next(self, limit: int | None) -> list[Line]:
+        lines = self._block(limit)
+        while not lines:
+            began = self._inode >= 0
+            if not self._advance():
+                return []
+            lines = [self._gap()] if began and self._skipped else self._block(None)
+        return lines
+
+    def _gap(self) -> Line:
+        return self._line_of(_GAP, self._last_at_us, stderr=True)
+
+    def _block(self, limit: int | None) -> list[Line]:
+        """Lines from the present file alone."""
+        if self._fd < 0:
+            return []
+        size = _BLOCK_BYTES if limit is None else min(_BLOCK_BYTES, limit - self._offset)
+        data = os.pread(self._fd, size, self._offset)
+        end = data.rfind(b"\n") + 1
+        if not end and len(data) == _BLOCK_BYTES:
+            end = len(data)  # nothing of ours; pass it on in pieces
+        if not end:
+            return []
+        self._offset += end
+        return [self._parse(record) for record in data[:end].removesuffix(b"\n").split(b"\n")]
+
+    def _parse(self, record: bytes) -> Line:
+        stamp = record[:_STAMP]
+        if stamp != self._last_stamp:  # all lines of one chunk have the same
+            try:
+                self._last_at_us = parse_stamp(stamp)
+            except ValueError:
+                return self._line_of(record, self._last_at_us, stderr=False)
+            self._last_stamp = stamp
+        parsed = parse_tag(record)
+        if parsed is None:
+            return self._line_of(record, self._last_at_us, stderr=False)
+        stderr, partial, text = parsed
+        return self._line_of(text, self._last_at_us, stderr=stderr, partial=partial)
+
+    def _line_of(self, text: bytes, at_us: int, *, stderr: bool, partial: bool = False) -> Line:
+        return Line(
+            slot=self._slot,
+            host=self._host,
+            at_us=at_us,
+            stderr=stderr,
+            text=text,
+            partial=partial,
+        )
+
+    def _newest_first(self) -> list[str]:
+        paths = [self._path] if os.path.exists(self._path) else []
+        number = 1
+        while os.path.exists(older := f"{self._path}.{number}"):
+            paths.append(older)
+            number += 1
+        return paths
+
+    def _advance(self) -> bool:
+        """Goes on to the next newer file; False when this is the newest."""
+        paths = self._newest_first()
+        inodes = [os.stat(path).st_ino for path in paths]
+        self._skipped = self._inode not in inodes
+        place = len(inodes) if self._skipped else inodes.index(self._inode)
+        if place == 0:
+            return False
+        self._enter(paths[place - 1])
+        return True
+
+    def _enter(self, path: str) -> None:
+        self.close()
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._inode = os.fstat(self._fd).st_ino
+        self._offset = 0
+
+
+def _offset_of_last(fd: int, size: int, lines: int) -> tuple[int, int]:
+    """Where the last `lines` lines of a file begin, and how many of them it has."""
+    found, end = 0, size
+    if lines == 0:
+        return size, 0
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        data = os.pread(fd, end - start, start)
+        here = data.count(b"\n")
+        if found + here > lines:
+            place = len(data)
+            for _ in range(lines - found + 1):
+                place = data.rfind(b"\n", 0, place)
+            return start + place + 1, lines
+        found += here
+        end = start
+    return 0, found

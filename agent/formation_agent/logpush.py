@@ -1,0 +1,110 @@
+"""Sends this host's log lines to a coordinator that asked for them: one stream per request.
+
+Reads from the log room at the pace of the receiver, so a slow reader costs neither memory nor
+children anything. A stream that breaks is the asker's to open again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Protocol
+
+import grpc.aio
+
+from formation.v1 import agent_pb2 as pb
+from formation_agent.logs import Line, LogBatch
+
+if TYPE_CHECKING:  # the stubs know this class, the generated code does not
+    from formation.v1.agent_pb2_grpc import AgentAsyncStub
+
+log = logging.getLogger(__name__)
+
+
+class LogReader(Protocol):
+    """What is needed of `logs.Logs`."""
+
+    def read(
+        self,
+        *,
+        app: str = "",
+        type: str = "",  # noqa: A002  the word that users know
+        ordinal: int = 0,
+        tail_lines: int,
+        follow: bool,
+    ) -> AsyncIterator[LogBatch]: ...
+
+
+class LogPusher:
+    """The requests of one session; they end with the task group that they live in."""
+
+    def __init__(self, logs: LogReader, stub: AgentAsyncStub, group: asyncio.TaskGroup) -> None:
+        self._logs = logs
+        self._stub = stub
+        self._group = group
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def open(self, request: pb.OpenLogs) -> None:
+        self.close(request.request_id)
+        task = self._group.create_task(self._push(request))
+        self._tasks[request.request_id] = task
+        task.add_done_callback(lambda done: self._forget(request.request_id, done))
+
+    def close(self, request_id: str) -> None:
+        task = self._tasks.pop(request_id, None)
+        if task is not None:
+            task.cancel()
+
+    def _forget(self, request_id: str, done: asyncio.Task[None]) -> None:
+        if self._tasks.get(request_id) is done:
+            del self._tasks[request_id]
+
+    async def _push(self, request: pb.OpenLogs) -> None:
+        call = self._stub.PushLogs()
+        task = asyncio.current_task()
+        assert task is not None
+        # Following a silent instance, nothing would tell us that the asker has left.
+        call.add_done_callback(lambda _: _cancel(task))
+        try:
+            async for batch in self._read(request):
+                await call.write(_push_of(request.request_id, batch))
+            await call.done_writing()
+            await call
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError) as error:
+            log.debug("logs for %s end: %s", request.request_id, error)
+        finally:
+            call.cancel()
+
+    def _read(self, request: pb.OpenLogs) -> AsyncIterator[LogBatch]:
+        return self._logs.read(
+            app=request.app,
+            type=request.type,
+            ordinal=request.ordinal,
+            tail_lines=request.tail_lines,
+            follow=request.follow,
+        )
+
+
+def _push_of(request_id: str, batch: LogBatch) -> pb.LogPush:
+    return pb.LogPush(
+        request_id=request_id,
+        lines=[_line_of(line) for line in batch.lines],
+        history_done=batch.history_done,
+    )
+
+
+def _line_of(line: Line) -> pb.LogLine:
+    return pb.LogLine(
+        app=line.slot.app,
+        type=line.slot.type,
+        ordinal=line.slot.ordinal,
+        host=line.host,
+        at_us=line.at_us,
+        stderr=line.stderr,
+        text=line.text,
+    )
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()

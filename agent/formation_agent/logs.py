@@ -1,0 +1,315 @@
+"""The log room of one agent: from the children's pipes into files, and from the files to readers.
+
+Writing: what a pipe holds is read as soon as the loop comes to it and is in the file before the
+next read, so memory stays bounded and a child that writes faster than the disk waits in its own
+`write`. A full disk drops bytes, counts them and says so in the log. Reading: readers follow the
+files, never the pipes, so a slow one costs nobody anything.
+
+It knows slots and streams, nothing of processes. One event loop, no other threads or tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from formation.model import Slot
+from formation_agent.logfile import LINE_BYTES_MAX, LineCutter, LogFile, stamp, text_bytes
+from formation_agent.logfile_reader import Cursor, Line
+
+__all__ = ["Line", "LogBatch", "Logs"]
+
+_FILE_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([0-9]+)\.log")
+_BATCH_LINES, _BATCH_BYTES = 500, 256 * 1024
+_LEFT_IN_PIPE_MAX = 1 << 20  # the largest pipe that an unprivileged user can make
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogBatch:
+    lines: tuple[Line, ...]
+    history_done: bool = False
+
+
+class _SlotLog:
+    """The open pipes of one slot and the file that they go to."""
+
+    def __init__(self, slot: Slot, file: LogFile, now_us: Callable[[], int]) -> None:
+        self._slot = slot
+        self._file = file
+        self._now_us = now_us
+        self._dropped_bytes = 0
+        self._reason = ""
+        self.streams: dict[int, LineCutter] = {}
+        self.done = asyncio.Event()
+
+    def take(self, fd: int, chunk: bytes) -> None:
+        now = stamp(self._now_us())
+        self._append(self.streams[fd].records(chunk, now), now)
+
+    def end(self, fd: int) -> None:
+        now = stamp(self._now_us())
+        self._append(self.streams.pop(fd).last_record(now), now)
+        os.close(fd)
+        if not self.streams:
+            self._file.close()
+            self.done.set()
+
+    def note(self, text: str) -> None:
+        now = stamp(self._now_us())
+        self._append(_note(now, text), now)
+
+    def _append(self, records: bytes, now: bytes) -> None:
+        if self._dropped_bytes and records:
+            text = f"dropped {self._dropped_bytes} bytes: {self._reason}"
+            if self._file.append(_note(now, text)):
+                self._dropped_bytes += text_bytes(records)
+                return
+            self._dropped_bytes = 0
+        left = self._file.append(records)
+        if left:
+            self._reason = self._file.problem
+            log.warning("%s: log lines are dropped: %s", self._slot, self._reason)
+            self._dropped_bytes += text_bytes(left)
+
+
+class _Follower:
+    """Which slots have news for one reader: a set, so it cannot grow beyond the slots."""
+
+    def __init__(self, wanted: Callable[[Slot], bool]) -> None:
+        self._wanted = wanted
+        self.dirty: set[Slot] = set()
+        self.news = asyncio.Event()
+
+    def poke(self, slot: Slot) -> None:
+        if slot not in self.dirty and self._wanted(slot):
+            self.dirty.add(slot)
+            self.news.set()
+
+
+class Logs:
+    """`<directory>/<app>/<type>.<ordinal>.log`, rotated at `max_bytes`, `files` of them in all."""
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        max_bytes: int,
+        files: int,
+        host: str,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._directory = str(directory)
+        self._max_bytes = max_bytes
+        self._files = files
+        self._host = host
+        self._now_us = now_us
+        self._open: dict[Slot, _SlotLog] = {}
+        self._followers: set[_Follower] = set()
+        self._closed = False
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def attach(self, slot: Slot, stdout_fd: int, stderr_fd: int) -> None:
+        """Takes both pipes over (-1: there is none); ends what was attached to the slot before."""
+        self.close_pipes(slot)
+        slot_log = self._slot_log(slot)
+        loop = asyncio.get_running_loop()
+        for fd, stderr in ((stdout_fd, False), (stderr_fd, True)):
+            if fd >= 0:
+                os.set_blocking(fd, False)
+                slot_log.streams[fd] = LineCutter(stderr=stderr)
+                loop.add_reader(fd, self._on_readable, slot, slot_log, fd)
+        if slot_log.streams:
+            self._open[slot] = slot_log
+
+    async def drained(self, slot: Slot, timeout_s: float) -> bool:
+        """True when both pipes are at their end (or none is attached), False after `timeout_s`."""
+        slot_log = self._open.get(slot)
+        if slot_log is None:
+            return True
+        try:
+            await asyncio.wait_for(slot_log.done.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def close_pipes(self, slot: Slot) -> None:
+        """Reads what is in the pipes now, then closes them, whoever still holds the other end."""
+        slot_log = self._open.get(slot)
+        if slot_log is None:
+            return
+        for fd in list(slot_log.streams):
+            read_bytes = 0
+            while read_bytes < _LEFT_IN_PIPE_MAX and (chunk := _read(fd)):
+                read_bytes += len(chunk)
+                slot_log.take(fd, chunk)
+            self._end(slot, slot_log, fd)
+
+    def note(self, slot: Slot, text: str) -> None:
+        """A line of our own in the slot's log."""
+        slot_log = self._open.get(slot)
+        if slot_log is None:
+            file = self._file(slot)
+            now = stamp(self._now_us())
+            file.append(_note(now, text))
+            file.close()
+        else:
+            slot_log.note(text)
+        self._poke(slot)
+
+    def close(self) -> None:
+        """Ends pipes and readers; what was in the pipes is in the files."""
+        self._closed = True
+        for slot in list(self._open):
+            self.close_pipes(slot)
+        for follower in self._followers:
+            follower.news.set()
+
+    def _slot_log(self, slot: Slot) -> _SlotLog:
+        return _SlotLog(slot, self._file(slot), self._now_us)
+
+    def _file(self, slot: Slot) -> LogFile:
+        return LogFile(self._path(slot), max_bytes=self._max_bytes, files=self._files)
+
+    def _path(self, slot: Slot) -> str:
+        if "/" in slot.app + slot.type or slot.app in {"", ".", ".."}:
+            raise ValueError(f"no file can be named after {slot}")
+        return os.path.join(self._directory, slot.app, f"{slot.short}.log")
+
+    def _on_readable(self, slot: Slot, slot_log: _SlotLog, fd: int) -> None:
+        chunk = _read(fd)
+        if chunk:
+            slot_log.take(fd, chunk)
+            self._poke(slot)
+        elif chunk is not None:
+            self._end(slot, slot_log, fd)
+
+    def _end(self, slot: Slot, slot_log: _SlotLog, fd: int) -> None:
+        asyncio.get_running_loop().remove_reader(fd)
+        slot_log.end(fd)
+        if not slot_log.streams:
+            del self._open[slot]
+        self._poke(slot)
+
+    def _poke(self, slot: Slot) -> None:
+        for follower in self._followers:
+            follower.poke(slot)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def read(
+        self,
+        *,
+        app: str = "",
+        type: str = "",  # noqa: A002  the project's word for it
+        ordinal: int = 0,
+        tail_lines: int,
+        follow: bool,
+    ) -> AsyncIterator[LogBatch]:
+        """The last `tail_lines` of every slot that matches (-1: all), merged by time.
+
+        Then one batch with `history_done`; then, with `follow`, what comes, also from slots that
+        appear later. Empty `app`, empty `type` and ordinal 0 match all.
+        """
+
+        def wanted(slot: Slot) -> bool:
+            return (
+                app in {"", slot.app} and type in {"", slot.type} and ordinal in {0, slot.ordinal}
+            )
+
+        follower = _Follower(wanted)
+        cursors: dict[Slot, Cursor] = {}
+        try:
+            self._followers.add(follower)
+            for slot in self._kept(wanted):
+                cursors[slot] = self._cursor(slot)
+                cursors[slot].seek_tail(tail_lines)
+            lines = heapq.merge(*(c.history() for c in cursors.values()), key=_at_us)
+            for batch in _batches(lines):
+                yield batch
+                await asyncio.sleep(0)  # a long history must not hold the loop
+            yield LogBatch(lines=(), history_done=True)
+            if follow:
+                async for batch in self._follow(follower, cursors):
+                    yield batch
+        finally:
+            self._followers.discard(follower)
+            for cursor in cursors.values():
+                cursor.close()
+
+    async def _follow(
+        self, follower: _Follower, cursors: dict[Slot, Cursor]
+    ) -> AsyncIterator[LogBatch]:
+        follower.dirty.update(cursors)  # what was written during the history
+        while not self._closed:
+            # One block of each in turn: a flood of one slot does not starve the others.
+            dirty, follower.dirty = sorted(follower.dirty), set()
+            for slot in dirty:
+                if slot not in cursors:
+                    cursors[slot] = self._cursor(slot)
+                lines = cursors[slot].new()
+                if lines:
+                    follower.dirty.add(slot)
+                    yield LogBatch(lines=tuple(lines))
+                    await asyncio.sleep(0)
+            if not follower.dirty:
+                follower.news.clear()
+                await follower.news.wait()
+
+    def _cursor(self, slot: Slot) -> Cursor:
+        return Cursor(slot, self._host, self._path(slot))
+
+    def _kept(self, wanted: Callable[[Slot], bool]) -> list[Slot]:
+        """The slots that have a log here and match."""
+        found = []
+        for app in _names(self._directory):
+            for name in _names(os.path.join(self._directory, app)):
+                match = _FILE_NAME.fullmatch(name)
+                if match and wanted(slot := Slot(app, match[1], int(match[2]))):
+                    found.append(slot)
+        return sorted(found)
+
+
+def _read(fd: int) -> bytes | None:
+    """b"" at the end of the pipe, None when it is empty."""
+    try:
+        return os.read(fd, LINE_BYTES_MAX)
+    except BlockingIOError:
+        return None
+
+
+def _note(now: bytes, text: str) -> bytes:
+    return b"%bE [formation] %b\n" % (now, text.replace("\n", " ").encode("utf-8", "replace"))
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _at_us(line: Line) -> int:
+    return line.at_us
+
+
+def _batches(lines: Iterator[Line]) -> Iterator[LogBatch]:
+    batch: list[Line] = []
+    size = 0
+    for line in lines:
+        batch.append(line)
+        size += len(line.text)
+        if len(batch) >= _BATCH_LINES or size >= _BATCH_BYTES:
+            yield LogBatch(lines=tuple(batch))
+            batch, size = [], 0
+    if batch:
+        yield LogBatch(lines=tuple(batch))

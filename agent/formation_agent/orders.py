@@ -1,0 +1,98 @@
+"""What an agent makes of an order: obey it, ask for the whole, or refuse and say why (pure).
+
+An agent obeys one cluster, never an older leader, and never a document older than the one it
+follows: a store that was put back in time must not stop what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from formation.model import AgentMemory, Assignment, Assignments, Release
+
+Releases = Mapping[tuple[str, int], Release]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obey:
+    """All that is wanted on this host from now on."""
+
+    epoch: int
+    generation: int
+    assigned: tuple[Assignment, ...]
+    releases: tuple[Release, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resend:
+    """A gap: this change does not build on what is known here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    complaint: str
+
+
+Verdict = Obey | Resend | Refuse
+
+
+def judge_cluster(memory: AgentMemory, cluster_id: str) -> str:
+    """Why this coordinator's cluster is not obeyed, or ""."""
+    if memory.cluster_id in ("", cluster_id):
+        return ""
+    return (
+        f"this coordinator belongs to cluster {cluster_id}, this agent to {memory.cluster_id}:"
+        " nothing it says is obeyed; start the agent with another --state-dir to move the host"
+    )
+
+
+def judge(memory: AgentMemory, order: Assignments) -> Verdict:
+    if order.epoch < memory.epoch:
+        return Refuse(complaint=_too_old("leader epoch", order.epoch, memory.epoch))
+    if order.complete:
+        if order.results_in < memory.generation:
+            return Refuse(complaint=_too_old("generation", order.results_in, memory.generation))
+        return _obey(memory, order, order.instances)
+    if order.applies_to != memory.generation or order.results_in < order.applies_to:
+        return Resend()
+    return _obey(memory, order, _changed(memory.assigned, order))
+
+
+def by_key(releases: tuple[Release, ...]) -> Releases:
+    return {(release.app, release.number): release for release in releases}
+
+
+def _changed(known: tuple[Assignment, ...], order: Assignments) -> tuple[Assignment, ...]:
+    table = {item.uid: item for item in known}
+    for uid in order.removed_uids:
+        table.pop(uid, None)
+    table.update((item.uid, item) for item in order.instances)
+    return tuple(table.values())
+
+
+def _obey(memory: AgentMemory, order: Assignments, assigned: tuple[Assignment, ...]) -> Verdict:
+    releases = {**by_key(memory.releases), **by_key(order.releases)}
+    needed: dict[tuple[str, int], Release] = {}
+    for item in assigned:
+        release = releases.get((item.slot.app, item.release))
+        if release is None or release.type_named(item.slot.type) is None:
+            return Refuse(
+                complaint=f"{item.slot} shall run v{item.release}, which has not reached this"
+                " agent with a command for it: nothing was changed here; restart the coordinator"
+            )
+        needed[item.slot.app, item.release] = release
+    return Obey(
+        epoch=order.epoch,
+        generation=order.results_in,
+        assigned=assigned,
+        releases=tuple(needed.values()),
+    )
+
+
+def _too_old(what: str, got: int, known: int) -> str:
+    return (
+        f"refused orders of {what} {got}, {known} was seen before: the cluster's store went back"
+        " in time; everything here runs on as it is. To obey it: stop this agent, remove agent.pb"
+        " from its state directory, start it again"
+    )

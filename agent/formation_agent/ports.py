@@ -1,0 +1,140 @@
+"""Gives every slot of this host a port that is free, and the same one again while it can.
+
+Knows slots and numbers; whether a number is free it asks the kernel by binding it. Keeps nothing
+on disk: the journal remembers for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from formation.model import Slot
+
+_FOREMAN_STEP = 100
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """`moved_from`: the number that was wanted first and is not free."""
+
+    number: int
+    moved_from: int | None = None
+
+
+class PortsExhausted(Exception):
+    """Its text is one line for people, with numbers."""
+
+
+def is_free(number: int) -> bool:
+    """Whether nobody listens there, on any address, in either family."""
+    return _can_bind(socket.AF_INET, "0.0.0.0", number) and _can_bind(  # noqa: S104  only a test
+        socket.AF_INET6, "::", number
+    )
+
+
+def _can_bind(family: socket.AddressFamily, address: str, number: int) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # Connections that wait out their end do not make a port taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address, number))
+    except OSError as error:
+        return family == socket.AF_INET6 and error.errno in _NO_IPV6
+    return True
+
+
+class Ports:
+    """Ports of `numbers`; with `foreman_base`, foreman's numbers first (5000, 5001, … 5100, …)."""
+
+    def __init__(
+        self,
+        numbers: range,
+        foreman_base: int = 0,
+        *,
+        is_free: Callable[[int], bool] = is_free,
+    ) -> None:
+        self._numbers = numbers
+        self._foreman_base = foreman_base
+        self._is_free = is_free
+        self._held: dict[Slot, int] = {}
+        self._holders: dict[int, Slot] = {}
+        # A slot's last number, also after `release`; each number is remembered for one slot.
+        self._last: dict[Slot, int] = {}
+        self._last_of: dict[int, Slot] = {}
+        self._next = 0
+
+    def remember(self, slot: Slot, number: int) -> None:
+        """The slot had this port in an earlier life of the agent, or has it still."""
+        self._last_of.pop(self._last.get(slot, -1), None)
+        self._last.pop(self._last_of.get(number, slot), None)
+        self._last[slot] = number
+        self._last_of[number] = slot
+
+    def take(self, slot: Slot, type_index: int, wanted: int | None = None) -> Port:
+        """The slot's port until `release`: `wanted`, foreman's, its last or any other, if free.
+
+        For a slot without a running process: what it holds is let go first. For one that runs
+        already there is `hold`.
+        """
+        first: int | None = None
+        self.release(slot)
+        for number in self._preferred(slot, type_index, wanted):
+            if self._may_give(number):
+                return self._give(slot, number, first)
+            first = number if first is None else first
+        return self._give(slot, self._any(), first)
+
+    def hold(self, slot: Slot, number: int) -> None:
+        """For a process that runs already: the port is this slot's, whoever listens there."""
+        self.release(slot)
+        self._give(slot, number, None)
+
+    def release(self, slot: Slot) -> None:
+        """Others may have it now; the slot gets it back if nobody took it."""
+        number = self._held.pop(slot, None)
+        if number is not None:
+            del self._holders[number]
+
+    def _give(self, slot: Slot, number: int, first: int | None) -> Port:
+        self._held[slot] = number
+        self._holders[number] = slot
+        self.remember(slot, number)
+        return Port(number=number, moved_from=first)
+
+    def _preferred(self, slot: Slot, type_index: int, wanted: int | None) -> Iterator[int]:
+        if wanted is not None:
+            yield wanted
+        if self._foreman_base and 1 <= slot.ordinal <= _FOREMAN_STEP:
+            yield self._foreman_base + _FOREMAN_STEP * type_index + slot.ordinal - 1
+        if self._last.get(slot, -1) in self._numbers:
+            yield self._last[slot]
+
+    def _any(self) -> int:
+        """Numbers that nobody had before come first, so that returning slots find theirs."""
+        for remembered in (False, True):
+            for number in self._in_turn():
+                if (number in self._last_of) == remembered and self._may_give(number):
+                    self._next = self._numbers.index(number) + 1
+                    return number
+        raise PortsExhausted(self._why_none())
+
+    def _in_turn(self) -> Iterator[int]:
+        count = len(self._numbers)
+        return (self._numbers[(self._next + step) % count] for step in range(count))
+
+    def _may_give(self, number: int) -> bool:
+        return number not in self._holders and self._is_free(number)
+
+    def _why_none(self) -> str:
+        numbers = self._numbers
+        ours = sum(number in numbers for number in self._holders)
+        return (
+            f"no free port in {numbers.start}-{numbers.stop - 1}: {ours} given to instances here, "
+            f"{len(numbers) - ours} in use by others; widen --port-range"
+        )

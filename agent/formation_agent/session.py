@@ -1,0 +1,358 @@
+"""The agent's side of the stream to a coordinator: dial, say all that runs, obey, report.
+
+Nothing here ever stops a process because a stream broke or nobody answers. Which orders are
+obeyed is judged by `orders`; carrying them out is the supervisor's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+import tenacity
+
+from formation import wire
+from formation.model import HostStatus
+from formation.runtime import client_channel_options
+from formation.v1 import agent_pb2 as pb
+from formation.v1.agent_pb2_grpc import AgentStub
+from formation_agent import orders
+from formation_agent.journal import Journal, JournalError
+from formation_agent.logpush import LogPusher, LogReader
+from formation_agent.supervisor import Supervisor
+
+if TYPE_CHECKING:  # the stubs know this class, the generated code does not
+    from formation.v1.agent_pb2_grpc import AgentAsyncStub
+
+BATCH_PERIOD_S = 0.1
+WELCOME_WITHIN_S = 10.0
+# A session that held this long was a good one: the next dial starts without back-off.
+STEADY_AFTER_S = 5.0
+FIRST_DIAL_SPREAD_S = 0.5
+# Where a human must act, hurrying does not help.
+REFUSED_PAUSE_S = 10.0
+# A full disk may get room again.
+RESEND_AFTER_S = 5.0
+_HEARTBEAT_PERIOD_S = 5.0
+_FULL_JITTER = tenacity.wait_random_exponential(multiplier=0.1, max=5)
+
+log = logging.getLogger(__name__)
+Call = grpc.aio.StreamStreamCall[pb.AgentMessage, pb.CoordinatorMessage]
+# What this host says of itself, reached through that coordinator, without its instances.
+Describe = Callable[[str], Awaitable[HostStatus]]
+
+
+class SessionLost(Exception):
+    """The stream ended; dial again. `pause_s`: not before this."""
+
+    def __init__(self, why: str, pause_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.pause_s = pause_s
+
+
+class NameTaken(Exception):
+    """Another living host has our name, and nothing runs here: the agent was set up wrongly."""
+
+
+class Session:
+    """`left` is set when a coordinator has taken our goodbye."""
+
+    def __init__(
+        self,
+        *,
+        supervisor: Supervisor,
+        journal: Journal,
+        logs: LogReader,
+        coordinators: tuple[str, ...],
+        describe: Describe,
+    ) -> None:
+        self._supervisor = supervisor
+        self._journal = journal
+        self._logs = logs
+        self._configured = coordinators
+        self._addresses = deque(coordinators)
+        self._describe = describe
+        self._leaving = False
+        self._ever_welcome = False
+        self._resend = False
+        self._complaint = ""
+        self._reported: set[str] = set()
+        self.left = asyncio.Event()
+        # One event wakes the writer for everything: changes of instances and what is set here.
+        self._wake = supervisor.news
+
+    async def run(self) -> None:
+        """For ever, or until the goodbye is taken. Raises `NameTaken`."""
+        while not self.left.is_set():
+            async for attempt in tenacity.AsyncRetrying(
+                wait=_FULL_JITTER, retry=tenacity.retry_if_exception_type(SessionLost)
+            ):
+                with attempt:
+                    await self._hold_one()
+
+    def goodbye(self) -> None:
+        """Everything here has stopped: say so, once what has changed was told."""
+        self._leaving = True
+        self._wake.set()
+
+    # -- one session -------------------------------------------------------------------------------
+
+    async def _hold_one(self) -> None:
+        """Returns after a good session, raises `SessionLost` after a short or failed one."""
+        loop = asyncio.get_running_loop()
+        address, began_s = self._addresses[0], loop.time()
+        try:
+            await self._hold(address)
+        except SessionLost as lost:
+            self._addresses.rotate(-1)
+            self._report(address, lost)
+            pause_s = lost.pause_s * random.uniform(1.0, 1.2)  # noqa: S311
+            if loop.time() - began_s < STEADY_AFTER_S:
+                await asyncio.sleep(pause_s)
+                raise
+            # All agents of a coordinator that ended are here at the same moment.
+            await asyncio.sleep(pause_s + random.uniform(0.0, FIRST_DIAL_SPREAD_S))  # noqa: S311
+
+    def _report(self, address: str, lost: SessionLost) -> None:
+        """Once per reason: an outage may last for days."""
+        why = f"coordinator {address}: {lost}"
+        level = logging.DEBUG if why in self._reported else logging.WARNING
+        self._reported.add(why)
+        log.log(level, "%s; trying again, everything here runs on", why)
+
+    async def _hold(self, address: str) -> None:
+        # Its own subchannel pool: a shared one would remember an earlier failure and not dial.
+        options = [*client_channel_options(), ("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
+            stub = AgentStub(channel)
+            call = stub.Session()
+            ended: SessionLost | NameTaken | None = None
+            try:
+                await self._talk(call, stub, address)
+            except* (SessionLost, grpc.aio.AioRpcError, asyncio.InvalidStateError) as group:
+                ended = self._why(group)
+            finally:
+                call.cancel()
+        if ended is not None:
+            raise ended
+
+    async def _talk(self, call: Call, stub: AgentAsyncStub, address: str) -> None:
+        period_s = await self._join(call, address)
+        async with asyncio.TaskGroup() as group:
+            writer = group.create_task(Writer(self, call, period_s).run())
+            pusher = LogPusher(self._logs, stub, group)
+            await self._listen(call, pusher)
+            writer.cancel()
+
+    def _why(self, group: BaseExceptionGroup[BaseException]) -> SessionLost | NameTaken:
+        """What ended the session, in words for people."""
+        errors = _leaves(group)
+        for error in errors:
+            if isinstance(error, SessionLost):
+                return error
+        for error in errors:
+            if isinstance(error, grpc.aio.AioRpcError):
+                return self._refused(error.code(), error.details() or "the stream ended")
+        return SessionLost("the stream ended")
+
+    def _refused(self, code: grpc.StatusCode, details: str) -> SessionLost | NameTaken:
+        if code is grpc.StatusCode.ALREADY_EXISTS:
+            if not self._ever_welcome and not self._supervisor.runs_anything:
+                return NameTaken(details)
+            return SessionLost(details, REFUSED_PAUSE_S)
+        if code is grpc.StatusCode.FAILED_PRECONDITION:
+            return SessionLost(details, REFUSED_PAUSE_S)
+        return SessionLost(f"{details} ({code.name})")
+
+    async def _join(self, call: Call, address: str) -> float:
+        """Hello and Welcome; returns the heartbeat period."""
+        try:
+            async with asyncio.timeout(WELCOME_WITHIN_S):
+                await call.write(await self._hello(address))
+                first = await call.read()
+        except TimeoutError:
+            raise SessionLost(f"no answer within {WELCOME_WITHIN_S:.0f} s") from None
+        if not isinstance(first, pb.CoordinatorMessage) or not first.HasField("welcome"):
+            raise SessionLost("it did not begin with a welcome", REFUSED_PAUSE_S)
+        await self._welcome(first.welcome, address)
+        return first.welcome.heartbeat_period_s or _HEARTBEAT_PERIOD_S
+
+    async def _hello(self, address: str) -> pb.AgentMessage:
+        described = await self._describe(address)
+        host = replace(described, instances=self._supervisor.statuses(), complaint=self._complaint)
+        memory = self._journal.memory
+        hello = pb.Hello(
+            host=wire.host_status_to_pb(host),
+            cluster_id=memory.cluster_id,
+            epoch=memory.epoch,
+            generation=memory.generation,
+        )
+        return pb.AgentMessage(hello=hello)
+
+    async def _welcome(self, welcome: pb.Welcome, address: str) -> None:
+        memory = self._journal.memory
+        foreign = orders.judge_cluster(memory, welcome.cluster_id)
+        if foreign:
+            raise SessionLost(foreign, REFUSED_PAUSE_S)
+        if not memory.cluster_id:
+            try:
+                await self._journal.commit(cluster_id=welcome.cluster_id)
+            except JournalError as error:
+                raise SessionLost(str(error), REFUSED_PAUSE_S) from error
+        self._ever_welcome = True
+        self._reported.clear()
+        others = (*welcome.coordinator_addresses, *self._configured)
+        self._addresses = deque(dict.fromkeys((address, *others)))
+        log.info("session %s with coordinator %s at %s",
+                 welcome.session_id, welcome.coordinator_id, address)  # fmt: skip
+
+    # -- listening ---------------------------------------------------------------------------------
+
+    async def _listen(self, call: Call, pusher: LogPusher) -> None:
+        """Returns when the coordinator has taken our goodbye."""
+        while True:
+            message = await call.read()
+            if not isinstance(message, pb.CoordinatorMessage):
+                break
+            match message.WhichOneof("message"):
+                case "assignments":
+                    await self._take_orders(message.assignments)
+                case "open_logs":
+                    pusher.open(message.open_logs)
+                case "close_logs":
+                    pusher.close(message.close_logs.request_id)
+                case other:
+                    # Acks too: after a break the whole table is sent, so nothing waits for one.
+                    log.debug("coordinator: %s", other)
+        if not self._leaving:
+            raise SessionLost("it ended the stream")
+        self.left.set()
+
+    async def _take_orders(self, message: pb.Assignments) -> None:
+        try:
+            verdict = orders.judge(self._journal.memory, wire.assignments_from_pb(message))
+        except wire.WireError as error:
+            self._complain(f"refused orders that this agent cannot read: {error}")
+            return
+        match verdict:
+            case orders.Obey():
+                await self._obey(verdict)
+            case orders.Resend():
+                self._ask_for_all()
+            case orders.Refuse(complaint=complaint):
+                self._complain(complaint)
+
+    async def _obey(self, order: orders.Obey) -> None:
+        try:
+            await self._supervisor.obey(order)
+        except JournalError as error:
+            self._complain(f"{error}: new orders wait until it can be written")
+            asyncio.get_running_loop().call_later(RESEND_AFTER_S, self._ask_for_all)
+            return
+        self._complaint = ""
+        self._wake.set()
+
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:
+            log.error("%s", complaint)
+        self._complaint = complaint
+        self._wake.set()
+
+    def _ask_for_all(self) -> None:
+        self._resend = True
+        self._wake.set()
+
+    # -- what the writer sends ---------------------------------------------------------------------
+
+    def take_resend(self) -> bool:
+        wanted, self._resend = self._resend, False
+        return wanted
+
+    def take_state(self) -> State:
+        return State(
+            generation=self._journal.memory.generation,
+            complaint=self._complaint,
+            leaving=self._leaving,
+        )
+
+    @property
+    def supervisor(self) -> Supervisor:
+        return self._supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What a batch says beside the instances."""
+
+    generation: int
+    complaint: str
+    leaving: bool
+
+
+class Writer:
+    """The only one who writes to the stream: grpc.aio allows one write at a time."""
+
+    def __init__(self, session: Session, call: Call, heartbeat_period_s: float) -> None:
+        self._session = session
+        self._call = call
+        self._period_s = heartbeat_period_s
+        self._loop = asyncio.get_running_loop()
+        self._sequence = 0
+        self._told = session.take_state()
+        self._heartbeat_at_s = self._next_heartbeat_s()
+
+    async def run(self) -> None:
+        """Until the goodbye is written, or the stream breaks."""
+        wake = self._session.supervisor.news
+        while True:
+            try:
+                async with asyncio.timeout_at(self._heartbeat_at_s):
+                    await wake.wait()
+            except TimeoutError:
+                await self._call.write(pb.AgentMessage(heartbeat=pb.Heartbeat()))
+                self._heartbeat_at_s = self._next_heartbeat_s()
+                continue
+            if await self._tell():
+                return
+            # What happens meanwhile goes into one batch.
+            await asyncio.sleep(BATCH_PERIOD_S)
+
+    async def _tell(self) -> bool:
+        """All there is to say now; True when that was the goodbye."""
+        if self._session.take_resend():
+            await self._call.write(pb.AgentMessage(resend=pb.ResendAssignments()))
+        changes = self._session.supervisor.take_changes()
+        state = self._session.take_state()
+        if changes.changed or changes.gone_uids or state != self._told:
+            self._sequence += 1
+            batch = pb.StatusBatch(
+                sequence=self._sequence,
+                changed=[wire.instance_status_to_pb(item) for item in changes.changed],
+                gone_uids=changes.gone_uids,
+                generation=state.generation,
+                complaint=state.complaint,
+            )
+            await self._call.write(pb.AgentMessage(status=batch))
+            self._told = state
+        if state.leaving:
+            await self._call.write(pb.AgentMessage(goodbye=pb.Goodbye()))
+            await self._call.done_writing()
+        return state.leaving
+
+    def _next_heartbeat_s(self) -> float:
+        # Spread, so that ten thousand agents do not beat in step.
+        return self._loop.time() + self._period_s * random.uniform(0.9, 1.1)  # noqa: S311
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -1,0 +1,107 @@
+"""The program: finds the command, runs it, and turns every failure into a line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from formation import __version__
+from formctl.errors import INTERRUPTED, CommandError
+from formctl.settings import (
+    Settings,
+    app_option,
+    coordinator_option,
+    examples,
+)
+
+# In the order of --help: the first minutes first. Imported when asked for.
+_COMMANDS = {
+    "dev": "dev",
+    "apply": "apply",
+    "scale": "scale",
+    "ps": "ps",
+    "logs": "logs",
+    "restart": "restart",
+    "apps": "apps",
+    "releases": "releases",
+    "hosts": "hosts",
+    "audit": "audit",
+    "delete": "delete",
+    "version": "version",
+    "completion": "completion",
+}
+
+
+class _Commands(click.Group):
+    """Loads a command's module when it is needed, so that formctl starts fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"formctl.commands.{_COMMANDS[cmd_name]}")
+        command = getattr(module, "command")  # noqa: B009  a module has no such type
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="formctl")
+@coordinator_option
+@app_option
+@click.pass_context
+@examples(
+    "formctl dev                       run this directory's Procfile here",
+    "formctl apply                     make it an app of the cluster",
+    "formctl scale web=5 worker+1      change its formation",
+    "formctl ps --watch                see what runs where",
+    "formctl logs -f web               follow one type on all hosts",
+)
+def cli(ctx: click.Context) -> None:
+    """Runs the process formation of twelve-factor apps across your own machines."""
+    ctx.ensure_object(Settings)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code; never a traceback for what a person can cause."""
+    try:
+        result = cli.main(arguments, prog_name="formctl", standalone_mode=False)
+        sys.stdout.flush()
+    except CommandError as error:
+        click.echo(f"formctl: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"formctl: {_in_one_line(error)}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads us has seen enough; a second complaint at exit would be noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _in_one_line(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f" (see: {context.command_path} --help)" if context else ""
+    return " ".join(error.format_message().split()) + hint
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Which app a command is about, when it is not said: from the nearest hint to the farthest.
+
+--app, FORMATION_APP, `app =` in ./formation.toml, the dev cluster's app, the only app of the
+cluster, the app named like this directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from formctl import spec
+from formctl.errors import InputError
+
+# Another coordinator may have been told of a new app a moment ago.
+_TRIES = 5
+_PAUSE_S = 0.1
+
+if TYPE_CHECKING:
+    from formctl.client import Client
+    from formctl.discovery import Target
+    from formctl.settings import Settings
+    from formctl.views import AppLine
+
+
+async def find_app(client: Client, settings: Settings, target: Target) -> str:
+    """The name alone; the coordinator says when there is no such app."""
+    if named := settings.named_app() or spec.named_app(settings.directory) or target.app:
+        return named
+    return choose(await client.apps(), spec.app_name(settings.directory))
+
+
+async def find_known_app(client: Client, settings: Settings, target: Target) -> AppLine:
+    """With its formation; InputError when the cluster has no such app."""
+    named = settings.named_app() or spec.named_app(settings.directory) or target.app
+    for _ in range(_TRIES):
+        found = await client.apps()
+        name = named or choose(found, spec.app_name(settings.directory))
+        for line in found:
+            if line.app.name == name:
+                return line
+        await asyncio.sleep(_PAUSE_S)
+    raise InputError(f"no app {name}; there is {_names(found)}")
+
+
+def choose(found: Sequence[AppLine], directory_name: str) -> str:
+    names = [line.app.name for line in found]
+    if len(names) == 1:
+        return names[0]
+    if directory_name in names:
+        return directory_name
+    if not names:
+        raise InputError("this cluster has no apps; add one with: formctl apply")
+    raise InputError(f"which app? give --app NAME; there is {_names(found)}")
+
+
+def _names(found: Sequence[AppLine]) -> str:
+    return ", ".join(line.app.name for line in found) or "none; add one with: formctl apply"

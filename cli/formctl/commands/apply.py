@@ -1,0 +1,162 @@
+"""`formctl apply`: makes a release of what this directory describes, and waits until it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from formation.quantities import QuantityError, parse_initial, show
+from formctl import render, spec
+from formctl.errors import InputError
+from formctl.settings import (
+    Settings,
+    app_option,
+    coordinator_option,
+    examples,
+    note,
+    pass_settings,
+    run,
+    say,
+    wait_options,
+    who,
+)
+from formctl.views import formation_of
+
+if TYPE_CHECKING:
+    from formation.model import Release
+    from formation.v1 import control_pb2 as pb
+    from formctl.client import Client
+    from formctl.discovery import Target
+
+
+@click.command("apply")
+@click.option("-f", "--file", metavar="FILE", help="Procfile, formation.toml, or - for stdin.")
+@click.option("--env", "env_file", metavar="FILE", help="Default: .env beside it, if there is one.")
+@click.option("--workdir", metavar="DIR", help="On the hosts; default: the file's directory.")
+@click.option("--strict", is_flag=True, help="Lines of a Procfile that define nothing are errors.")
+@click.option("-m", "quantities", metavar="web=2,…", help="For types this app has not met yet.")
+@click.option("--reason", default="", help="Kept with the release.")
+@wait_options
+@coordinator_option
+@app_option
+@pass_settings
+@examples(
+    "formctl apply                              formation.toml, else Procfile, and .env",
+    "formctl apply -f Procfile --env prod.env   name the files",
+    "formctl apply --workdir /srv/shop -m web=4,worker=2",
+    "formctl apply -f - < Procfile",
+)
+def command(
+    settings: Settings,
+    file: str | None,
+    env_file: str | None,
+    workdir: str | None,
+    strict: bool,
+    quantities: str | None,
+    reason: str,
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Make a new release of the app described here; its formation stays as it is.
+
+    A type that is new to the app starts with one instance if it is called web, else with none.
+    """
+    found = spec.read(file, env_file=env_file, workdir=workdir, strict=strict)
+    for line in found.notes:
+        note(f"formctl: warning: {line}")
+    try:
+        initial = parse_initial(quantities, found.type_names) if quantities is not None else {}
+    except QuantityError as error:
+        raise InputError.of(error.problems) from None
+    name = settings.named_app() or found.app or spec.app_name(found.directory)
+    if not name:
+        raise InputError(f"no app can be named after {found.directory}; give --app NAME")
+    timeout_s = timeout if wait else None
+    target = settings.target()
+    run(_apply(target, name, found, initial, reason=reason, timeout_s=timeout_s))
+
+
+async def _apply(
+    target: Target,
+    app: str,
+    found: spec.AppSpec,
+    initial: dict[str, int],
+    *,
+    reason: str,
+    timeout_s: float | None,
+) -> None:
+    from formation import runtime
+    from formctl.client import Client
+    from formctl.waiting import wait_until
+    from formctl.watching import Goal
+
+    async with Client(target) as client:
+        before = await _current_release(client, app)
+        # Known before, so that what is healthy already is not reported as news.
+        known = (await client.instances(app)).changed if before and timeout_s else ()
+        started_s = runtime.monotonic_s()
+        response = await client.change(client.stub.Apply, request(app, found, initial, reason))
+        formation = _say(before, response, initial, found)
+        if timeout_s is None:
+            return
+        await wait_until(
+            client,
+            Goal(app=app, wanted=formation, whole=True),
+            revision=response.revision,
+            timeout_s=timeout_s,
+            started_s=started_s,
+            baseline=known,
+        )
+
+
+def request(app: str, found: spec.AppSpec, initial: dict[str, int], reason: str) -> pb.ApplyRequest:
+    from formation import wire
+    from formation.v1 import control_pb2 as pb
+
+    return pb.ApplyRequest(
+        app=app,
+        types=[wire.process_type_to_pb(item) for item in found.types],
+        env=dict(found.env),
+        workdir=found.workdir,
+        reason=reason,
+        who=who(),
+        formation=initial,
+    )
+
+
+async def _current_release(client: Client, app: str) -> Release | None:
+    """None for an app that does not exist yet."""
+    from formation import wire
+    from formation.v1 import control_pb2 as pb
+
+    if app not in {line.app.name for line in await client.apps()}:
+        return None
+    response = await client.read(client.stub.ListReleases, pb.ListReleasesRequest(app=app))
+    releases = map(wire.release_from_pb, response.releases)
+    return next((r for r in releases if r.number == response.current), None)
+
+
+def _say(
+    before: Release | None,
+    response: pb.ApplyResponse,
+    initial: dict[str, int],
+    found: spec.AppSpec,
+) -> dict[str, int]:
+    from formation import wire
+
+    release, app = wire.release_from_pb(response.release), wire.app_from_pb(response.app)
+    formation = formation_of(app, (item.name for item in release.types))
+    if response.unchanged:
+        say(f"{app.name} v{release.number} unchanged: {found.source} says the same")
+    else:
+        say(f"{app.name} v{release.number}")
+        changes = render.release_changes(before, release)
+        for line in changes or ["only values of the environment changed"]:
+            say(f"  {line}")
+    say(f"  formation: {show(formation)}")
+    for name, quantity in initial.items():
+        if formation[name] != quantity:
+            kept = f"{name} stays {formation[name]}: apply changes no quantity that is set already"
+            note(f"formctl: warning: {kept}; use formctl scale {name}={quantity}")
+    return formation

@@ -1,0 +1,120 @@
+"""`formctl logs`: the lines of all hosts as one, oldest first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import click
+
+from formctl import jsonview
+from formctl.loglines import Line, Painter, wants_colour
+from formctl.settings import (
+    Settings,
+    app_option,
+    colour_option,
+    coordinator_option,
+    examples,
+    is_terminal,
+    note,
+    output_option,
+    parse_target,
+    pass_settings,
+    run,
+    say_json,
+)
+
+_ALL = "all"
+
+
+class _Tail(click.ParamType[int]):
+    """A number of lines, or `all`."""
+
+    name = "lines"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        text = str(value)
+        if text == _ALL:
+            return -1
+        if not text.isascii() or not text.isdigit() or len(text) > len("100000000"):
+            self.fail(f"{text!r} is neither a number of lines nor all", param, ctx)
+        return int(text)
+
+
+@click.command("logs")
+@click.argument("target", required=False, metavar="[TYPE | TYPE.N]")
+@click.option("-f", "--follow", is_flag=True, help="Stay, and show new lines.")
+@click.option(
+    "-n",
+    "--tail",
+    type=_Tail(),
+    default="100",
+    show_default=True,
+    metavar="N|all",
+    help="The last lines over all hosts.",
+)
+@colour_option
+@output_option
+@coordinator_option
+@app_option
+@pass_settings
+@examples(
+    "formctl logs                    the last 100 lines of the app",
+    "formctl logs -f web             one type on all hosts, as it happens",
+    "formctl logs web.3 --tail all   all that is kept of one instance",
+    "formctl logs -f -o json | jq .text",
+)
+def command(
+    settings: Settings, target: str | None, follow: bool, tail: int, color: str, output: str
+) -> None:
+    """Show the output of the instances, merged over all hosts by time."""
+    type_name, ordinal = parse_target(target)
+    write = _write_json if output == "json" else _text_writer(settings, color)
+    run(_logs(settings, type_name, ordinal, follow=follow, tail=tail, write=write))
+
+
+async def _logs(
+    settings: Settings,
+    type_name: str,
+    ordinal: int,
+    *,
+    follow: bool,
+    tail: int,
+    write: Callable[[list[Line]], None],
+) -> None:
+    from formation import runtime
+    from formctl import following
+    from formctl.appname import find_app
+    from formctl.client import Client
+
+    target = settings.target()
+    async with Client(target) as client:
+        await following.follow(
+            client,
+            following.LogFeed(write, note, tail_lines=tail, started_us=runtime.now_ms() * 1000),
+            app=await find_app(client, settings, target),
+            type_name=type_name,
+            ordinal=ordinal,
+            live=follow,
+        )
+
+
+def _text_writer(settings: Settings, color: str) -> Callable[[list[Line]], None]:
+    terminal = is_terminal()
+    colour = wants_colour(color, terminal=terminal, environ=settings.environ)
+    painter = Painter(colour=colour, terminal=terminal)
+
+    def write(lines: list[Line]) -> None:
+        painter.expect(line.name for line in lines)
+        for line in lines:
+            sys.stdout.buffer.write(painter.line(line))
+        sys.stdout.buffer.flush()
+
+    return write
+
+
+def _write_json(lines: list[Line]) -> None:
+    for line in lines:
+        say_json(jsonview.log_line(line))

@@ -1,0 +1,1 @@
+"""`formctl dev`: a whole cluster of one project on this machine, gone when it ends."""

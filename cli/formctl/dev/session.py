@@ -1,0 +1,220 @@
+"""One `formctl dev` from start to end: cluster up, app applied, output followed, everything down.
+
+The order of the end is the point: agents first, while their children's last lines are still
+shown; then the coordinator; then the run directory. Nothing of it survives, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from formation import runtime
+from formation.quantities import show
+from formctl.client import Client
+from formctl.commands.apply import request
+from formctl.dev import rundir
+from formctl.dev.cluster import Cluster, wait_for_leftovers
+from formctl.dev.console import Console
+from formctl.dev.narrator import Exit, Narrator
+from formctl.dev.plan import Plan
+from formctl.errors import INTERRUPTED
+from formctl.following import ALL_LINES, LogFeed, follow
+from formctl.views import Update
+from formctl.watching import Goal, Progress
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# While stopping: when to say who is waited for.
+_PATIENCE_S = 5.0
+# Lines are in flight for a moment after their processes have gone.
+_QUIET_S = 0.15
+_DRAIN_DEADLINE_S = 3.0
+
+
+class Stop:
+    """The first request ends the session, the second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.wanted = asyncio.Event()
+        self.urgent = asyncio.Event()
+
+    def ask(self) -> None:
+        (self.urgent if self.wanted.is_set() else self.wanted).set()
+
+    def ask_once(self) -> None:
+        self.wanted.set()
+
+    def on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.ask)
+
+
+async def run_dev(plan: Plan, console: Console) -> int:
+    """The exit code. Raises CommandError when the cluster does not come up or breaks."""
+    stop = Stop()
+    stop.on_signals()
+    console.on_gone = stop.ask_once
+    project = plan.spec.directory
+    run = rundir.acquire(project)
+    try:
+        rundir.remove_stale(keep=run.path)
+        await wait_for_leftovers(run.path, console.system)
+        session = Session(plan, console, run, stop)
+        return await session.run()
+    finally:
+        run.release()
+
+
+class Session:
+    def __init__(self, plan: Plan, console: Console, run: rundir.RunDirectory, stop: Stop) -> None:
+        self._plan = plan
+        self._console = console
+        self._run = run
+        self._stop = stop
+        self._cluster = Cluster(run, plan, console.system)
+        self._narrator = Narrator(plan.app, plan.foreman_port)
+        self._exit: Exit | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> int:
+        try:
+            await self._until_stop()
+        finally:
+            self._say_stopping()
+            await self._end()
+        if self._stop.urgent.is_set():
+            return INTERRUPTED
+        return self._exit.code if self._exit else 0
+
+    async def _until_stop(self) -> None:
+        self._console.system(f"starting {self._plan.agents} agent(s) and a coordinator…")
+        if not await self._unless_stopped(self._cluster.start()):
+            return
+        self._publish()
+        if not await self._unless_stopped(self._apply()):
+            return
+        self._tasks = [
+            asyncio.create_task(self._follow_logs()),
+            asyncio.create_task(self._follow_instances()),
+        ]
+        stopped = asyncio.create_task(self._stop.wanted.wait())
+        await asyncio.wait((stopped, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """False when the user has changed their mind meanwhile."""
+        doing = asyncio.create_task(work)
+        stopped = asyncio.create_task(self._stop.wanted.wait())
+        await asyncio.wait((doing, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if doing.done():
+            doing.result()
+            return True
+        doing.cancel()
+        await asyncio.wait((doing,))
+        return False
+
+    def _publish(self) -> None:
+        self._run.publish(
+            rundir.DevCluster(
+                project=self._plan.spec.directory,
+                app=self._plan.app,
+                coordinator=self._cluster.target.addresses[0],
+                started_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            )
+        )
+
+    async def _apply(self) -> None:
+        plan = self._plan
+        async with Client(self._cluster.target) as client:
+            wanted = request(plan.app, plan.spec, dict(plan.quantities), "formctl dev")
+            response = await client.change(client.stub.Apply, wanted)
+        self._revision = response.revision
+
+    async def _follow_logs(self) -> None:
+        feed = LogFeed(
+            self._console.lines,
+            self._console.system,
+            tail_lines=ALL_LINES,
+            started_us=runtime.now_ms() * 1000,
+        )
+        async with Client(self._cluster.target) as client:
+            await follow(client, feed, app=self._plan.app, live=True)
+
+    async def _follow_instances(self) -> None:
+        """A client of its own: each reconnects by itself."""
+        goal = Goal(app=self._plan.app, wanted=self._plan.quantities, whole=True)
+        progress = Progress(goal, started_s=runtime.monotonic_s())
+        ready = False
+        async with Client(self._cluster.target) as client:
+            updates = client.watch(self._plan.app, self._revision)
+            async with contextlib.aclosing(updates):
+                async for update in updates:
+                    self._tell(update)
+                    progress.feed(update, now_s=runtime.monotonic_s(), now_ms=runtime.now_ms())
+                    if progress.is_done and not ready:
+                        ready = True
+                        self._say_ready()
+
+    def _tell(self, update: Update) -> None:
+        told = self._narrator.feed(update, now_ms=runtime.now_ms())
+        for line in told.lines:
+            self._console.system(line)
+        if self._stop.wanted.is_set():
+            return
+        for ended in told.exits:
+            if self._plan.exit_on == "any" or (self._plan.exit_on == "failure" and ended.code):
+                self._exit = ended
+                self._stop.ask_once()
+                return
+
+    def _say_ready(self) -> None:
+        say = self._console.system
+        say(f"ready: {show(self._plan.quantities)}")
+        for instance in self._narrator.table.of_app(self._plan.app):
+            if instance.slot.type == "web" and instance.status.port:
+                say(f"{instance.slot.short} answers at http://127.0.0.1:{instance.status.port}")
+        first = self._plan.spec.type_names[0]
+        say(f"in a second terminal: formctl ps, formctl scale {first}+1, formctl logs -f {first}")
+
+    def _say_stopping(self) -> None:
+        cause = f"{self._exit.slot} ended with code {self._exit.code}, " if self._exit else ""
+        self._console.system(f"{cause}stopping… (Ctrl-C again to kill)")
+
+    async def _end(self) -> None:
+        """Every step is tried, whatever the ones before did."""
+        reporter = asyncio.create_task(self._report_slow())
+        try:
+            await self._cluster.stop_agents(self._stop.urgent)
+        finally:
+            reporter.cancel()
+            await self._drain()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(reporter, *self._tasks, return_exceptions=True)
+            await self._cluster.stop_coordinator(self._stop.urgent)
+            self._console.system("stopped")
+
+    async def _report_slow(self) -> None:
+        """ "Never ending" needs a name: who is it that does not stop?"""
+        while True:
+            await asyncio.sleep(_PATIENCE_S)
+            if running := self._narrator.running():
+                self._console.system(f"still waiting for {', '.join(running)}")
+
+    async def _drain(self) -> None:
+        """Until no line has come for a moment."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + _DRAIN_DEADLINE_S
+        seen = -1
+        while self._tasks and seen != self._console.lines_written and loop.time() < deadline_s:
+            seen = self._console.lines_written
+            await asyncio.sleep(_QUIET_S)

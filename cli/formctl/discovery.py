@@ -1,0 +1,114 @@
+"""Which coordinator to talk to: a pure search through what the caller's surroundings say.
+
+Order: --coordinator, FORMATION_COORDINATOR, FORMATION_CONTEXT, a running `formctl dev`, the
+context file's current one. Reads files, dials nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from formation import settings
+from formctl.dev.rundir import DevCluster, running_clusters
+from formctl.errors import InputError
+
+_WAYS = (
+    "no coordinator is known; do one of: formctl dev (in a project), --coordinator HOST:PORT, "
+    "FORMATION_COORDINATOR=HOST:PORT, or a context in {path}"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """`origin` says who named the addresses; `app` is the dev cluster's."""
+
+    addresses: tuple[str, ...]
+    origin: str
+    app: str = ""
+
+
+def find_target(flag: str | None, environ: Mapping[str, str], directory: str) -> Target:
+    if flag:
+        return Target(addresses=parse_addresses(flag, "--coordinator"), origin="--coordinator")
+    if named := environ.get("FORMATION_COORDINATOR"):
+        origin = "FORMATION_COORDINATOR"
+        return Target(addresses=parse_addresses(named, origin), origin=origin)
+    path = context_path(environ)
+    if context := environ.get("FORMATION_CONTEXT"):
+        return _from_context(path, context, "FORMATION_CONTEXT")
+    if cluster := _nearest(running_clusters(), directory):
+        return _from_dev(cluster)
+    if not os.path.exists(path):
+        raise InputError(_WAYS.format(path=path))
+    return _from_context(path, None, path)
+
+
+def parse_addresses(text: str, origin: str) -> tuple[str, ...]:
+    """Comma separated `host:port`, `[v6]:port` or `unix:/path`."""
+    try:
+        return settings.addresses(text)
+    except ValueError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def context_path(environ: Mapping[str, str]) -> str:
+    base = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(base, "formation", "context.toml")
+
+
+def _nearest(clusters: Sequence[DevCluster], directory: str) -> DevCluster | None:
+    """The dev cluster of this directory or the closest parent, else the only one there is."""
+    here = os.path.realpath(directory)
+    around = [c for c in clusters if os.path.commonpath([here, c.project]) == c.project]
+    if around:
+        return max(around, key=lambda cluster: len(cluster.project))
+    if len(clusters) > 1:
+        choices = "; ".join(f"{c.project} (--coordinator {c.coordinator})" for c in clusters)
+        raise InputError(f"several dev clusters run, go to one's project or name it: {choices}")
+    return clusters[0] if clusters else None
+
+
+def _from_dev(cluster: DevCluster) -> Target:
+    return Target(
+        addresses=(cluster.coordinator,),
+        origin=f"formctl dev in {cluster.project}",
+        app=cluster.app,
+    )
+
+
+def _from_context(path: str, name: str | None, origin: str) -> Target:
+    table = _context_file(path)
+    contexts = table.get("contexts", {})
+    chosen = name or table.get("current")
+    if not isinstance(contexts, dict) or not isinstance(chosen, str) or not chosen:
+        raise InputError(f'{path}: no current context: add current = "NAME" and [contexts.NAME]')
+    context = contexts.get(chosen)
+    if not isinstance(context, dict):
+        known = ", ".join(contexts) or "none"
+        raise InputError(f"{origin}: no context {chosen!r} in {path}; there is {known}")
+    addresses = _address_list(context.get("coordinator"))
+    place = f"{path}: contexts.{chosen}.coordinator"
+    if addresses is None:
+        raise InputError(f'{place}: must be a list such as ["a:7100", "b:7100"]')
+    return Target(addresses=parse_addresses(",".join(addresses), place), origin=f"context {chosen}")
+
+
+def _address_list(value: object) -> list[str] | None:
+    entries = [value] if isinstance(value, str) else value
+    if not isinstance(entries, list) or not entries:
+        return None
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    return texts if len(texts) == len(entries) else None
+
+
+def _context_file(path: str) -> dict[str, object]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None

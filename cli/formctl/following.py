@@ -1,0 +1,152 @@
+"""Log lines from a coordinator: first what was kept, merged over all hosts, then live ones.
+
+Takes responses, gives lines to a writer. What is kept in memory is the asked-for history alone;
+live lines are written at once, so that a slow reader slows the stream and nothing grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from formation.v1 import agent_pb2, control_pb2
+from formctl.client import Client, Stream
+from formctl.loglines import History, Line
+
+# A host that does not send what it kept must not hold up the others' lines.
+HISTORY_PATIENCE_S = 5.0
+# After a reconnect: as much of each instance is looked through for what was missed.
+RESUME_LINES = 1000
+ALL_LINES = -1
+
+Writer = Callable[[list[Line]], None]
+
+
+@dataclass(slots=True)
+class _Mark:
+    """The last line written of one instance on one host: its time, and how many had that time."""
+
+    at_us: int
+    lines: int = 0
+
+
+class LogFeed:
+    """Puts responses in order. `write` gets lines, `notice` sentences for people."""
+
+    def __init__(
+        self,
+        write: Writer,
+        notice: Callable[[str], None],
+        *,
+        tail_lines: int,
+        started_us: int,
+    ) -> None:
+        self._write = write
+        self._notice = notice
+        self._tail_lines = tail_lines
+        self._newest_us = started_us
+        self._numbers = itertools.count()
+        self._marks: dict[tuple[str, str], _Mark] = {}
+        self._seen: dict[tuple[str, str], _Mark] | None = None
+        self._history = History(None)
+        self.is_live = False
+
+    def open(self) -> int:
+        """A stream starts; returns how many lines of history of each instance it should ask for.
+
+        When lines have been written before, what comes now is looked through for what was missed.
+        """
+        if self.is_live:
+            self._seen = {key: _Mark(mark.at_us, mark.lines) for key, mark in self._marks.items()}
+        resumes = self._seen is not None
+        all_lines = resumes or self._tail_lines == ALL_LINES
+        self._history = History(None if all_lines else self._tail_lines)
+        self.is_live = False
+        return RESUME_LINES if resumes else self._tail_lines
+
+    def take(self, response: control_pb2.LogsResponse) -> None:
+        if response.notice:
+            self._notice(response.notice)
+        lines = [_line(message, next(self._numbers)) for message in response.lines]
+        if self.is_live:
+            self._put(lines)
+        else:
+            for line in lines:
+                if not self._was_written(line):
+                    self._history.add(line)
+        if response.history_done:
+            self.end_history()
+
+    def end_history(self) -> None:
+        """From here on lines are written as they come."""
+        if not self.is_live:
+            self.is_live = True
+            self._put(self._history.take())
+
+    def _put(self, lines: list[Line]) -> None:
+        for line in lines:
+            mark = self._marks.setdefault((line.host, line.name), _Mark(line.at_us))
+            # Lines that were read at once have one time, so they are counted.
+            mark.lines = mark.lines + 1 if line.at_us == mark.at_us else 1
+            mark.at_us = line.at_us
+            self._newest_us = max(self._newest_us, line.at_us)
+        if lines:
+            self._write(lines)
+
+    def _was_written(self, line: Line) -> bool:
+        if self._seen is None:
+            return False
+        mark = self._seen.get((line.host, line.name))
+        if mark is None:
+            # It said nothing while we listened, so what is older was not asked for.
+            return line.at_us <= self._newest_us
+        if line.at_us != mark.at_us:
+            return line.at_us < mark.at_us
+        mark.lines -= 1
+        return mark.lines >= 0
+
+
+async def follow(
+    client: Client,
+    feed: LogFeed,
+    *,
+    app: str,
+    type_name: str = "",
+    ordinal: int = 0,
+    live: bool,
+) -> None:
+    """Returns when everything kept was written, with `live` never."""
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(HISTORY_PATIENCE_S, feed.end_history)
+
+    def opened() -> Stream[control_pb2.LogsResponse]:
+        nonlocal timer
+        timer.cancel()
+        timer = loop.call_later(HISTORY_PATIENCE_S, feed.end_history)
+        request = control_pb2.LogsRequest(
+            app=app, type=type_name, ordinal=ordinal, tail_lines=feed.open(), follow=live
+        )
+        return client.stub.Logs(request)
+
+    try:
+        async with contextlib.aclosing(client.stream(opened, endless=live)) as responses:
+            async for response in responses:
+                feed.take(response)
+    finally:
+        timer.cancel()
+        feed.end_history()
+
+
+def _line(message: agent_pb2.LogLine, number: int) -> Line:
+    return Line(
+        at_us=message.at_us,
+        sequence=number,
+        name=f"{message.type}.{message.ordinal}",
+        text=message.text,
+        app=message.app,
+        host=message.host,
+        stderr=message.stderr,
+    )

@@ -1,0 +1,124 @@
+"""Log lines as foreman shows them: `HH:MM:SS web.1  | text`. Pure bytes out.
+
+Into a pipe the text's bytes are left as they are. A terminal gets no control characters but
+colours: a log line must not be able to move the cursor, set the title or forge another line.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+_COLOURS = (b"36", b"33", b"32", b"35", b"34", b"96", b"93", b"92", b"95", b"94")
+_RESET = b"\x1b[0m"
+_SYSTEM = "system"
+_SYSTEM_COLOUR = b"37"
+_SGR = re.compile(r"(\x1b\[[0-9;:]*m)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Line:
+    """Ordered by time; `sequence` keeps the order of arrival among equal times."""
+
+    at_us: int
+    sequence: int
+    name: str = field(compare=False)
+    text: bytes = field(compare=False)
+    app: str = field(compare=False, default="")
+    host: str = field(compare=False, default="")
+    stderr: bool = field(compare=False, default=False)
+
+    @property
+    def type(self) -> str:
+        return self.name.rpartition(".")[0]
+
+
+class Painter:
+    """Knows the width of the names so far and the colour of each type."""
+
+    def __init__(self, *, colour: bool, terminal: bool, names: Iterable[str] = ()) -> None:
+        self._colour = colour
+        self._terminal = terminal
+        self._width = len(_SYSTEM) if names else 0
+        self._colours: dict[str, bytes] = {}
+        self.expect(names)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Columns are made wide enough and colours given out before the first line shows."""
+        for name in names:
+            self._width = max(self._width, len(name))
+            self._colour_of(name.rpartition(".")[0])
+
+    def line(self, line: Line) -> bytes:
+        self.expect((line.name,))
+        return self._painted(line.at_us, line.name, self._colour_of(line.type), self._shown(line))
+
+    def system(self, at_us: int, text: str) -> bytes:
+        return self._painted(at_us, _SYSTEM, _SYSTEM_COLOUR, escaped(text.encode(), colour=False))
+
+    def _painted(self, at_us: int, name: str, colour: bytes, text: bytes) -> bytes:
+        prefix = f"{clock(at_us)} {name.ljust(self._width)} | ".encode()
+        if self._colour:
+            prefix = b"\x1b[" + colour + b"m" + prefix + _RESET
+        return prefix + text + b"\n"
+
+    def _shown(self, line: Line) -> bytes:
+        return escaped(line.text, colour=self._colour) if self._terminal else line.text
+
+    def _colour_of(self, type_name: str) -> bytes:
+        used = len(self._colours)
+        return self._colours.setdefault(type_name, _COLOURS[used % len(_COLOURS)])
+
+
+def wants_colour(choice: str, *, terminal: bool, environ: Mapping[str, str]) -> bool:
+    """`auto`: on a terminal, unless NO_COLOR says otherwise (any text but an empty one)."""
+    if choice != "auto":
+        return choice == "always"
+    return terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def clock(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1_000_000).astimezone().strftime("%H:%M:%S")
+
+
+def escaped(text: bytes, *, colour: bool) -> bytes:
+    """Control characters become `\\x1b` and the like; colour sequences stay if they are wanted."""
+    decoded = text.removesuffix(b"\r").decode(errors="backslashreplace")
+    if decoded.isprintable():
+        return decoded.encode()
+    shown = []
+    for number, part in enumerate(_SGR.split(decoded)):
+        if number % 2:
+            shown.append(part if colour else "")
+        else:
+            shown.append("".join(map(_visible, part)))
+    joined = "".join(shown).encode()
+    # What this line switched on must not spill into the next one's time.
+    return joined + _RESET if colour and b"\x1b[" in joined else joined
+
+
+def _visible(character: str) -> str:
+    if character == "\t" or character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+@dataclass(slots=True)
+class History:
+    """What all hosts kept, merged by time; holds no more than the last `lines_max` lines."""
+
+    lines_max: int | None
+    _lines: list[Line] = field(default_factory=list)
+
+    def add(self, line: Line) -> None:
+        if self.lines_max is None or len(self._lines) < self.lines_max:
+            heapq.heappush(self._lines, line)
+        elif self.lines_max:
+            heapq.heappushpop(self._lines, line)
+
+    def take(self) -> list[Line]:
+        lines, self._lines = sorted(self._lines), []
+        return lines

@@ -1,0 +1,179 @@
+"""What every command is told: which coordinator, which app, how to print. Light: click only.
+
+`--coordinator` and `--app` work before and after the command's name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from formation.model import TYPE_NAME
+from formctl.errors import InputError
+
+if TYPE_CHECKING:
+    from formctl.discovery import Target
+
+_ORDINAL = re.compile(r"[1-9][0-9]{0,6}")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True, kw_only=True)
+class Settings:
+    coordinator: str | None = None
+    app: str | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    directory: str = "."
+
+    def target(self) -> Target:
+        from formctl.discovery import find_target
+
+        return find_target(self.coordinator, self.environ, self.directory)
+
+    def named_app(self) -> str:
+        """The app that the caller named; "" when it has to be found out."""
+        return self.app or self.environ.get("FORMATION_APP", "")
+
+
+pass_settings = click.make_pass_decorator(Settings, ensure=True)
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        settings = context.find_root().ensure_object(Settings)
+        setattr(settings, str(parameter.name), value)
+
+
+def coordinator_option(function: Function) -> Function:
+    return click.option(
+        "--coordinator",
+        metavar="ADDR",
+        expose_value=False,
+        is_eager=True,
+        callback=_keep,
+        help="host:port, [v6]:port or unix:/path; several separated by commas.",
+    )(function)
+
+
+def app_option(function: Function) -> Function:
+    return click.option(
+        "--app",
+        metavar="NAME",
+        expose_value=False,
+        is_eager=True,
+        callback=_keep,
+        help="The app; default: this directory's or the only one.",
+    )(function)
+
+
+def output_option(function: Function) -> Function:
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="json has stable keys, see docs/cli.md.",
+    )(function)
+
+
+def colour_option(function: Function) -> Function:
+    return click.option(
+        "--color",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help="auto: on a terminal, unless NO_COLOR is set.",
+    )(function)
+
+
+def wait_options(function: Function) -> Function:
+    function = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=300.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait; the change stays also afterwards.",
+    )(function)
+    return click.option("--wait/--no-wait", default=True, help="Wait until it has arrived.")(
+        function
+    )
+
+
+def examples(*lines: str) -> Callable[[Function], Function]:
+    """Adds them to the command's help, one a line as typed."""
+
+    def add(function: Function) -> Function:
+        shown = "\n".join(f"  {line}" for line in lines)
+        text = inspect.cleandoc(function.__doc__ or "")
+        function.__doc__ = f"{text}\n\n\b\nExamples:\n{shown}\n"
+        return function
+
+    return add
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    import asyncio
+
+    try:
+        return asyncio.run(work)
+    except BaseExceptionGroup as group:
+        # A task group wraps what stopped it; people are told the reason itself.
+        raise _first(group) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def say(text: str) -> None:
+    """A line of the answer, on stdout."""
+    click.echo(text)
+
+
+def say_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """For the person, beside the answer: on stderr, so that pipes stay clean."""
+    click.echo(text, err=True)
+
+
+def is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def parse_target(text: str | None) -> tuple[str, int]:
+    """`web` → ("web", 0), `web.3` → ("web", 3), nothing → ("", 0): every type."""
+    if not text:
+        return "", 0
+    name, dot, number = text.partition(".")
+    if not TYPE_NAME.fullmatch(name) or (dot and not _ORDINAL.fullmatch(number)):
+        raise InputError(f"{text!r} is neither a type (web) nor an instance (web.3)")
+    return name, int(number or 0)
+
+
+def who() -> str:
+    """`user@host`, for the audit; a user without a name (a container's uid) counts too."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

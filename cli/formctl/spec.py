@@ -1,0 +1,152 @@
+"""Reads what an app is: formation.toml or Procfile, and `.env`. Every problem is told at once.
+
+Reads files, changes nothing; whoever calls decides what to do with the app.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from formation import manifest, procfile
+from formation.model import APP_NAME, ProcessType
+from formation.quantities import initial_quantity
+from formctl import envfile
+from formctl.errors import InputError
+
+STDIN = "-"
+MANIFEST = "formation.toml"
+PROCFILE = "Procfile"
+_NAME_MAX = 63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppSpec:
+    """`app` is empty when no file names it; `notes` are lines that a person should see."""
+
+    source: str
+    directory: str
+    types: tuple[ProcessType, ...]
+    app: str = ""
+    workdir: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def type_names(self) -> tuple[str, ...]:
+        return tuple(spec.name for spec in self.types)
+
+
+def read(
+    file: str | None = None,
+    *,
+    directory: str = ".",
+    env_file: str | None = None,
+    workdir: str | None = None,
+    strict: bool = False,
+) -> AppSpec:
+    """`file` and `env_file` are taken from `directory`; without them the usual names are tried."""
+    path = _chosen(file, directory)
+    beside = os.path.abspath(directory if path == STDIN else os.path.dirname(path) or ".")
+    problems: list[str] = []
+    spec = AppSpec(source=path, directory=beside, types=())
+    try:
+        spec = _described(spec, strict)
+    except (procfile.ProcfileError, manifest.ManifestError) as error:
+        problems += error.problems
+    try:
+        spec = _with_env(spec, _env_path(env_file, directory, beside))
+    except envfile.EnvFileError as error:
+        problems += error.problems
+    if problems:
+        raise InputError.of(problems)
+    chosen = os.path.abspath(workdir) if workdir else spec.workdir or beside
+    return replace(spec, workdir=chosen)
+
+
+def app_name(directory: str) -> str:
+    """The directory's name as far as it can be an app's; "" when nothing of it can."""
+    name = os.path.basename(os.path.abspath(directory)).lower()
+    name = re.sub(r"[^a-z0-9._-]+", "-", name)[:_NAME_MAX].strip("._-")
+    return name if APP_NAME.fullmatch(name) else ""
+
+
+def named_app(directory: str) -> str:
+    """The `app =` of a formation.toml in this directory; "" when there is none."""
+    path = os.path.join(directory, MANIFEST)
+    if not os.path.isfile(path):
+        return ""
+    try:
+        # Only the name is asked for: other mistakes in the file are for `apply` to tell.
+        app = tomllib.loads(_text(path).removeprefix("\ufeff")).get("app", "")
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: {error}; --app NAME goes on without this file") from None
+    return app if isinstance(app, str) else ""
+
+
+def _chosen(file: str | None, directory: str) -> str:
+    if file == STDIN:
+        return STDIN
+    if file is not None:
+        return os.path.join(directory, file) if directory != "." else file
+    for name in (MANIFEST, PROCFILE):
+        path = os.path.join(directory, name) if directory != "." else name
+        if os.path.exists(path):
+            return path
+    where = os.path.abspath(directory)
+    raise InputError(f"neither {MANIFEST} nor {PROCFILE} in {where}; name one with -f FILE")
+
+
+def _described(spec: AppSpec, strict: bool) -> AppSpec:
+    path = spec.source
+    if path.endswith(".toml"):
+        found = manifest.parse(_text(path), path)
+        notes = tuple(f"{path}: env.{line}" for line in envfile.reserved_names(found.env))
+        return replace(
+            spec,
+            types=found.types,
+            app=found.app,
+            workdir=found.workdir,
+            env=found.env,
+            notes=notes,
+        )
+    source = "standard input" if path == STDIN else path
+    parsed = procfile.parse(_text(path), source=source, strict=strict)
+    types = tuple(
+        ProcessType(
+            name=entry.name, command=entry.command, initial_quantity=initial_quantity(entry.name)
+        )
+        for entry in parsed.types
+    )
+    return replace(spec, types=types, notes=parsed.warnings)
+
+
+def _env_path(env_file: str | None, directory: str, beside: str) -> str | None:
+    if env_file is not None:
+        return os.path.join(directory, env_file) if directory != "." else env_file
+    usual = os.path.join(beside, ".env")
+    return usual if os.path.isfile(usual) else None
+
+
+def _with_env(spec: AppSpec, path: str | None) -> AppSpec:
+    """`.env` is nearer to this machine than formation.toml's [env], so it wins."""
+    if path is None:
+        return spec
+    found = envfile.parse(_text(path), path)
+    return replace(spec, env={**spec.env, **found.values}, notes=(*spec.notes, *found.warnings))
+
+
+def _text(path: str) -> str:
+    try:
+        raw = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}:{line}: not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None

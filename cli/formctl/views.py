@@ -1,0 +1,115 @@
+"""What formctl shows, as data: instances as one app's table, updated by a stream of updates.
+
+Pure. `formctl.client` fills these from the wire; `watching`, `render` and `dev` read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from formation.model import App, HostState, HostStatus, InstanceState, InstanceStatus, Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One stay, or a slot without a host. `surplus`: on its way out. `current`: newest wanted."""
+
+    status: InstanceStatus
+    host: str = ""
+    surplus: bool = False
+    host_silent: bool = False
+    current: bool = True
+
+    @property
+    def uid(self) -> str:
+        return self.status.uid
+
+    @property
+    def slot(self) -> Slot:
+        return self.status.slot
+
+    @property
+    def state(self) -> InstanceState:
+        return self.status.state
+
+    @property
+    def is_placed(self) -> bool:
+        return self.state is not InstanceState.PENDING
+
+    @property
+    def is_good(self) -> bool:
+        """Exactly what was asked for, as far as anyone can see."""
+        good = self.state is InstanceState.HEALTHY and self.current
+        return good and not self.surplus and not self.host_silent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """`complete`: forget what was known before. `apps` None: they did not change."""
+
+    complete: bool = False
+    changed: tuple[Instance, ...] = ()
+    gone_uids: tuple[str, ...] = ()
+    apps: tuple[App, ...] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLine:
+    status: HostStatus
+    state: HostState
+    instances: int = 0
+    healthy: int = 0
+    coordinator_id: str = ""
+    since_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppLine:
+    app: App
+    types: tuple[str, ...]
+    healthy: int = 0
+    wanted: int = 0
+
+    def formation(self) -> dict[str, int]:
+        """As far as the current release defines the types, in its order."""
+        return formation_of(self.app, self.types)
+
+
+@dataclass(slots=True)
+class Table:
+    """The latest of every instance. The only mutable thing here."""
+
+    instances: dict[str, Instance] = field(default_factory=dict)
+    apps: dict[str, App] = field(default_factory=dict)
+    note: str = ""
+
+    def apply(self, update: Update) -> tuple[Instance, ...]:
+        """Returns those that went, as they were last seen."""
+        if update.apps is not None:
+            self.apps = {app.name: app for app in update.apps}
+        self.note = update.note
+        if update.complete:
+            before, self.instances = self.instances, {i.uid: i for i in update.changed}
+            return tuple(i for uid, i in before.items() if uid not in self.instances)
+        # In place: a large scale-up sends thousands of updates.
+        self.instances.update((instance.uid, instance) for instance in update.changed)
+        gone = [self.instances.pop(uid, None) for uid in update.gone_uids]
+        return tuple(instance for instance in gone if instance is not None)
+
+    def of_app(self, app: str) -> list[Instance]:
+        """By slot; an older stay of a slot before its successor. An empty name means all."""
+        chosen = (i for i in self.instances.values() if app in ("", i.slot.app))
+        return sorted(chosen, key=lambda i: (i.slot, not i.surplus, i.uid))
+
+
+def formation_of(app: App, types: Iterable[str]) -> dict[str, int]:
+    return {name: app.formation.get(name, 0) for name in types}
+
+
+def in_order(formation: Mapping[str, int], types: Iterable[str]) -> dict[str, int]:
+    """Maps lose their order on the wire; the release's order is the one people know."""
+    first = [name for name in types if name in formation]
+    rest = sorted(set(formation) - set(first))
+    return {name: formation[name] for name in (*first, *rest)}

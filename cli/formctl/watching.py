@@ -1,0 +1,208 @@
+"""Is it done, and what is there to say? Updates in, lines out. Pure: times are arguments.
+
+Theory of operation. The change is committed at some revision, and every update is from that
+revision or later. A type has arrived when exactly the wanted number is healthy and current and
+nothing else of it is left on a host that can be heard: until the leader has planned, a type that
+shrinks shows too many healthy ones and no surplus, so both numbers have to match. What is left on
+a silent host cannot be stopped by anybody now and is only mentioned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from formation.model import InstanceState
+from formation.quantities import show
+from formctl import wording
+from formctl.views import Instance, Table, Update
+
+_MISSING_LINES_MAX = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What is waited for.
+
+    `wanted` names the types that matter; with `whole` every other type of the app must be gone.
+    `ordinal` (not 0) narrows it to one slot of the only type wanted.
+    """
+
+    app: str
+    wanted: Mapping[str, int]
+    whole: bool = False
+    ordinal: int = 0
+
+    def covers(self, instance: Instance) -> bool:
+        slot = instance.slot
+        if slot.app != self.app or (self.ordinal and slot.ordinal != self.ordinal):
+            return False
+        return self.whole or slot.type in self.wanted
+
+
+class Progress:
+    """Fed with every update until `is_done`; `feed` returns the lines that are new."""
+
+    def __init__(self, goal: Goal, *, started_s: float, baseline: Iterable[Instance] = ()) -> None:
+        self.goal = goal
+        self._started_s = started_s
+        self._table = Table()
+        self._good: Counter[str] = Counter()
+        self._present: Counter[str] = Counter()
+        self._synced = False
+        self._told: set[tuple[str, ...]] = set()
+        self._healthy: set[str] = set()
+        known = tuple(instance for instance in baseline if goal.covers(instance))
+        self._table.apply(Update(complete=True, changed=known))
+        self._healthy.update(instance.uid for instance in known if instance.is_good)
+
+    @property
+    def is_done(self) -> bool:
+        return self._synced and all(
+            self._good[name] == quantity == self._present[name]
+            for name, quantity in self._wanted().items()
+        )
+
+    def feed(self, update: Update, *, now_s: float, now_ms: int) -> list[str]:
+        before = {uid: self._table.instances.get(uid) for uid in (i.uid for i in update.changed)}
+        gone = self._table.apply(update)
+        self._count(update, before, gone)
+        self._follow_formation(update)
+        lines = [self._left(instance) for instance in gone]
+        lines += [self._seen(instance, now_s, now_ms) for instance in update.changed]
+        lines.append(self._held_up())
+        self._synced = self._synced or update.complete
+        return [line for line in lines if line]
+
+    def summary(self, *, now_s: float) -> str:
+        wanted = {name: n for name, n in self._wanted().items() if name in self.goal.wanted}
+        healthy = sum(wanted.values())
+        took = f"in {now_s - self._started_s:.1f} s"
+        target = f"{self._only()}.{self.goal.ordinal}" if self.goal.ordinal else show(wanted)
+        text = (
+            f"{target or self.goal.app}: {f'{healthy} healthy' if healthy else 'none left'} {took}"
+        )
+        silent = sum(i.surplus and i.host_silent for i in self._covered())
+        return f"{text}; {silent} on silent hosts, stopped when they return" if silent else text
+
+    def missing(self, *, now_ms: int) -> list[str]:
+        """What is still in the way, for a person whose patience has ended."""
+        lines = [
+            f"{i.slot.short} {wording.state(i)}{_on(i)}{_because(i, now_ms)}"
+            for i in sorted(self._covered(), key=lambda i: (i.slot, i.uid))
+            if not i.is_good and not (i.surplus and i.host_silent)
+        ]
+        for name, quantity in self._wanted().items():
+            if self._synced and self._present[name] != quantity:
+                lines.append(f"{name}: {self._present[name]} where {quantity} are wanted")
+        if not self._synced:
+            lines.append("the coordinator has not shown the change yet")
+        if len(lines) > _MISSING_LINES_MAX:
+            more = len(lines) - _MISSING_LINES_MAX
+            lines = [*lines[:_MISSING_LINES_MAX], f"and {more} more"]
+        return lines + ([self._table.note] if self._table.note else [])
+
+    def _wanted(self) -> dict[str, int]:
+        if self.goal.ordinal:
+            return {name: min(1, quantity) for name, quantity in self.goal.wanted.items()}
+        # Types that are not wanted at all: none of them may be left.
+        others = set(self._present) if self.goal.whole else set()
+        return {**self.goal.wanted, **dict.fromkeys(sorted(others - set(self.goal.wanted)), 0)}
+
+    def _covered(self) -> list[Instance]:
+        return [i for i in self._table.instances.values() if self.goal.covers(i)]
+
+    def _only(self) -> str:
+        return next(iter(self.goal.wanted))
+
+    def _count(
+        self, update: Update, before: Mapping[str, Instance | None], gone: Iterable[Instance]
+    ) -> None:
+        """Keeps the two numbers per type without going through the whole table."""
+        if update.complete:
+            self._good.clear()
+            self._present.clear()
+        else:
+            left = (instance for instance in gone if instance.uid not in before)
+            for old in (*before.values(), *left):
+                if old is not None:
+                    self._tally(old, -1)
+        for uid in before:
+            if uid in self._table.instances:
+                self._tally(self._table.instances[uid], 1)
+
+    def _tally(self, instance: Instance, by: int) -> None:
+        if self.goal.covers(instance):
+            self._good[instance.slot.type] += by * instance.is_good
+            self._present[instance.slot.type] += by * (
+                not (instance.surplus and instance.host_silent)
+            )
+
+    def _follow_formation(self, update: Update) -> None:
+        """Somebody else may scale meanwhile: the formation as it is now is what counts."""
+        if update.apps is None:
+            return
+        app = self._table.apps.get(self.goal.app)
+        formation = app.formation if app else {}
+        wanted = {name: formation.get(name, 0) for name in self.goal.wanted}
+        goal = self.goal
+        self.goal = Goal(app=goal.app, wanted=wanted, whole=goal.whole, ordinal=goal.ordinal)
+
+    def _seen(self, instance: Instance, now_s: float, now_ms: int) -> str:
+        if not self.goal.covers(instance):
+            return ""
+        if instance.is_good:
+            return self._became_healthy(instance, now_s)
+        self._healthy.discard(instance.uid)
+        status = instance.status
+        if instance.state is InstanceState.STOPPED:
+            return self._left(instance)
+        if instance.state is InstanceState.BACKOFF and not instance.surplus:
+            once = (instance.uid, str(status.attempt), status.reason)
+            text = f"{instance.slot.short} failing{_on(instance)}{_because(instance, now_ms)}"
+            return self._once(once, text)
+        if instance.state is InstanceState.PENDING and status.reason:
+            return self._once((instance.slot.type, status.reason), _waits(instance))
+        return ""
+
+    def _became_healthy(self, instance: Instance, now_s: float) -> str:
+        if instance.uid in self._healthy:
+            return ""
+        self._healthy.add(instance.uid)
+        port = f" (port {instance.status.port})" if instance.status.port else ""
+        took = f"{now_s - self._started_s:.1f}s"
+        return f"{instance.slot.short} healthy{_on(instance)}{port} {took}"
+
+    def _left(self, instance: Instance) -> str:
+        if not instance.is_placed or not self.goal.covers(instance):
+            return ""
+        text = f"{instance.slot.short} stopped{_on(instance)}"
+        return self._once((instance.uid, "stopped"), text)
+
+    def _held_up(self) -> str:
+        """The leader's sentence matters while something waits for a place."""
+        note = self._table.note
+        if not note or ("note", note) in self._told:
+            return ""
+        waits = any(not i.is_placed and i.status.reason for i in self._covered())
+        return self._once(("note", note), note) if waits else ""
+
+    def _once(self, key: tuple[str, ...], text: str) -> str:
+        if key in self._told:
+            return ""
+        self._told.add(key)
+        return text
+
+
+def _on(instance: Instance) -> str:
+    return f" on {instance.host}" if instance.host else ""
+
+
+def _because(instance: Instance, now_ms: int) -> str:
+    why = wording.trouble(instance, now_ms)
+    return f": {why}" if why else ""
+
+
+def _waits(instance: Instance) -> str:
+    return f"{instance.slot.short} waits for a place: {instance.status.reason}"

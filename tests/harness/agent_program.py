@@ -1,0 +1,104 @@
+"""The real `formation-agent` as a child of the test: keeper, brain and all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from eventually import eventually
+
+PROGRAM = Path(sys.executable).with_name("formation-agent")
+
+
+class AgentProgram:
+    """`async with AgentProgram(directory, "--name", "b") as agent:`; nothing of it survives."""
+
+    def __init__(self, directory: Path, *argv: str, env: dict[str, str] | None = None) -> None:
+        self.state_dir = directory / "state"
+        self.output = directory / "agent.log"
+        self.argv = (str(PROGRAM), "--state-dir", str(self.state_dir), *argv)
+        self.env = {**os.environ, **(env or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+        self._seen: dict[int, psutil.Process] = {}
+
+    async def __aenter__(self) -> AgentProgram:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.destroy()
+
+    def start(self) -> None:
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.argv, env=self.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def descendants(self) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        if self.process is not None and self.process.poll() is None:
+            found = psutil.Process(self.pid).children(recursive=True)
+        self._seen.update((process.pid, process) for process in found)
+        return found
+
+    async def brain(self) -> psutil.Process:
+        """The brain that runs now."""
+        return (await eventually(lambda: list(filter(_is_brain, self.descendants()))))[0]
+
+    def children(self) -> list[psutil.Process]:
+        """What runs here for the cluster."""
+        return [p for p in self.descendants() if not _is_brain(p)]
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    async def ended(self, deadline_s: float = 20.0) -> int:
+        """Its exit code."""
+        process = self.process
+        assert process is not None
+        await eventually(
+            lambda: process.poll() is not None, deadline_s=deadline_s, what=f"its end\n{self.text}"
+        )
+        assert process.returncode is not None
+        return process.returncode
+
+    async def destroy(self) -> None:
+        self.descendants()
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            await self.ended()
+        for process in self._seen.values():
+            if process.is_running():
+                process.kill()
+        await eventually(lambda: not self.alive(), what="the end of all processes")
+
+    def alive(self) -> list[psutil.Process]:
+        """Everything that was ever seen below this agent and still runs."""
+        return [p for p in self._seen.values() if runs(p)]
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_brain(process: psutil.Process) -> bool:
+    try:
+        return "formation_agent.brain" in process.cmdline()
+    except psutil.Error:
+        return False

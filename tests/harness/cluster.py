@@ -1,0 +1,240 @@
+"""A cluster of the real programs for end-to-end tests, and the real formctl to drive it.
+
+Every program is started by its installed console script in its own session, ended by pid, and
+`close` fails the test when anything that it started is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+BIN = Path(sys.executable).parent
+DEADLINE_S = 30.0
+T = TypeVar("T")
+
+
+class Cluster:
+    """Use as a context manager. Sockets are in a short private directory, so paths fit."""
+
+    def __init__(self, *, etcd: str = "embedded") -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="fmn-"))
+        self.etcd = etcd
+        self.programs: dict[str, subprocess.Popen[bytes]] = {}
+        self.coordinators: dict[str, str] = {}
+        self._seen: dict[int, float] = {}
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        left = self.close()
+        assert error[0] is not None or not left, f"left behind: {left}"
+
+    # ------------------------------------------------------------------ programs
+
+    def environment(self) -> dict[str, str]:
+        """Nothing of the developer's own settings reaches the programs."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("FORMATION_")}
+        runtime = self.directory / "run"
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        return {
+            **kept,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "XDG_RUNTIME_DIR": str(runtime),
+            "XDG_CONFIG_HOME": str(runtime),
+            "HOME": str(self.directory),
+        }
+
+    def start(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(BIN / argv[0]), *argv[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+                cwd=self.directory,
+                start_new_session=True,
+            )
+        self.programs[name] = process
+        return process
+
+    def start_coordinator(self, name: str = "c1", *flags: str) -> subprocess.Popen[bytes]:
+        address = f"unix:{self.directory / name}.sock"
+        self.coordinators[name] = address
+        data = ["--data-dir", str(self.directory / "etcd")] if self.etcd == "embedded" else []
+        return self.start(
+            name,
+            "formation-coordinator",
+            *("--id", name, "--listen", address, "--etcd", self.etcd, *data, *flags),
+        )
+
+    def start_agent(self, name: str, *flags: str) -> subprocess.Popen[bytes]:
+        addresses = ",".join(self.coordinators.values())
+        state_dir = str(self.directory / f"state-{name}")
+        return self.start(
+            name,
+            "formation-agent",
+            *("--name", name, "--coordinator", addresses, "--state-dir", state_dir, *flags),
+        )
+
+    def log(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text(errors="replace")
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
+        """End one program and wait for it."""
+        self._note_descendants()
+        process = self.programs.pop(name)
+        process.send_signal(how)
+        process.wait(timeout=DEADLINE_S)
+
+    def brain_of(self, agent: str) -> int:
+        """The brain's pid: the agent's child that runs formation_agent.brain; 0 between two."""
+        for child in psutil.Process(self.programs[agent].pid).children():
+            try:
+                if any("formation_agent.brain" in word for word in child.cmdline()):
+                    return int(child.pid)
+            except psutil.Error:
+                continue
+        return 0
+
+    # ------------------------------------------------------------------ formctl
+
+    def formctl(
+        self, *words: str, cwd: Path | None = None, check: bool = True, timeout_s: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        environment = self.environment()
+        environment["FORMATION_COORDINATOR"] = ",".join(self.coordinators.values())
+        done = subprocess.run(
+            [str(BIN / "formctl"), *words],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            cwd=cwd or self.directory,
+            env=environment,
+        )
+        if check and done.returncode != 0:
+            logs = "\n".join(f"--- {name}\n{self.log(name)[-2000:]}" for name in self.programs)
+            said = f"exit {done.returncode}\n{done.stdout}{done.stderr}{logs}"
+            raise AssertionError(f"formctl {' '.join(words)}: {said}")
+        return done
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.formctl(*words, "-o", "json").stdout)
+
+    def ps(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.json("ps")
+        return found
+
+    def healthy(self) -> dict[str, dict[str, Any]]:
+        """slot → its row, for the healthy and wanted ones."""
+        return {
+            f"{row['type']}.{row['ordinal']}": row
+            for row in self.ps()
+            if row["state"] == "healthy" and not row["surplus"] and not row["host_silent"]
+        }
+
+    def app(self, files: Mapping[str, str], name: str = "shop") -> Path:
+        """A project directory with these files."""
+        path = self.directory / name
+        path.mkdir(exist_ok=True)
+        for relative, text in files.items():
+            (path / relative).write_text(text)
+        return path
+
+    def wait(
+        self, condition: Callable[[], T], *, deadline_s: float = DEADLINE_S, what: str = ""
+    ) -> T:
+        """The first truthy result; a failing formctl counts as not yet."""
+        ends_s = time.monotonic() + deadline_s
+        last: object = None
+        while time.monotonic() < ends_s:
+            try:
+                result = condition()
+                if result:
+                    return result
+                last = result
+            except AssertionError as error:
+                last = error
+            time.sleep(0.05)
+        raise AssertionError(f"not within {deadline_s:g} s: {what or condition}; last: {last}")
+
+    def start_and_wait(self, agents: int) -> str:
+        """One coordinator and so many agents, ready; gives the coordinator's address."""
+        self.start_coordinator()
+        for index in range(agents):
+            self.start_agent(f"h{index + 1}")
+        self.wait_hosts(agents)
+        return self.coordinators["c1"]
+
+    def wait_hosts(self, count: int) -> None:
+        self.wait(
+            lambda: sum(row["state"] == "ready" for row in self.json("hosts")) == count,
+            what=f"{count} hosts ready",
+        )
+
+    # ------------------------------------------------------------------ the end
+
+    def _note_descendants(self) -> None:
+        """Remember every process below ours, by pid and start time, to check for later."""
+        for process in self.programs.values():
+            try:
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    self._seen[child.pid] = child.create_time()
+            except psutil.NoSuchProcess:
+                continue
+
+    def close(self) -> list[str]:
+        """Stop agents, then coordinators; gives what is still running and ends it."""
+        self._note_descendants()
+        agents = [name for name in self.programs if name not in self.coordinators]
+        for names in (agents, [name for name in self.programs if name in self.coordinators]):
+            self._stop(names)
+        left = self._still_running()
+        for process in left:
+            process.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return [f"{process.pid}" for process in left]
+
+    def _stop(self, names: Sequence[str]) -> None:
+        stopping = [self.programs.pop(name) for name in names]
+        for process in stopping:
+            process.send_signal(signal.SIGTERM)
+        for process in stopping:
+            try:
+                process.wait(timeout=DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+
+    def _still_running(self) -> list[psutil.Process]:
+        found = []
+        for pid, created_s in self._seen.items():
+            try:
+                process = psutil.Process(pid)
+                if process.create_time() == created_s and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,95 @@
+"""A brain that does what a test tells it: commands and events as JSON lines on a Unix socket.
+
+Run by a real keeper as `python fake_brain.py SOCKET`; `KeeperRig` is the other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from formation_agent.processes import (
+    Child,
+    Exited,
+    KeeperGone,
+    Processes,
+    Started,
+    describe_exit,
+)
+
+KEEPER_GONE_CODE = 7
+
+
+class FakeBrain:
+    def __init__(self, processes: Processes, writer: asyncio.StreamWriter) -> None:
+        self._processes = processes
+        self._writer = writer
+
+    def tell(self, event: str, **fields: Any) -> None:
+        self._writer.write(json.dumps({"event": event, **fields}).encode() + b"\n")
+
+    def adopt(self, item: Child | Started) -> None:
+        for stream, fd in (("stdout", item.stdout_fd), ("stderr", item.stderr_fd)):
+            if fd >= 0:
+                asyncio.get_running_loop().add_reader(fd, self._relay, item.key, stream, fd)
+
+    def _relay(self, key: str, stream: str, fd: int) -> None:
+        data = os.read(fd, 65536)
+        if not data:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+        self.tell("Output", key=key, stream=stream, data=base64.b64encode(data).decode())
+
+    async def obey(self, reader: asyncio.StreamReader) -> None:
+        acts: dict[str, Callable[..., Any]] = {
+            "spawn": self._processes.spawn,
+            "signal": self._processes.signal,
+            "forget": self._processes.forget,
+            "bye": self._processes.bye,
+            "exit": os._exit,
+        }
+        while line := await reader.readline():
+            command = json.loads(line)
+            name, fields = command["do"], command["with"]
+            if name == "lock":
+                self.tell("Locked", by=await self._processes.lock(fields["path"]))
+            elif name == "exit":
+                os._exit(fields["code"])
+            else:
+                acts[name](*fields.pop("args", ()), **fields)
+
+    async def report(self) -> None:
+        async for event in self._processes.events():
+            if isinstance(event, Started):
+                self.adopt(event)
+            described = describe_exit(event) if isinstance(event, Exited) else ""
+            self.tell(type(event).__name__, described=described, **asdict(event))
+
+
+async def main(path: str) -> None:
+    processes = await Processes.connect(int(os.environ["FORMATION_KEEPER_FD"]))
+    reader, writer = await asyncio.open_unix_connection(path, limit=1 << 24)
+    brain = FakeBrain(processes, writer)
+    children = [asdict(child) for child in processes.children]
+    brain.tell("Connected", pid=os.getpid(), children=children)
+    for child in processes.children:
+        brain.adopt(child)
+    obeying = asyncio.create_task(brain.obey(reader))
+    try:
+        await brain.report()
+    except KeeperGone:
+        brain.tell("KeeperGone")
+        await writer.drain()
+        os._exit(KEEPER_GONE_CODE)
+    finally:
+        obeying.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

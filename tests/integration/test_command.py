@@ -1,0 +1,88 @@
+"""Planned commands do what the same line does in a real sh."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from eventually import eventually
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from formation_agent.command import SHELL, find_program, plan
+
+PIECES = [
+    *("a", "b c", " ", "  ", "\t", "=", "A=", "x=y", "-", "/", ".", ",", "%", "é", "\xa0", "1"),
+    *("''", "'a b'", '"a b"', '""', "'", '"', "\\", "\\ ", "\\\\", "\\\n", "\\'", '\\"', "\\$"),
+    *("$A", "${A}", '"$A"', '"${A:-q r}"', "$", "$ ", "$B", "$(echo q)", "`echo r`", "$((1+1))"),
+    *("*", "?", "[a]", "~", "#", " #", "!", "{", "}", "{a,b}", "^", "@"),
+    *(">o ", "2>&1 ", "2>e ", "<i ", ">", "<", "&", ";", "|", "(", ")", "\n", "&&"),
+]
+LINES = st.tuples(
+    st.sampled_from(["", "", "A=1 ", "C='x y' ", ">o ", "exec ", "2>&1 "]),
+    st.sampled_from(["show ", "show ", "./show ", "'show' ", "sh\\ow "]),
+    st.lists(st.sampled_from(PIECES), max_size=8),
+).map(lambda parts: parts[0] + parts[1] + "".join(parts[2]))
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="command-", dir="/tmp") as directory:
+        place = Path(directory)
+        show = place / "show"
+        show.write_text('#!/bin/sh\nprintf "%s|" "$A" "$C" "$#" "$@"\n')
+        show.chmod(0o755)
+        (place / "i").write_text("")
+        yield place
+
+
+def run(place: Path, argv: tuple[str, ...]) -> tuple[int, bytes]:
+    path = f"{place}:/usr/bin:/bin"
+    file = find_program(argv[0], path, str(place), lambda name: Path(name).is_file())
+    assert file is not None
+    env = {"PATH": path, "HOME": "/home/me", "A": "p q", "B": ""}
+    for name in ("o", "e"):
+        (place / name).write_bytes(b"")  # so that globs see the same files each time
+    done = subprocess.run(
+        argv,
+        executable=file,
+        env=env,
+        cwd=place,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    return done.returncode, done.stdout + b"|" + (place / "o").read_bytes()
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(line=LINES)
+def test_a_planned_command_gets_the_words_that_sh_would_pass(place: Path, line: str) -> None:
+    assume("$$" not in line)  # another number in each process
+    planned = plan(line)
+    if planned.argv == (SHELL, "-c", line):
+        return  # sh itself
+    assert run(place, planned.argv) == run(place, (SHELL, "-c", line)), planned
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["sleep 1000", "A=1 sleep 1000 >/dev/null", "sleep ${X:-1000}", "sleep $(echo 1000)"],
+)
+async def test_no_shell_stays_above_a_simple_command(command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*plan(command).argv)
+    try:
+        name = Path(f"/proc/{process.pid}/comm")
+        await eventually(lambda: name.read_text() == "sleep\n", what=command)
+    finally:
+        process.kill()
+        await process.wait()

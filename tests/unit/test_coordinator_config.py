@@ -1,0 +1,73 @@
+"""formation-coordinator's settings: where they come from and what is refused."""
+
+import pytest
+
+from formation.settings import ConfigError
+from formation_coordinator.config import CoordinatorConfig, read_config
+
+FILES = {"c.toml": 'listen = "unix:/run/c.sock"\netcd = ["http://e1:2379", "http://[::1]:2379"]\n'}
+
+
+def read(path: str) -> str:
+    if path not in FILES:
+        raise FileNotFoundError(2, "No such file or directory")
+    return FILES[path]
+
+
+def config(*argv: str, **environ: str) -> CoordinatorConfig:
+    return read_config(argv, {f"FORMATION_COORDINATOR_{k}": v for k, v in environ.items()}, read)
+
+
+def problems(*argv: str, **environ: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        config(*argv, **environ)
+    return caught.value.problems
+
+
+def test_without_settings_it_serves_loopback_and_a_local_etcd() -> None:
+    assert config() == CoordinatorConfig()
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file() -> None:
+    found = config("--config", "c.toml", "--id", "flag", ID="env", LISTEN="127.0.0.1:1")
+    assert (found.id, found.listen) == ("flag", "127.0.0.1:1")
+    assert found.etcd == ("http://e1:2379", "http://[::1]:2379")
+
+
+def test_listening_beyond_loopback_must_be_spelled_out() -> None:
+    (said,) = problems("--listen", "10.0.0.1:7100")
+    assert "--insecure" in said
+    assert config("--listen", "10.0.0.1:7100", "--insecure").insecure
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/x"])
+def test_local_addresses_need_no_insecure(address: str) -> None:
+    assert config("--listen", address).listen == address
+
+
+def test_an_address_that_nobody_can_dial_needs_one_to_advertise() -> None:
+    (said,) = problems("--listen", "0.0.0.0:7100", "--insecure")
+    assert "--advertise" in said
+    assert config("--listen", "[::]:7100", "--insecure", "--advertise", "h:7100").advertise
+
+
+def test_an_embedded_etcd_needs_a_directory_and_only_it() -> None:
+    assert "needs --data-dir" in problems("--etcd", "embedded")[0]
+    assert "only an embedded etcd" in problems("--data-dir", "/x")[0]
+
+
+def test_all_problems_come_at_once_each_with_its_place() -> None:
+    said = problems(
+        "--listen", "nonsense", "--replace-after", "-1", "--etcd", "ftp://x", PREFIX="x"
+    )
+    assert len(said) == 4
+    assert any(line.startswith("--listen: 'nonsense' is not HOST:PORT") for line in said)
+    assert any("FORMATION_COORDINATOR_PREFIX: unknown" in line for line in said)
+
+
+def test_an_unknown_flag_names_the_nearest() -> None:
+    assert problems("--lisen", "x:1")[0] == "--lisen: unknown; did you mean --listen?"
+
+
+def test_a_missing_file_is_said() -> None:
+    assert problems("--config", "none.toml")[0].startswith("none.toml: cannot be read")

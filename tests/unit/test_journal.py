@@ -1,0 +1,94 @@
+"""The agent's memory on disk: whole or refused, never half."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formation.model import AgentMemory, Assignment, ProcessType, Release, Slot, Tries
+from formation_agent import journal
+from formation_agent.journal import Journal, JournalError
+
+SLOT = Slot("shop", "web", 1)
+MEMORY = AgentMemory(
+    agent_id="a1",
+    cluster_id="c1",
+    epoch=12,
+    generation=34,
+    assigned=(Assignment(uid="u1", slot=SLOT, release=7, restart_mark=2),),
+    ending=(Assignment(uid="u0", slot=SLOT, release=6),),
+    releases=(Release(app="shop", number=7, types=(ProcessType(name="web", command="x"),)),),
+    ports={SLOT: 20001},
+    tries={"u1": Tries(attempt=3, failures=2)},
+)
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    journal.save(tmp_path, journal.encode(MEMORY))
+    assert journal.load(tmp_path, "new").memory == MEMORY
+    assert (tmp_path / "agent.pb").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_first_start_has_an_empty_memory_under_a_new_id(tmp_path: Path) -> None:
+    opened = journal.load(tmp_path, "new")
+    assert opened == journal.Opened(memory=AgentMemory(agent_id="new"))
+
+
+@given(st.data())
+def test_no_damage_goes_unnoticed(data: st.DataObject) -> None:
+    whole = journal.encode(MEMORY)
+    at = data.draw(st.integers(0, len(whole) - 1))
+    cut = whole[:at]
+    flipped = whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]
+    for damaged in (cut, flipped):
+        with pytest.raises(journal.DamagedError):
+            journal.decode(damaged)
+
+
+def test_a_damaged_file_is_kept_aside_and_the_agent_says_that_it_is_new(tmp_path: Path) -> None:
+    (tmp_path / "agent.pb").write_bytes(b"formation-agent-journal 1 sha256=00\nx")
+    opened = journal.load(tmp_path, "new")
+    assert opened.memory == AgentMemory(agent_id="new")
+    assert "its checksum does not match" in opened.problem
+    assert "\n" not in opened.problem
+    assert (tmp_path / "agent.pb.damaged").exists()
+    assert not (tmp_path / "agent.pb").exists()
+
+
+async def test_orders_are_on_disk_when_the_commit_returns(tmp_path: Path) -> None:
+    kept = Journal(tmp_path, MEMORY)
+    await kept.commit(generation=35, assigned=())
+    on_disk = journal.load(tmp_path, "new").memory
+    assert on_disk == kept.memory == replace(MEMORY, generation=35, assigned=())
+
+
+async def test_what_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    kept = Journal(tmp_path / "missing", MEMORY)
+    with pytest.raises(JournalError, match=r"cannot write .*No such file"):
+        await kept.commit(generation=35)
+    assert kept.memory == MEMORY
+
+
+async def test_small_changes_reach_the_disk_together(tmp_path: Path) -> None:
+    kept = Journal(tmp_path, MEMORY)
+    written = asyncio.Event()
+    tries: dict[str, Tries] = {}
+
+    def collect(memory: AgentMemory) -> AgentMemory:
+        written.set()
+        return replace(memory, tries=dict(tries))
+
+    kept.collect_with(collect)
+    task = asyncio.create_task(kept.run())
+    for number in range(100):
+        tries[f"u{number}"] = Tries(attempt=1)
+        kept.touch()
+    await asyncio.wait_for(written.wait(), 5)
+    await kept.flush()  # waits for the write that has begun
+    task.cancel()
+    assert len(journal.load(tmp_path, "new").memory.tries) == 100

@@ -1,0 +1,92 @@
+"""Which orders an agent obeys."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from formation.model import AgentMemory, Assignment, Assignments, ProcessType, Release, Slot
+from formation_agent import orders
+
+V1 = Release(app="shop", number=1, types=(ProcessType(name="web", command="x"),))
+ONE, TWO = (Assignment(uid=f"u{n}", slot=Slot("shop", "web", n), release=1) for n in (1, 2))
+MEMORY = AgentMemory(
+    agent_id="a", cluster_id="c", epoch=10, generation=5, assigned=(ONE,), releases=(V1,)
+)
+
+
+def complete(*instances: Assignment, epoch: int = 10, results_in: int = 6) -> Assignments:
+    return Assignments(complete=True, epoch=epoch, results_in=results_in, instances=instances)
+
+
+def change(*, applies_to: int = 5, removed: tuple[str, ...] = ()) -> Assignments:
+    return Assignments(
+        complete=False,
+        epoch=10,
+        applies_to=applies_to,
+        results_in=6,
+        instances=(TWO,),
+        removed_uids=removed,
+    )
+
+
+def obeyed(verdict: orders.Verdict) -> tuple[str, ...]:
+    assert isinstance(verdict, orders.Obey)
+    return tuple(item.uid for item in verdict.assigned)
+
+
+def test_a_complete_order_replaces_everything() -> None:
+    assert obeyed(orders.judge(MEMORY, complete(TWO))) == ("u2",)
+    assert obeyed(orders.judge(MEMORY, complete())) == ()
+
+
+def test_the_same_document_again_is_obeyed_and_so_is_a_new_leader() -> None:
+    assert obeyed(orders.judge(MEMORY, complete(ONE, results_in=5))) == ("u1",)
+    assert obeyed(orders.judge(MEMORY, complete(ONE, epoch=11))) == ("u1",)
+
+
+def test_a_change_touches_only_what_it_names() -> None:
+    assert obeyed(orders.judge(MEMORY, change())) == ("u1", "u2")
+    assert obeyed(orders.judge(MEMORY, change(removed=("u1", "unknown")))) == ("u2",)
+
+
+def test_a_gap_asks_for_everything() -> None:
+    assert isinstance(orders.judge(MEMORY, change(applies_to=4)), orders.Resend)
+    assert isinstance(orders.judge(MEMORY, change(applies_to=7)), orders.Resend)
+
+
+@pytest.mark.parametrize(
+    ("order", "why"),
+    [
+        (complete(epoch=9), "refused orders of leader epoch 9, 10 was seen before"),
+        (complete(results_in=4), "refused orders of generation 4, 5 was seen before"),
+        # A restored store whose leader key was made anew.
+        (complete(epoch=99, results_in=4), "refused orders of generation 4"),
+        (replace(change(), epoch=9), "refused orders of leader epoch 9"),
+    ],
+)
+def test_what_is_older_than_what_was_seen_is_refused(order: Assignments, why: str) -> None:
+    verdict = orders.judge(MEMORY, order)
+    assert isinstance(verdict, orders.Refuse)
+    assert verdict.complaint.startswith(why)
+
+
+def test_an_order_without_its_release_is_refused_whole() -> None:
+    stranger = replace(TWO, release=2)
+    verdict = orders.judge(MEMORY, complete(ONE, stranger))
+    assert isinstance(verdict, orders.Refuse)
+    assert verdict.complaint.startswith("shop/web.2 shall run v2")
+
+
+def test_releases_that_nothing_needs_are_dropped() -> None:
+    v2 = replace(V1, number=2)
+    verdict = orders.judge(MEMORY, replace(complete(replace(ONE, release=2)), releases=(v2,)))
+    assert isinstance(verdict, orders.Obey)
+    assert verdict.releases == (v2,)
+
+
+def test_only_the_cluster_that_was_joined_is_obeyed() -> None:
+    assert orders.judge_cluster(MEMORY, "c") == ""
+    assert orders.judge_cluster(replace(MEMORY, cluster_id=""), "d") == ""
+    assert "belongs to cluster d, this agent to c" in orders.judge_cluster(MEMORY, "d")

@@ -1,0 +1,40 @@
+"""When a failed process is tried again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formation.policy import (
+    DELAY_MAX_S,
+    RESET_AFTER_S,
+    SPREAD,
+    failures_after_exit,
+    restart_delay_s,
+)
+
+MIDDLE = 0.5
+
+
+@pytest.mark.parametrize(
+    ("failures", "delay_s"),
+    [(1, 0), (2, 1), (3, 2), (4, 4), (5, 8), (6, 16), (7, 32), (8, 60), (9, 60), (100_000, 60)],
+)
+def test_the_delay_is_nothing_then_one_second_doubled_up_to_a_minute(
+    failures: int, delay_s: float
+) -> None:
+    assert restart_delay_s(failures, MIDDLE) == pytest.approx(delay_s)
+
+
+@given(st.integers(2, 10_000), st.floats(0, 1, exclude_max=True))
+def test_jitter_moves_a_delay_by_at_most_a_tenth(failures: int, jitter: float) -> None:
+    nominal_s = restart_delay_s(failures, MIDDLE)
+    assert abs(restart_delay_s(failures, jitter) - nominal_s) <= nominal_s * SPREAD + 1e-9
+    assert restart_delay_s(failures, jitter) <= DELAY_MAX_S * (1 + SPREAD)
+
+
+def test_every_exit_counts_until_one_process_was_up_for_five_minutes() -> None:
+    assert failures_after_exit(0, up_s=0.1) == 1
+    assert failures_after_exit(4, up_s=RESET_AFTER_S - 0.1) == 5
+    assert failures_after_exit(4, up_s=RESET_AFTER_S) == 1

@@ -1,0 +1,109 @@
+"""Which port a slot gets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from formation.model import Slot
+from formation_agent.ports import Port, Ports, PortsExhausted, is_free
+
+WEB_1, WEB_2, WORKER_1 = Slot("shop", "web", 1), Slot("shop", "web", 2), Slot("shop", "worker", 1)
+
+
+def all_free(_: int) -> bool:
+    return True
+
+
+def all_but(*taken: int) -> Callable[[int], bool]:
+    return lambda number: number not in taken
+
+
+def test_every_slot_gets_a_number_of_its_own() -> None:
+    ports = Ports(range(20000, 20003), is_free=all_free)
+    numbers = [ports.take(slot, 0, None).number for slot in (WEB_1, WEB_2, WORKER_1)]
+    assert numbers == [20000, 20001, 20002]
+
+
+def test_a_slot_keeps_its_port_over_restarts_and_releases() -> None:
+    ports = Ports(range(20000, 20010), is_free=all_free)
+    first = ports.take(WEB_1, 0, None)
+    assert ports.take(WEB_1, 0, None) == first
+    ports.release(WEB_1)
+    assert ports.take(WEB_2, 0, None).number != first.number
+    assert ports.take(WEB_1, 0, None) == first
+
+
+def test_a_port_of_the_journal_comes_first() -> None:
+    ports = Ports(range(20000, 20010), is_free=all_free)
+    ports.remember(WEB_1, 20007)
+    assert ports.take(WEB_2, 0, None).number == 20000
+    assert ports.take(WEB_1, 0, None) == Port(number=20007)
+
+
+def test_a_port_that_is_not_free_is_moved_and_says_from_where() -> None:
+    ports = Ports(range(20000, 20010), is_free=all_but(20000, 20005))
+    assert ports.take(WEB_1, 0, 20005) == Port(number=20001, moved_from=20005)
+    assert ports.take(WEB_2, 0, None) == Port(number=20002)
+
+
+def test_the_port_of_a_running_process_is_held_although_it_is_bound() -> None:
+    ports = Ports(range(20000, 20002), is_free=all_but(20000))
+    ports.hold(WEB_1, 20000)
+    assert ports.take(WEB_2, 0, 20000) == Port(number=20001, moved_from=20000)
+
+
+def test_foreman_numbers_are_5000_and_100_for_each_type() -> None:
+    ports = Ports(range(20000, 20010), foreman_base=5000, is_free=all_free)
+    assert ports.take(WEB_1, 0, None).number == 5000
+    assert ports.take(WEB_2, 0, None).number == 5001
+    assert ports.take(WORKER_1, 1, None).number == 5100
+    assert ports.take(Slot("shop", "web", 100), 0, None).number == 5099
+
+
+def test_instance_101_does_not_take_the_next_types_first_number() -> None:
+    ports = Ports(range(20000, 20010), foreman_base=5000, is_free=all_free)
+    assert ports.take(Slot("shop", "web", 101), 0, None).number == 20000
+
+
+def test_a_taken_foreman_number_is_moved_into_the_range_and_comes_back() -> None:
+    busy = {5000}
+    ports = Ports(range(20000, 20010), foreman_base=5000, is_free=lambda n: n not in busy)
+    assert ports.take(WEB_1, 0, None) == Port(number=20000, moved_from=5000)
+    assert ports.take(WEB_1, 0, None) == Port(number=20000, moved_from=5000)
+    busy.clear()
+    assert ports.take(WEB_1, 0, None) == Port(number=5000)
+
+
+def test_an_exhausted_range_says_how_many_there_are() -> None:
+    ports = Ports(range(20000, 20003), is_free=all_but(20001))
+    ports.take(WEB_1, 0, None)
+    ports.take(WEB_2, 0, None)
+    with pytest.raises(PortsExhausted, match=r"20000-20002: 2 given .* here, 1 in use by others"):
+        ports.take(WORKER_1, 1, None)
+    ports.release(WEB_1)
+    assert ports.take(WORKER_1, 1, None).number == 20000
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_with_a_listener_on_any_address_is_not_free(address: str) -> None:
+    with socket.socket() as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        number = listener.getsockname()[1]
+        assert not is_free(number)
+    assert is_free(number)
+
+
+def test_connections_that_wait_out_their_end_do_not_make_a_port_taken() -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        number = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", number)):
+            accepted, _ = listener.accept()
+            accepted.close()  # closes first, so that this side waits
+    assert is_free(number)
