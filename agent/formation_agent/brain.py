@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from formation import __version__
 from formation.model import HOST_NAME, HostStatus
@@ -196,13 +197,17 @@ class Agent:
         log.info("stopping everything on this host")
         await self._supervisor.stop_all()
         self._session.goodbye()
+        changes: dict[str, Any] = {}
         try:
             await asyncio.wait_for(self._session.left.wait(), GOODBYE_WITHIN_S)
             # They will be run elsewhere: a later start of this agent must not bring them back.
-            await self._journal.commit(assigned=())
+            changes = {"assigned": ()}
         except TimeoutError:
             log.warning("no coordinator took the goodbye")
-            await self._journal.flush()
+        try:
+            await self._journal.commit(**changes)
+        except JournalError as error:
+            log.warning("%s", error)
         self._processes.bye()
         raise _Finished
 

@@ -37,6 +37,7 @@ class Child:
         "empty",
         "exit",
         "forgotten",
+        "group_gone",
         "key",
         "killed",
         "mark",
@@ -58,6 +59,7 @@ class Child:
         self.stdout = spawned.stdout
         self.stderr = spawned.stderr
         self.exit: Message | None = None
+        self.group_gone = False
         self.empty = False
         self.killed = False
         self.forgotten = False
@@ -149,14 +151,23 @@ class Children:
 
     def _signal_tree(self, child: Child, signum: int) -> None:
         child.killed = child.killed or signum == signal.SIGKILL
-        for group in self._groups_of_orphans(child):
-            os.killpg(group, signum)
-        os.killpg(child.pid, signum)
+        denied: PermissionError | None = None
+        for group in self._groups_of(child):
+            try:
+                os.killpg(group, signum)
+            except ProcessLookupError:
+                continue
+            except PermissionError as error:
+                denied = error
+        if denied is not None:
+            raise denied
 
-    def _groups_of_orphans(self, child: Child) -> set[int]:
-        """The groups, other than its own, in which processes of this stay went on."""
+    def _groups_of(self, child: Child) -> set[int]:
+        """Its own group, and those in which orphans of this stay went on."""
         groups = {os.getpgid(pid) for pid in self._orphans().get(child.mark, ())}
-        return groups - {child.pid, os.getpgrp()}
+        if not child.group_gone:
+            groups.add(child.pid)
+        return groups - {os.getpgrp()}
 
     # --- exits ----------------------------------------------------------------------------------
 
@@ -190,7 +201,7 @@ class Children:
 
     def _emptied(self) -> list[Child]:
         """The lingering trees that are now empty; kills what shows up of killed ones."""
-        groupless = [child for child in self._lingering.values() if not _group_exists(child.pid)]
+        groupless = [child for child in self._lingering.values() if _group_is_gone(child)]
         if not groupless:
             return []
         orphans = self._orphans()
@@ -198,7 +209,7 @@ class Children:
         for child in groupless:
             left = orphans.get(child.mark, ())
             for pid in left if child.killed else ():
-                os.kill(pid, signal.SIGKILL)  # handed to us and not yet reaped
+                _kill_orphan(pid)
             if not left:
                 child.empty = True
                 del self._lingering[child.key]
@@ -227,11 +238,21 @@ def _undo(spawned: Spawned) -> None:
     os.close(spawned.stderr)
 
 
-def _group_exists(group: int) -> bool:
+def _kill_orphan(pid: int) -> None:
+    """Handed to us and not yet reaped, so the number is its own."""
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
+        os.kill(pid, signal.SIGKILL)
     except PermissionError:
-        return True
-    return True
+        return  # another user's by now; it stays in the way of "empty"
+
+
+def _group_is_gone(child: Child) -> bool:
+    """Once it was, its number may come to mean another group."""
+    if not child.group_gone:
+        try:
+            os.killpg(child.pid, 0)
+        except ProcessLookupError:
+            child.group_gone = True
+        except PermissionError:
+            return False
+    return child.group_gone

@@ -53,16 +53,16 @@ def plan(command: str) -> Command:
     try:
         words = _Reader(line).words()
     except _NotSimple:
-        return _whole(line)
+        return _whole(command)
     assignments = [word.assigns for word in words if word.assigns]
     arguments = [word for word in words if not (word.assigns or word.redirected)]
     if not arguments:
-        return _whole(line)
+        return _whole(command)
     first = arguments[0]
     if first.text == "exec" and not assignments:
         return _after_exec(line, words, arguments)
     if first.text in _SHELL_WORDS or not (first.literal or "/" in first.text):
-        return _whole(line)  # or may turn out to be one of them
+        return _whole(command)  # or may turn out to be one of them
     if len(arguments) == len(words) and all(word.literal for word in words):
         return Command(argv=tuple(word.text for word in words), program=first.text)
     program = first.text if first.literal and "PATH" not in assignments else None

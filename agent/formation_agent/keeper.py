@@ -260,7 +260,7 @@ class Keeper:
                     self._brain.finished = True
                 case unknown:
                     _say(f"a newer brain asks for {unknown!r}, which this keeper does not know")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OSError) as error:
             _say(f"dropped a message of the brain: {error!r}")
 
     # --- what the brain asks for ----------------------------------------------------------------
@@ -276,8 +276,8 @@ class Keeper:
     def _signal(self, key: str, signum: int, *, whole_group: bool) -> None:
         try:
             self._children.signal(key, signum, whole_group=whole_group)
-        except PermissionError:
-            _say(f"no permission to send signal {signum} to {key}")
+        except OSError as error:
+            _say(f"cannot send signal {signum} to {key}: {error.strerror}")
 
     def _lock(self, path: str) -> None:
         """Held by the keeper until it ends, whatever happens to brains."""

@@ -61,7 +61,7 @@ def send(end: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()
 def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors (now ours, close-on-exec); None at the end of file.
 
-    Raises BlockingIOError when there is none yet. Fewer descriptors than were sent arrive when
+    Raises BlockingIOError when there is none yet, ValueError for one that is lost. Fewer descriptors than were sent arrive when
     this process has no room for more.
     """
     space = socket.CMSG_SPACE(_FDS_MAX * array.array("i").itemsize)
@@ -76,6 +76,8 @@ def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
         fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     received = list(fds)
     message: Message = json.loads(data)
+    if "memfd" in message and not received:
+        raise ValueError("no descriptor was free for its content")
     if "memfd" in message:
         message = json.loads(_take_memory_file(received.pop(), message["memfd"]))
     return message, received

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,7 +214,7 @@ class Logs:
         ordinal: int = 0,
         tail_lines: int,
         follow: bool,
-    ) -> AsyncIterator[LogBatch]:
+    ) -> AsyncGenerator[LogBatch, None]:
         """The last `tail_lines` of every slot that matches (-1: all), merged by time.
 
         Then one batch with `history_done`; then, with `follow`, what comes, also from slots that

@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # the stubs know this class, the generated code does not
     from formation.v1.agent_pb2_grpc import AgentAsyncStub
 
 BATCH_PERIOD_S = 0.1
+# What follows at once from one event, such as a crash and the new process, is one message.
+GATHER_S = 0.02
 WELCOME_WITHIN_S = 10.0
 # A session that held this long was a good one: the next dial starts without back-off.
 STEADY_AFTER_S = 5.0
@@ -319,10 +321,10 @@ class Writer:
                 await self._call.write(pb.AgentMessage(heartbeat=pb.Heartbeat()))
                 self._heartbeat_at_s = self._next_heartbeat_s()
                 continue
+            await asyncio.sleep(GATHER_S)
             if await self._tell():
                 return
-            # What happens meanwhile goes into one batch.
-            await asyncio.sleep(BATCH_PERIOD_S)
+            await asyncio.sleep(BATCH_PERIOD_S - GATHER_S)
 
     async def _tell(self) -> bool:
         """All there is to say now; True when that was the goodbye."""

@@ -158,6 +158,10 @@ class Supervisor:
 
     async def obey(self, order: orders.Obey) -> None:
         """On disk first, then done. Raises `JournalError` and does nothing."""
+        # A session that breaks meanwhile must not leave orders written but not followed.
+        await asyncio.shield(self._obey(order))
+
+    async def _obey(self, order: orders.Obey) -> None:
         self._releases = {**self._releases, **orders.by_key(order.releases)}
         await self._journal.commit(
             epoch=order.epoch, generation=order.generation, assigned=order.assigned

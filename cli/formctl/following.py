@@ -59,7 +59,7 @@ class LogFeed:
 
         When lines have been written before, what comes now is looked through for what was missed.
         """
-        if self.is_live:
+        if self.is_live or self._seen is not None:
             self._seen = {key: _Mark(mark.at_us, mark.lines) for key, mark in self._marks.items()}
         resumes = self._seen is not None
         all_lines = resumes or self._tail_lines == ALL_LINES

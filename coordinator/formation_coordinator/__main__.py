@@ -30,6 +30,8 @@ def main() -> None:
         config = read_config(sys.argv[1:], os.environ, lambda path: Path(path).read_text("utf-8"))
     except ConfigError as error:
         sys.exit(_complain(error.problems))
+    # gRPC's own lines say again, in its own words, what we say in ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     setup_logging(PROGRAM.name, verbose=config.verbose)
     sys.exit(asyncio.run(_run(config)))
 

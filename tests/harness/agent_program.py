@@ -17,11 +17,11 @@ PROGRAM = Path(sys.executable).with_name("formation-agent")
 class AgentProgram:
     """`async with AgentProgram(directory, "--name", "b") as agent:`; nothing of it survives."""
 
-    def __init__(self, directory: Path, *argv: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, *argv: str, before: tuple[str, ...] = ()) -> None:
+        """`before`: a command that executes the rest of its words, such as setpriv."""
         self.state_dir = directory / "state"
         self.output = directory / "agent.log"
-        self.argv = (str(PROGRAM), "--state-dir", str(self.state_dir), *argv)
-        self.env = {**os.environ, **(env or {})}
+        self.argv = (*before, str(PROGRAM), "--state-dir", str(self.state_dir), *argv)
         self.process: subprocess.Popen[bytes] | None = None
         self._seen: dict[int, psutil.Process] = {}
 
@@ -35,7 +35,7 @@ class AgentProgram:
     def start(self) -> None:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                self.argv, env=self.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                self.argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
     @property

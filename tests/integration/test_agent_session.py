@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 from agent_program import AgentProgram, runs
 from eventually import eventually
 from fake_coordinator import FakeCoordinator
+from keeper_rig import NOBODY
 
 from formation.model import Assignment, InstanceState, ProcessType, Release, Slot
 
@@ -182,8 +184,28 @@ async def test_a_child_that_ignores_the_signal_is_killed_after_its_grace(
     await coordinator.sees_gone("u1")
     assert 1.0 <= time.monotonic() - began_s < 3.0
     assert not is_alive(pid)
-    reasons = [item.reason for item in coordinator.history if item.state is STOPPING]
-    assert reasons[-1] == "no longer wanted on this host; not gone within 1 s: killed"
+    assert "web.1: no longer wanted on this host; not gone within 1 s: killed" in agent.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+async def test_an_ordinary_user_can_run_an_agent() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o777)
+        coordinator = FakeCoordinator(f"unix:{directory / 'c.sock'}")
+        async with (
+            coordinator,
+            AgentProgram(
+                directory, "--name", "b", "--coordinator", coordinator.address, before=NOBODY
+            ) as agent,
+        ):
+            (directory / "c.sock").chmod(0o777)
+            await coordinator.assign(stay("u1"), releases=[release(web=SLEEP)])
+            pid = (await coordinator.sees("u1", HEALTHY)).pid
+            assert psutil.Process(pid).uids().real == 65534
+            agent.signal(signal.SIGTERM)
+            assert await agent.ended() == 0
+            assert not is_alive(pid)
 
 
 # -- deaths ----------------------------------------------------------------------------------------
@@ -371,7 +393,8 @@ async def test_logs_are_pushed_with_their_history_and_then_live(
         lambda: any(push.history_done for push in coordinator.pushes.get("follow", []))
     )
     gate.touch()
-    os.kill((await coordinator.sees("u1", HEALTHY)).pid, signal.SIGCONT)
+    pid = coordinator.table["u1"].pid
+    await eventually(lambda: psutil.Process(pid).name() == "sleep")
     await coordinator.assign()  # its end completes the last line
     await eventually(lambda: coordinator.lines("follow") == [b"live"])
     line = next(line for push in coordinator.pushes["follow"] for line in push.lines)

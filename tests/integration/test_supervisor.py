@@ -146,7 +146,7 @@ async def bench(tmp_path: Path) -> Bench:
 
 async def test_orders_are_on_disk_before_anything_is_spawned(bench: Bench) -> None:
     class Suspicious(FakeChildren):
-        def spawn(self, key: str, **words: object) -> None:  # type: ignore[override]
+        def spawn(self, key: str, **words: object) -> None:
             on_disk = load(bench.directory, "new").memory
             assert [item.uid for item in on_disk.assigned] == ["u1"]
             self.spawned.append(key)
@@ -175,7 +175,7 @@ async def test_a_slot_is_handed_over_when_the_old_tree_is_empty(bench: Bench) ->
     bench.supervisor.hear(processes.TreeEmpty(key="old:1"))
     assert bench.children.spawned == ["old:1", "new:1"]
     assert bench.children.environments["new:1"]["PORT"] == port
-    assert bench.supervisor.take_changes().gone_uids == ()  # told with statuses() above
+    assert bench.supervisor.take_changes().gone_uids == ("old",)
     assert bench.state("old") is None
 
 

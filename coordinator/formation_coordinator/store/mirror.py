@@ -27,7 +27,7 @@ from formation_coordinator.store.base import (
     StoreError,
     WatchBatch,
 )
-from formation_coordinator.store.keys import MIRRORED
+from formation_coordinator.store.keys import CLUSTER, MIRRORED
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ _EVERYTHING = Span.prefix("")
 _RETRY_S_MAX = 2.0
 # A watch that broke sooner than this is not asked again at once.
 _STEADY_S = 5.0
+_CONTACT_S = 2.0
 # How long `wait_for` trusts the watch before it looks for itself.
 _PATIENCE_S = 1.0
 
@@ -108,6 +109,8 @@ class Mirror:
             before_sleep=self._list_failed,
         ):
             with attempt:
+                # Listing a large cluster may take long; whether etcd is there is known soon.
+                await self._store.get(CLUSTER, timeout_s=_CONTACT_S)
                 snapshot = await self._store.ranges(self._spans)
         if snapshot.revision < self.revision:
             log.warning(

@@ -1,0 +1,79 @@
+"""What the README shows is what happens: its tour is typed in and its output compared in shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dev import Dev
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tour() -> list[tuple[str, list[str]]]:
+    """(command, shown output) of every `$` line in the README's console blocks."""
+    steps: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                steps.append((line[2:], []))
+            else:
+                steps[-1][1].append(line)
+    return steps
+
+
+def shape(line: str) -> str:
+    """Times, pids, ports, counts and hosts differ from run to run; words do not."""
+    line = re.sub(r"\d[\d.:-]*", "0", line)
+    line = re.sub(r"\b(on|b|a|c|h) ?[abc]\b", "H", line)
+    return re.sub(r"\s+", " ", line).strip()
+
+
+def words_of(lines: list[str]) -> set[str]:
+    known = {"healthy", "stopped", "ready", "restarting", "INSTANCE", "HOST", "APP", "WHEN"}
+    return {word for line in lines for word in line.split() if word in known}
+
+
+@pytest.fixture(scope="module")
+def hello() -> Iterator[Dev]:
+    flags = ("--agents", "3", "-m", "web=3,worker=2,clock=1")
+    with Dev(ROOT / "examples" / "hello", *flags) as dev:
+        dev.wait_line("ready: ")
+        dev.wait_line("worker.2 did job 2")
+        yield dev
+
+
+def test_the_tour_has_steps() -> None:
+    assert len(tour()) >= 8
+
+
+@pytest.mark.parametrize(("command", "shown"), tour())
+def test_the_tours_commands_do_what_is_shown(hello: Dev, command: str, shown: list[str]) -> None:
+    program, *words = command.split()
+    assert program == "formctl"
+    done = hello.formctl(*words)
+    printed = done.stdout.splitlines()
+    assert words_of(shown) <= words_of(printed)
+    if "..." not in shown and words[0] in ("ps", "hosts", "apps", "scale"):
+        assert len(printed) == len(shown)
+    assert shape(shown[-1]).split()[-1] == shape(printed[-1]).split()[-1]
+
+
+def test_every_document_that_is_linked_exists() -> None:
+    missing = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert missing == []
+
+
+def test_every_program_that_the_reading_order_names_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Reading order") : text.index("## Licence")]
+    tracked = {path.name for path in ROOT.glob("*/*/**/*.py")}
+    named = {name.rsplit("/", 1)[-1] for name in re.findall(r"`([\w/]+\.py)`", section)}
+    assert named - tracked == set()

@@ -1,0 +1,272 @@
+"""Real pipes and processes into the log room and out again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+
+import pytest
+from eventually import eventually
+
+from formation.model import Slot
+from formation_agent.logs import Line, LogBatch, Logs
+
+WEB_1, WEB_2 = Slot("shop", "web", 1), Slot("shop", "web", 2)
+CLOCK = Slot("other", "clock", 1)
+DEADLINE_S = 30.0
+
+
+class Pipes:
+    """Both ends of a child's outputs; the test writes."""
+
+    def __init__(self, logs: Logs, slot: Slot) -> None:
+        out, self.out = os.pipe()
+        err, self.err = os.pipe()
+        logs.attach(slot, out, err)
+
+    def close(self) -> None:
+        os.close(self.out)
+        os.close(self.err)
+
+
+@contextmanager
+def room(directory: Path, *, max_bytes: int = 1 << 30, files: int = 5) -> Iterator[Logs]:
+    logs = Logs(directory, max_bytes=max_bytes, files=files, host="host-a")
+    try:
+        yield logs
+    finally:
+        logs.close()
+
+
+async def run(logs: Logs, slot: Slot, script: str) -> None:
+    """A child whose pipes go straight to the room, until all of it is in the file."""
+    out, out_end = os.pipe()
+    err, err_end = os.pipe()
+    logs.attach(slot, out, err)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=out_end, stderr=err_end
+    )
+    os.close(out_end)
+    os.close(err_end)
+    assert await process.wait() == 0
+    assert await logs.drained(slot, DEADLINE_S)
+
+
+async def history(logs: Logs, slot: Slot = WEB_1, tail_lines: int = -1) -> list[Line]:
+    lines: list[Line] = []
+    done = []
+    async for batch in logs.read(
+        app=slot.app, type=slot.type, ordinal=slot.ordinal, tail_lines=tail_lines, follow=False
+    ):
+        lines += batch.lines
+        done.append(batch.history_done)
+    assert done.count(True) == 1
+    assert done[-1]
+    return lines
+
+
+def original(lines: list[Line], *, stderr: bool = False) -> bytes:
+    """What the process wrote on that stream."""
+    mine = [line for line in lines if line.stderr == stderr]
+    return b"".join(line.text if line.partial else line.text + b"\n" for line in mine)
+
+
+async def until(batches: AsyncIterator[LogBatch], text: bytes) -> list[Line]:
+    """The lines up to and with the first that has this text."""
+    lines: list[Line] = []
+    async with asyncio.timeout(DEADLINE_S):
+        async for batch in batches:
+            lines += batch.lines
+            if any(line.text == text for line in batch.lines):
+                return lines
+    raise AssertionError(f"no {text!r}")
+
+
+async def test_binary_output_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 500 + b"\n" + b"\r\n\x0b\x0c\xe2\x80\xa8\xff\n" + b"end"
+    script = f"import sys; sys.stdout.buffer.write(bytes(range(256)) * 500 + {data[128000:]!r})"
+    with room(tmp_path) as logs:
+        await run(logs, WEB_1, script)
+        assert original(await history(logs)) == data
+
+
+async def test_two_hundred_thousand_lines_come_back_byte_for_byte(tmp_path: Path) -> None:
+    script = "import sys\nfor n in range(200_000): sys.stdout.write(f'line {n} of many\\n')"
+    with room(tmp_path) as logs:
+        await run(logs, WEB_1, script)
+        expected = b"".join(b"line %d of many\n" % n for n in range(200_000))
+        assert original(await history(logs)) == expected
+
+
+async def test_ten_megabytes_without_a_newline_are_cut_and_come_back(tmp_path: Path) -> None:
+    script = "import sys; sys.stdout.write('0123456789' * 1_000_000)"
+    with room(tmp_path) as logs:
+        await run(logs, WEB_1, script)
+        lines = await history(logs)
+        assert original(lines) == b"0123456789" * 1_000_000
+        assert all(line.partial and len(line.text) <= 65536 for line in lines)
+        assert len(lines) == -(-10_000_000 // 65536)
+
+
+async def test_two_streams_keep_their_own_halves_of_lines(tmp_path: Path) -> None:
+    script = (
+        "import os\n"
+        "for n in range(2000):\n"
+        "    os.write(1, b'out %d ' % n); os.write(2, b'err %d ' % n)\n"
+        "    os.write(1, b'.\\n'); os.write(2, b'.\\n')\n"
+    )
+    with room(tmp_path) as logs:
+        await run(logs, WEB_1, script)
+        lines = await history(logs)
+        assert original(lines) == b"".join(b"out %d .\n" % n for n in range(2000))
+        assert original(lines, stderr=True) == b"".join(b"err %d .\n" % n for n in range(2000))
+
+
+async def test_a_last_line_without_a_newline_is_kept(tmp_path: Path) -> None:
+    with room(tmp_path) as logs:
+        await run(logs, WEB_1, "import sys; print('a'); sys.stdout.write('last words')")
+        lines = await history(logs)
+        assert [(line.text, line.partial) for line in lines] == [
+            (b"a", False),
+            (b"last words", True),
+        ]
+        raw = (tmp_path / "shop" / "web.1.log").read_bytes().splitlines()
+        assert raw[1].endswith(b"Z OP last words")
+
+
+async def test_all_of_many_rotated_files_is_history(tmp_path: Path) -> None:
+    script = "for n in range(20_000): print('line', n)"
+    with room(tmp_path, max_bytes=100_000, files=100) as logs:
+        await run(logs, WEB_1, script)
+        assert len(os.listdir(tmp_path / "shop")) > 5
+        lines = await history(logs)
+        assert original(lines) == b"".join(b"line %d\n" % n for n in range(20_000))
+        assert [line.text for line in await history(logs, tail_lines=3)] == [
+            b"line 19997",
+            b"line 19998",
+            b"line 19999",
+        ]
+
+
+async def test_a_follower_sees_every_line_once_over_rotations(tmp_path: Path) -> None:
+    with room(tmp_path, max_bytes=5_000, files=50) as logs:
+        pipes = Pipes(logs, WEB_1)
+        os.write(pipes.out, b"before\n")
+        seen: list[Line] = []
+        async with aclosing(logs.read(app="shop", tail_lines=-1, follow=True)) as batches:
+            seen += await until(batches, b"before")
+            for number in range(1000):
+                os.write(pipes.out, b"%d\n" % number)
+                if number % 100 == 99:
+                    seen += await until(batches, b"%d" % number)
+        pipes.close()
+        expected = [b"before", *(b"%d" % number for number in range(1000))]
+        assert [line.text for line in seen] == expected
+
+
+async def test_a_follower_gets_slots_that_appear_later_and_only_those_that_match(
+    tmp_path: Path,
+) -> None:
+    with room(tmp_path) as logs:
+        async with aclosing(
+            logs.read(app="shop", type="web", tail_lines=0, follow=True)
+        ) as batches:
+            assert (await anext(batches)).history_done
+            for slot in (CLOCK, WEB_2, WEB_1):
+                pipes = Pipes(logs, slot)
+                os.write(pipes.err, b"from %s\n" % str(slot).encode())
+                pipes.close()
+            lines = await until(batches, b"from shop/web.2")
+            if len(lines) < 2:
+                lines += await until(batches, b"from shop/web.1")
+        assert {(line.slot, line.text, line.stderr, line.host) for line in lines} == {
+            (WEB_1, b"from shop/web.1", True, "host-a"),
+            (WEB_2, b"from shop/web.2", True, "host-a"),
+        }
+
+
+async def test_the_history_of_several_slots_is_in_the_order_of_time(tmp_path: Path) -> None:
+    now_us = iter(range(1_000_000, 10_000_000, 1_000))
+    logs = Logs(tmp_path, max_bytes=1 << 20, files=2, host="host-a", now_us=lambda: next(now_us))
+    one, two = Pipes(logs, WEB_1), Pipes(logs, WEB_2)
+    async with aclosing(logs.read(tail_lines=0, follow=True)) as batches:
+        for number in range(6):
+            os.write((one if number % 2 else two).out, b"%d\n" % number)
+            await until(batches, b"%d" % number)
+    one.close()
+    two.close()
+    found = [
+        line.text async for batch in logs.read(tail_lines=2, follow=False) for line in batch.lines
+    ]
+    assert found == [b"2", b"3", b"4", b"5"]
+    logs.close()
+
+
+async def test_a_pipe_that_somebody_else_holds_is_read_and_let_go(tmp_path: Path) -> None:
+    with room(tmp_path) as logs:
+        pipes = Pipes(logs, WEB_1)
+        os.write(pipes.out, b"in the pipe\nhalf")
+        assert not await logs.drained(WEB_1, 0.01)
+        os.write(pipes.out, b" a line")
+        logs.close_pipes(WEB_1)
+        assert await logs.drained(WEB_1, 0.01)
+        assert [line.text for line in await history(logs)] == [b"in the pipe", b"half a line"]
+        with pytest.raises(BrokenPipeError):
+            os.write(pipes.out, b"too late")
+        pipes.close()
+
+
+async def test_the_next_process_of_a_slot_continues_its_file(tmp_path: Path) -> None:
+    with room(tmp_path) as logs:
+        for word in ("one", "two"):
+            await run(logs, WEB_1, f"print({word!r})")
+        logs.note(WEB_1, "a word\nof ours")
+        texts = [line.text for line in await history(logs)]
+        assert texts == [b"one", b"two", b"[formation] a word of ours"]
+    with room(tmp_path) as logs:
+        assert len(await history(logs)) == 3
+
+
+async def test_a_slot_without_pipes_is_drained(tmp_path: Path) -> None:
+    with room(tmp_path) as logs:
+        logs.attach(WEB_1, -1, -1)
+        assert await logs.drained(WEB_1, 0.0)
+        assert await history(logs) == []
+
+
+async def test_a_disk_that_takes_nothing_does_not_stop_the_child_and_is_told_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "shop").mkdir()
+    path = tmp_path / "shop" / "web.1.log"
+    path.symlink_to("/dev/full")
+    with room(tmp_path) as logs:
+        pipes = Pipes(logs, WEB_1)
+        await run(logs, WEB_2, "print('x')")
+        size = await asyncio.to_thread(os.write, pipes.out, b"lost\n" * 1000)
+        await eventually(lambda: caplog.records, what="a warning")
+        path.unlink()
+        os.write(pipes.out, b"kept\n")
+        pipes.close()
+        assert await logs.drained(WEB_1, DEADLINE_S)
+        texts = [line.text for line in await history(logs)]
+        assert texts == [b"[formation] dropped %d bytes: No space left on device" % size, b"kept"]
+
+
+async def test_closing_the_room_ends_its_followers(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, max_bytes=1 << 20, files=2, host="host-a")
+
+    async with aclosing(logs.read(tail_lines=-1, follow=True)) as batches:
+        assert (await anext(batches)).history_done
+        rest = asyncio.ensure_future(anext(batches, None))
+        logs.close()
+        assert await asyncio.wait_for(rest, DEADLINE_S) is None
+
+
+async def test_a_slot_that_would_leave_the_directory_is_refused(tmp_path: Path) -> None:
+    with room(tmp_path) as logs, pytest.raises(ValueError, match="no file can be named"):
+        logs.attach(Slot("..", "web", 1), -1, -1)

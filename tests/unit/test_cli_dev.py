@@ -1,0 +1,214 @@
+"""`formctl dev`, its parts without a cluster: what is started, and what is said of it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+
+from formation.model import InstanceState, InstanceStatus, ProcessType, Slot
+from formctl.dev import plan
+from formctl.dev.console import Console
+from formctl.dev.daemons import restart_delay_s
+from formctl.dev.narrator import Exit, Narrator
+from formctl.loglines import Line, Painter, clock
+from formctl.spec import AppSpec
+from formctl.views import Instance, Update
+
+NOW_MS = 1_000_000
+BACKOFF, STARTING, HEALTHY = InstanceState.BACKOFF, InstanceState.STARTING, InstanceState.HEALTHY
+
+
+def dev_plan(**changes: object) -> plan.Plan:
+    types = (ProcessType(name="web", command="a"), ProcessType(name="mail", command="b"))
+    spec = AppSpec(source="Procfile", directory="/shop", types=types)
+    wanted = plan.Plan(spec=spec, app="shop", quantities={"web": 12, "mail": 0})
+    return replace(wanted, **changes)  # type: ignore[arg-type]
+
+
+class Story:
+    """One instance, web.1, as its agent reports it."""
+
+    def __init__(self) -> None:
+        self.narrator = Narrator("shop", dev_plan().foreman_port)
+        status = InstanceStatus(
+            uid="u1", slot=Slot("shop", "web", 1), release=1, state=STARTING, port=5000
+        )
+        self.seen = Instance(status=status, host="a")
+        self.exits: list[Exit] = []
+
+    def report(self, state: InstanceState, **changes: object) -> list[str]:
+        status = replace(self.seen.status, state=state, **changes)  # type: ignore[arg-type]
+        self.seen = replace(self.seen, status=status)
+        return self.feed(Update(changed=(self.seen,)))
+
+    def feed(self, update: Update) -> list[str]:
+        told = self.narrator.feed(update, now_ms=NOW_MS)
+        self.exits += told.exits
+        return list(told.lines)
+
+
+def test_a_start_is_told_once_with_its_pid() -> None:
+    story = Story()
+    assert story.report(STARTING, attempt=1) == []
+    assert story.report(STARTING, pid=42) == ["web.1 started with pid 42"]
+    assert story.report(HEALTHY) == []
+    assert story.feed(Update(complete=True, changed=(story.seen,))) == []
+
+
+def test_a_moved_port_is_told_with_the_one_that_was_taken() -> None:
+    story = Story()
+    lines = story.report(STARTING, attempt=1, pid=42, port=20001)
+    assert lines == ["web.1 started with pid 42 on port 20001, since 5000 is taken"]
+
+
+def test_an_exit_and_the_wait_for_the_next_try_are_told() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    lines = story.report(
+        BACKOFF, pid=0, reason="exit 3 after 2 s", last_exit="exit 3", retry_at_ms=NOW_MS + 1_500
+    )
+    assert lines == ["web.1 exited with code 3", "web.1 restarting in 2s…"]
+    assert story.report(BACKOFF, retry_at_ms=NOW_MS + 1_000) == []
+    assert story.exits == [Exit("web.1", 3)]
+
+
+def test_a_restart_between_two_reports_is_told_whole() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    lines = story.report(STARTING, attempt=2, pid=43, last_exit="signal KILL")
+    assert lines == [
+        "web.1 killed by signal KILL",
+        "web.1 restarting…",
+        "web.1 started with pid 43",
+    ]
+    assert story.exits == [Exit("web.1", 137)]
+
+
+def test_what_cannot_start_is_told_with_its_reason() -> None:
+    story = Story()
+    lines = story.report(BACKOFF, attempt=1, reason="command not found: x")
+    assert lines == ["web.1 cannot start: command not found: x", "web.1 restarting…"]
+    assert story.exits == [Exit("web.1", 127)]
+    lines = story.report(STARTING, attempt=3)
+    assert lines[0] == "web.1 cannot start: command not found: x"
+
+
+def test_an_end_with_its_agent_is_no_exit_of_its_own() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    lines = story.report(STARTING, attempt=2, pid=0)
+    assert lines == ["web.1 ended with its agent", "web.1 restarting…"]
+    assert story.exits == []
+
+
+def test_a_wanted_stop_is_no_exit() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    assert story.report(InstanceState.STOPPING) == []
+    assert story.narrator.running() == ["web.1 (pid 42)"]
+    assert story.report(InstanceState.STOPPED, pid=0, last_exit="exit 1") == ["web.1 stopped"]
+    assert story.feed(Update(gone_uids=("u1",))) == []
+    assert story.exits == []
+
+
+def test_what_is_gone_without_a_word_has_stopped() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    assert story.feed(Update(complete=True)) == ["web.1 stopped"]
+
+
+def test_a_slot_without_a_place_gives_its_reason_once() -> None:
+    story = Story()
+    pending = InstanceStatus(
+        uid="shop/web.2",
+        slot=Slot("shop", "web", 2),
+        release=1,
+        state=InstanceState.PENDING,
+        reason="no room",
+    )
+    waits = Update(changed=(Instance(status=pending),))
+    assert story.feed(waits) == ["web.2 waits for a place: no room"]
+    assert story.feed(waits) == []
+    assert story.feed(Update(gone_uids=("shop/web.2",))) == []
+
+
+def test_other_apps_are_not_spoken_of() -> None:
+    story = Story()
+    status = replace(story.seen.status, slot=Slot("other", "web", 1), pid=1, attempt=1)
+    assert story.feed(Update(changed=(Instance(status=status),))) == []
+
+
+def test_agents_have_names_and_disjoint_ports_of_their_own() -> None:
+    programs = plan.agents("py", "/run/x", dev_plan(agents=3))
+    assert [program.name for program in programs] == ["agent a", "agent b", "agent c"]
+    words = [program.argv for program in programs]
+    ranges = [argv[argv.index("--port-range") + 1] for argv in words]
+    assert ranges == ["20000-20999", "21000-21999", "22000-22999"]
+    assert len({argv[argv.index("--state-dir") + 1] for argv in words}) == 3
+    assert all("--inherit-env" in argv for argv in words)
+    assert all(argv[argv.index("--foreman-ports") + 1] == "5000" for argv in words)
+    assert "--foreman-ports" not in plan.agents("py", "/run/x", dev_plan(port_base=0))[0].argv
+
+
+def test_the_coordinator_listens_where_the_agents_call() -> None:
+    argv = plan.coordinator("py", "/run/x").argv
+    agent = plan.agents("py", "/run/x", dev_plan())[0].argv
+    assert argv[argv.index("--listen") + 1] == agent[agent.index("--coordinator") + 1]
+    assert argv[argv.index("--etcd") + 1] == "embedded"
+
+
+def test_daemons_get_the_users_environment_without_settings_for_other_daemons() -> None:
+    environ = {"PATH": "/bin", "FORMATION_AGENT_NAME": "x", "FORMATION_COORDINATOR": "y"}
+    assert plan.environment(environ) == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize(
+    ("type_name", "ordinal", "port"),
+    [("web", 1, 5000), ("web", 100, 5099), ("web", 101, 0), ("mail", 2, 5101)],
+)
+def test_foreman_ports_are_counted_by_type_and_instance(
+    type_name: str, ordinal: int, port: int
+) -> None:
+    assert dev_plan().foreman_port(type_name, ordinal) == port
+    assert dev_plan(port_base=0).foreman_port(type_name, ordinal) == 0
+
+
+def test_a_grace_that_is_given_holds_for_every_type() -> None:
+    types = dev_plan().spec.types
+    assert [spec.stop_grace_s for spec in plan.with_grace(types, 2.0)] == [2.0, 2.0]
+    assert plan.with_grace(types, None) == types
+
+
+def test_a_daemon_that_dies_again_and_again_is_started_ever_more_slowly() -> None:
+    assert [restart_delay_s(deaths) for deaths in (1, 2, 3, 5, 6, 1000)] == [
+        0.5, 1.0, 2.0, 8.0, 10.0, 10.0,
+    ]  # fmt: skip
+
+
+class GonePipe(io.BytesIO):
+    def write(self, raw: object) -> int:
+        raise BrokenPipeError
+
+
+def test_output_has_foremans_form_and_counts_lines() -> None:
+    out = io.BytesIO()
+    painter = Painter(colour=False, terminal=False, names=dev_plan().slots)
+    console = Console(out, painter, now_us=lambda: 0)
+    console.system("a\nb")
+    console.lines([Line(at_us=0, sequence=0, name="web.1", text=b"\xff")])
+    time = clock(0).encode()
+    assert out.getvalue() == (
+        time + b" system | a\n" + time + b" system | b\n" + time + b" web.1  | \xff\n"
+    )
+    assert console.lines_written == 1
+
+
+def test_a_reader_that_has_gone_ends_the_session_once() -> None:
+    gone: list[str] = []
+    painter = Painter(colour=False, terminal=False)
+    console = Console(GonePipe(), painter, now_us=lambda: 0, on_gone=lambda: gone.append("gone"))
+    console.system("a")
+    console.system("b")
+    assert gone == ["gone"]

@@ -1,0 +1,214 @@
+"""Records → text and JSON: what people read, and what programs may rely on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from formation.model import (
+    App,
+    AuditRecord,
+    Capacity,
+    HostState,
+    HostStatus,
+    InstanceState,
+    InstanceStatus,
+    ProcessType,
+    Release,
+    Slot,
+)
+from formctl import jsonview, render, wording
+from formctl.loglines import Line
+from formctl.views import AppLine, HostLine, Instance
+
+NOW_MS = 1_700_000_000_000
+STATUS = InstanceStatus(
+    uid="u1",
+    slot=Slot("shop", "web", 1),
+    release=3,
+    state=InstanceState.HEALTHY,
+    pid=42,
+    port=20001,
+    attempt=3,
+    started_at_ms=NOW_MS - 125_000,
+)
+HEALTHY = Instance(status=STATUS, host="a")
+RELEASE = Release(
+    app="shop",
+    number=2,
+    types=(ProcessType(name="web", command="./web"), ProcessType(name="mail", command="./mail")),
+    env={"SECRET": "hunter2", "A": ""},
+    workdir="/srv",
+)
+
+
+def row(item: Instance) -> list[str]:
+    return render.instances([item], now_ms=NOW_MS).splitlines()[1].split(maxsplit=8)
+
+
+def test_instances_are_a_table_with_what_people_look_for() -> None:
+    text = render.instances([HEALTHY], now_ms=NOW_MS)
+    assert text == (
+        "INSTANCE  STATE    HOST  PORT   PID  UP    RESTARTS  RELEASE  NOTE\n"
+        "web.1     healthy  a     20001  42   2m5s  2         v3"
+    )
+    assert "shop/web.1" in render.instances([HEALTHY], now_ms=NOW_MS, with_app=True)
+    assert render.instances([], now_ms=NOW_MS) == "no instances"
+
+
+def test_a_backoff_shows_its_reason_and_countdown() -> None:
+    status = replace(
+        STATUS,
+        state=InstanceState.BACKOFF,
+        pid=0,
+        started_at_ms=0,
+        reason="exit 1 after 3 s",
+        retry_at_ms=NOW_MS + 6_001,
+    )
+    found = row(Instance(status=status, host="a"))
+    assert found[1] == "backoff"
+    assert found[4:6] == ["-", "-"]
+    assert found[8] == "exit 1 after 3 s, retry in 7s"
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "note"),
+    [
+        ({"surplus": True}, "leaving", ""),
+        ({"host_silent": True}, "host silent", "last seen healthy"),
+        ({"current": False}, "healthy", "to be replaced"),
+        ({"current": False, "surplus": True}, "leaving", ""),
+    ],
+)
+def test_what_is_not_as_wanted_shows(changes: dict[str, bool], state: str, note: str) -> None:
+    item = Instance(status=STATUS, host="a", **changes)
+    assert wording.state(item) == state
+    assert wording.trouble(item, NOW_MS) == note
+
+
+def test_text_from_elsewhere_cannot_move_the_cursor() -> None:
+    status = replace(STATUS, state=InstanceState.BACKOFF, reason="\x1b[2Jexit\r1")
+    assert "\\x1b[2Jexit\\r1" in render.instances(
+        [Instance(status=status, host="a")], now_ms=NOW_MS
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0s"), (59, "59s"), (60, "1m0s"), (3_725, "1h2m"), (90_000, "1d1h")],
+)
+def test_ages_have_two_units_at_most(seconds: float, text: str) -> None:
+    assert wording.age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("last_exit", "text", "code"),
+    [
+        ("exit 3", "exited with code 3", 3),
+        ("exit 0", "exited with code 0", 0),
+        ("signal KILL", "killed by signal KILL", 137),
+        ("signal SIGTERM", "killed by signal SIGTERM", 143),
+        ("signal 35", "killed by signal 35", 163),
+        ("", "", 127),
+    ],
+)
+def test_ends_read_as_in_a_shell(last_exit: str, text: str, code: int) -> None:
+    assert wording.ended(last_exit) == text
+    assert wording.exit_code(last_exit) == code
+
+
+def test_hosts_show_size_labels_and_complaints() -> None:
+    status = HostStatus(
+        host="a",
+        agent_id="x",
+        agent_version="0.1.0",
+        capacity=Capacity(instances_max=10, cpus=2.0, memory_bytes=8 * 1024**3),
+        labels={"zone": "z1", "disk": "ssd"},
+        address="10.0.0.1",
+        complaint="lower epoch",
+    )
+    line = HostLine(
+        status=status, state=HostState.READY, instances=3, healthy=2, coordinator_id="c"
+    )
+    cells = render.hosts([line]).splitlines()[1]
+    for cell in ("ready", "2/3", "10", "8.0 GiB", "10.0.0.1", "disk=ssd zone=z1", "lower epoch"):
+        assert cell in cells
+    gone = HostLine(status=replace(status, departed=True), state=HostState.LOST)
+    assert render.host_state(gone) == "left"
+    assert render.host_state(replace(gone, state=HostState.READY)) == "ready"
+    assert "formation-agent" in render.hosts([])
+
+
+def test_apps_show_the_formation_in_the_order_of_the_release() -> None:
+    app = App(name="shop", formation={"b": 1, "a": 2, "old": 9}, release=2, latest_release=2)
+    line = AppLine(app=app, types=("b", "a", "new"), healthy=2, wanted=3)
+    assert "b=1 a=2 new=0" in render.apps([line])
+    assert jsonview.app(line)["formation"] == {"b": 1, "a": 2, "new": 0}
+    assert "formctl apply" in render.apps([])
+
+
+def test_no_view_of_a_release_shows_a_value_of_its_environment() -> None:
+    shown = [
+        render.releases([RELEASE], current=2),
+        str(jsonview.release(RELEASE, current=2)),
+        str(render.release_changes(None, RELEASE)),
+        str(render.release_changes(replace(RELEASE, env={}), RELEASE)),
+    ]
+    assert all("hunter2" not in text for text in shown)
+    assert all("SECRET" in text for text in shown[1:])
+
+
+def test_the_changes_of_a_release_are_named() -> None:
+    before = replace(
+        RELEASE,
+        types=(
+            ProcessType(name="web", command="./old", stop_grace_s=5.0),
+            ProcessType(name="gone", command="x"),
+        ),
+        env={"OLD": "1", "A": ""},
+        workdir="/old",
+    )
+    assert render.release_changes(before, RELEASE) == [
+        "types added: mail",
+        "types removed: gone",
+        "web: command changed: ./web",
+        "web: stop or ready settings changed",
+        "env added: SECRET",
+        "env removed: OLD",
+        "workdir: /srv",
+    ]
+    assert render.release_changes(RELEASE, RELEASE) == []
+
+
+def test_the_audit_is_a_table() -> None:
+    record = AuditRecord(at_ms=NOW_MS, who="me@a", action="scale", subject="shop", detail="web=2")
+    assert "me@a" in render.audit([record])
+    assert jsonview.audit(record) == {
+        "at": "2023-11-14T22:13:20.000Z",
+        "who": "me@a",
+        "action": "scale",
+        "subject": "shop",
+        "detail": "web=2",
+    }
+
+
+def test_json_of_an_instance_has_stable_keys_and_null_for_what_is_not_there() -> None:
+    found = jsonview.instance(HEALTHY)
+    assert list(found) == [
+        "uid", "app", "type", "ordinal", "state", "host", "port", "pid", "started_at", "restarts",
+        "release", "reason", "last_exit", "retry_at", "surplus", "host_silent", "current",
+    ]  # fmt: skip
+    assert found["started_at"] == "2023-11-14T22:11:15.000Z"
+    pending = replace(STATUS, uid="shop/web.1", state=InstanceState.PENDING, pid=0, port=0)
+    shown = jsonview.instance(Instance(status=replace(pending, attempt=0, started_at_ms=0)))
+    assert [shown[key] for key in ("uid", "host", "port", "pid", "started_at", "restarts")] == [
+        None, None, None, None, None, 0,
+    ]  # fmt: skip
+
+
+def test_json_of_a_log_line_keeps_bytes_that_are_no_text() -> None:
+    line = Line(at_us=NOW_MS * 1000, sequence=0, name="web.1", text=b"a\xff", app="shop", host="a")
+    shown = jsonview.log_line(line)
+    assert (shown["text"], shown["text_base64"]) == ("a\ufffd", "Yf8=")
+    assert "text_base64" not in jsonview.log_line(replace(line, text="é".encode()))

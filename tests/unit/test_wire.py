@@ -1,0 +1,140 @@
+"""wire: every record survives the way there and back, for any content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formation import model as m
+from formation import wire
+from formation.v1 import types_pb2 as pb
+from formation_coordinator.store import codec
+
+# Protobuf text is UTF-8: surrogates cannot be written.
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+small = st.integers(0, 2**31 - 1)
+big = st.integers(0, 2**53)
+seconds = st.floats(0, 1e9, allow_nan=False)
+name = st.from_regex(r"\A[a-z][a-z0-9-]{0,10}\Z")
+table = st.dictionaries(text, text, max_size=3)
+
+slots = st.builds(m.Slot, name, name, st.integers(1, 9999))
+specs = st.builds(
+    m.ProcessType,
+    name=name,
+    command=text,
+    initial_quantity=small,
+    stop_signal=st.sampled_from(["TERM", "INT"]),
+    stop_grace_s=seconds,
+    ready_after_s=seconds,
+)
+releases = st.builds(
+    m.Release,
+    app=name,
+    number=big,
+    types=st.lists(specs, max_size=3).map(tuple),
+    env=table,
+    workdir=text,
+    created_by=text,
+    created_at_ms=big,
+    reason=text,
+)
+counts = st.dictionaries(name, small, max_size=3)
+apps = st.builds(
+    m.App,
+    name=name,
+    formation=counts,
+    release=big,
+    latest_release=big,
+    restart_marks=counts,
+    created_at_ms=big,
+)
+uids = st.text("0123456789abcdef", min_size=16, max_size=16)
+assignments = st.builds(m.Assignment, uid=uids, slot=slots, release=big, restart_mark=big)
+documents = st.builds(
+    m.AssignmentDocument,
+    host=name,
+    generation=big,
+    epoch=big,
+    instances=st.lists(assignments, max_size=3).map(tuple),
+)
+statuses = st.builds(
+    m.InstanceStatus,
+    uid=uids,
+    slot=slots,
+    release=big,
+    state=st.sampled_from(m.InstanceState),
+    pid=small,
+    port=st.integers(0, 65535),
+    attempt=small,
+    started_at_ms=big,
+    reason=text,
+    last_exit=text,
+    retry_at_ms=big,
+)
+hosts = st.builds(
+    m.HostStatus,
+    host=name,
+    agent_id=uids,
+    boot_id=text,
+    agent_version=text,
+    capacity=st.builds(m.Capacity, instances_max=small, cpus=seconds, memory_bytes=big),
+    labels=table,
+    address=text,
+    instances=st.lists(statuses, max_size=3).map(tuple),
+    departed=st.booleans(),
+    complaint=text,
+)
+changes = st.builds(m.QuantityChange, type=name, kind=st.sampled_from(m.ChangeKind), quantity=small)
+
+WAYS: list[tuple[st.SearchStrategy[Any], Callable[[Any], Any], Callable[[Any], Any]]] = [
+    (releases, wire.release_to_pb, wire.release_from_pb),
+    (apps, wire.app_to_pb, wire.app_from_pb),
+    (documents, wire.document_to_pb, wire.document_from_pb),
+    (hosts, wire.host_status_to_pb, wire.host_status_from_pb),
+    (changes, wire.quantity_change_to_pb, wire.quantity_change_from_pb),
+]
+
+
+@given(st.data())
+def test_there_and_back_again_is_the_same(data: st.DataObject) -> None:
+    strategy, to_pb, from_pb = data.draw(st.sampled_from(WAYS))
+    record = data.draw(strategy)
+    message = to_pb(record)
+    assert from_pb(type(message).FromString(message.SerializeToString())) == record
+
+
+def test_an_older_message_without_the_newer_fields_is_understood() -> None:
+    spec = wire.process_type_from_pb(pb.ProcessType(name="web", command="x"))
+    assert spec.stop_signal == "TERM"
+
+
+@pytest.mark.parametrize(
+    "message", [pb.InstanceStatus(uid=""), pb.InstanceStatus(uid="x"), pb.InstanceAssignment()]
+)
+def test_what_no_version_of_ours_wrote_is_refused(message: Any) -> None:
+    convert = (
+        wire.assignment_from_pb
+        if isinstance(message, pb.InstanceAssignment)
+        else wire.instance_status_from_pb
+    )
+    with pytest.raises(wire.WireError):
+        convert(message)
+
+
+@given(st.binary(max_size=200))
+def test_rubbish_bytes_in_etcd_are_a_wire_error_or_a_record(value: bytes) -> None:
+    for key in ("apps/x", "status/h", "assignments/h", "releases/x/1", "leader", "cluster"):
+        assert refusal(key, value) is None or key in str(refusal(key, value))
+
+
+def refusal(key: str, value: bytes) -> wire.WireError | None:
+    try:
+        codec.decode(key, value)
+    except wire.WireError as error:
+        return error
+    return None
