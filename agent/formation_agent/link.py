@@ -61,8 +61,8 @@ def send(end: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()
 def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors (now ours, close-on-exec); None at the end of file.
 
-    Raises BlockingIOError when there is none yet, ValueError for one that is lost. Fewer descriptors than were sent arrive when
-    this process has no room for more.
+    Raises BlockingIOError when there is none yet, ValueError for one that is lost. Fewer
+    descriptors than were sent arrive when this process has no room for more.
     """
     space = socket.CMSG_SPACE(_FDS_MAX * array.array("i").itemsize)
     try:

@@ -16,7 +16,6 @@ from pathlib import Path
 from formation import manifest, procfile
 from formation.model import APP_NAME, ProcessType
 from formation.quantities import initial_quantity
-from formctl import envfile
 from formctl.errors import InputError
 
 STDIN = "-"
@@ -51,6 +50,8 @@ def read(
     strict: bool = False,
 ) -> AppSpec:
     """`file` and `env_file` are taken from `directory`; without them the usual names are tried."""
+    from formctl import envfile  # dotenv brings much along that --help does not need
+
     path = _chosen(file, directory)
     beside = os.path.abspath(directory if path == STDIN else os.path.dirname(path) or ".")
     problems: list[str] = []
@@ -104,6 +105,8 @@ def _chosen(file: str | None, directory: str) -> str:
 
 def _described(spec: AppSpec, strict: bool) -> AppSpec:
     path = spec.source
+    from formctl import envfile
+
     if path.endswith(".toml"):
         found = manifest.parse(_text(path), path)
         notes = tuple(f"{path}: env.{line}" for line in envfile.reserved_names(found.env))
@@ -137,6 +140,8 @@ def _with_env(spec: AppSpec, path: str | None) -> AppSpec:
     """`.env` is nearer to this machine than formation.toml's [env], so it wins."""
     if path is None:
         return spec
+    from formctl import envfile
+
     found = envfile.parse(_text(path), path)
     return replace(spec, env={**spec.env, **found.values}, notes=(*spec.notes, *found.warnings))
 

@@ -44,7 +44,11 @@ class LiveWorld:
         self._held.add(host)
 
     def let_go(self, host: str) -> None:
+        """Back to etcd's word, which another coordinator may have written meanwhile."""
         self._held.discard(host)
+        key = keys.status(host)
+        record = self._mirror.records.get(key)
+        self._on_events([Event(key=key, value=record, revision=self._mirror.revision)])
 
     def publish(self, status: HostStatus) -> None:
         """What a host with a session here just said."""

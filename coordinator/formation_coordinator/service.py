@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 RETRY_S = 1.0
-STOP_GRACE_S = 1.0
+STOP_GRACE_S = 0.3
 
 
 class FatalError(Exception):
@@ -69,7 +69,7 @@ class Service:
 
     def _build_server(self) -> grpc.aio.Server:
         relay = LogRelay(new_id)
-        sessions = Sessions(
+        self.sessions = Sessions(
             store=self._store,
             mirror=self.mirror,
             live=self.live,
@@ -85,14 +85,14 @@ class Service:
             mirror=self.mirror,
             live=self.live,
             changes=Control(store=self._store, now_ms=now_ms, new_id=new_id),
-            logs=LogFan(sessions=sessions, relay=relay, live=self.live, me=lambda: self.me),
+            logs=LogFan(sessions=self.sessions, relay=relay, live=self.live, me=lambda: self.me),
             watch=InstanceWatch(self.live, lambda: self.driver.plan(epoch=0)),
             me=lambda: self.me,
             clock=monotonic_s,
             replace_after_s=self._config.replace_after_s,
         )
         server = grpc.aio.server(options=server_channel_options())
-        agent_pb2_grpc.add_AgentServicer_to_server(sessions, server)
+        agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
         control_pb2_grpc.add_ControlServicer_to_server(api, server)
         return server
 
@@ -185,6 +185,7 @@ class Service:
     async def _close(self) -> None:
         """Hand over at once: leadership and registrations go with the lease."""
         await self.election.close()
+        self.sessions.end_all(f"coordinator {self.me.id} is stopping")
         await self.server.stop(STOP_GRACE_S)
         await self.lease.close()
 

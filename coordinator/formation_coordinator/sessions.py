@@ -25,7 +25,6 @@ from formation.model import (
     Coordinator,
     Host,
     HostStatus,
-    InstanceStatus,
     Release,
     Session,
 )
@@ -241,8 +240,10 @@ class Sessions(agent_pb2_grpc.AgentServicer):
     def _take_status(self, session: AgentSession, batch: agent_pb2.StatusBatch) -> None:
         table = {item.uid: item for item in session.status.instances}
         for message in batch.changed:
-            status: InstanceStatus = wire.instance_status_from_pb(message)
-            table[status.uid] = status
+            try:
+                table[message.uid] = wire.instance_status_from_pb(message)
+            except wire.WireError as error:  # a newer agent's word: its other news are good
+                log.warning("host %s: %s", session.host, error)
         for uid in batch.gone_uids:
             table.pop(uid, None)
         session.status = replace(
@@ -289,6 +290,11 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 [ModRevision(keys.session(session.host), session.fence)],
                 [Delete(keys.session(session.host)), *last_words],
             )
+
+    def end_all(self, reason: str) -> None:
+        """Send every agent on to another coordinator."""
+        for session in self.held.values():
+            session.end(reason)
 
     # ------------------------------------------------------------------ etcd's side
 

@@ -54,7 +54,7 @@ class AgentJournal(_message.Message):
 
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotPort]:
-        """sticky, so kept for slots that are gone, too"""
+        """sticky: a slot keeps its number while it is on this host"""
 
     @_builtins.property
     def tries(self) -> _containers.RepeatedCompositeFieldContainer[Global___StayTries]: ...
