@@ -76,16 +76,17 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
         self._out = out = asyncio.Queue[pb.CoordinatorMessage]()
         yield self._welcome()
         listening = asyncio.create_task(self._listen(request_iterator))
+        saying: asyncio.Task[pb.CoordinatorMessage] | None = None
         try:
             while not listening.done():
                 saying = asyncio.create_task(out.get())
                 await asyncio.wait((saying, listening), return_when=asyncio.FIRST_COMPLETED)
-                if not saying.done():
-                    saying.cancel()
-                    return
-                yield saying.result()
+                if saying.done():
+                    yield saying.result()
         finally:
             listening.cancel()
+            if saying is not None:
+                saying.cancel()
 
     async def _listen(self, requests: AsyncIterator[pb.AgentMessage]) -> None:
         async for message in requests:

@@ -34,6 +34,8 @@ SECOND_TIME = (
     "while True: signal.pause()"
 )
 
+LAUNCHER = str(Path(daemons.__file__).with_name("launch.py"))
+
 
 class StandIn:
     """A daemon around a line of Python, with what it was said to have done."""
@@ -141,35 +143,25 @@ async def test_an_urgent_stop_kills_who_still_refuses(tmp_path: Path) -> None:
         assert found.task.done()
 
 
-async def test_a_daemon_has_a_session_of_its_own_and_ends_with_its_parent(tmp_path: Path) -> None:
-    launcher = str(Path(daemons.__file__).with_name("launch.py"))
+async def test_a_daemon_has_a_session_of_its_own_and_ends_with_its_parent() -> None:
     code = (
         "import os, subprocess, sys\n"
-        f"words = [sys.executable, '-I', '-S', {launcher!r}, str(os.getpid()), sys.executable]\n"
-        "child = subprocess.Popen([*words, '-c', 'import sys; print(1, flush=True); input()'],\n"
-        "    stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)\n"
+        f"words = [sys.executable, '-I', '-S', {LAUNCHER!r}, str(os.getpid()), sys.executable]\n"
+        "child = subprocess.Popen(\n"
+        "    [*words, '-c', 'import signal; print(1, flush=True); signal.pause()'],\n"
+        "    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)\n"
         "child.stdout.readline(); print(child.pid, flush=True); input()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        assert os.getsid(pid) == pid
-        # Its own stdin would end it too: the pipe's other end must not be what does.
-        duplicate = os.open(f"/proc/{parent.pid}/fd/{_pipe_to(parent.pid)}", os.O_WRONLY)
-        parent.kill()
-        await eventually(lambda: not _runs(pid))
-        os.close(duplicate)
-
-
-def _pipe_to(pid: int) -> int:
-    """The parent's writing end of its child's stdin."""
-    for name in os.listdir(f"/proc/{pid}/fdinfo"):
-        flags = Path(f"/proc/{pid}/fdinfo/{name}").read_text().split("flags:")[1].split()[0]
-        if int(name) > 2 and int(flags, 8) & os.O_WRONLY:
-            return int(name)
-    raise AssertionError("no pipe")
+    pipe = asyncio.subprocess.PIPE
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdin=pipe, stdout=pipe
+    )
+    assert parent.stdout is not None
+    pid = int(await asyncio.wait_for(parent.stdout.readline(), 10))
+    assert os.getsid(pid) == pid
+    parent.kill()
+    await parent.communicate()
+    await eventually(lambda: not _runs(pid))
 
 
 def _runs(pid: int) -> bool:
@@ -180,8 +172,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-async def test_a_daemon_whose_parent_is_another_does_not_start(tmp_path: Path) -> None:
-    launcher = str(Path(daemons.__file__).with_name("launch.py"))
-    words = [sys.executable, "-I", "-S", launcher, "1", sys.executable, "-c", "print('ran')"]
+def test_a_daemon_whose_parent_is_another_does_not_start() -> None:
+    words = [sys.executable, "-I", "-S", LAUNCHER, "1", sys.executable, "-c", "print('ran')"]
     done = subprocess.run(words, check=True, capture_output=True, timeout=30)
     assert done.stdout == b""
