@@ -137,10 +137,13 @@ class Keeper:
     def run(self) -> int:
         self._start_brain()
         while not self._over:
+            a_child_ended = False
             for fd, events in self._poll.poll(self._timeout_s()):
                 if self._brain.end is not None and fd == self._brain.end.fileno():
                     self._on_link(events)
-            if self._signals.drain():
+                elif fd != self._signals.fd:
+                    a_child_ended = True  # its pidfd says so
+            if self._signals.drain() or a_child_ended:
                 self._reap()
             self._on_terminations()
             self._on_timers()
@@ -269,6 +272,7 @@ class Keeper:
         key, env = message["key"], message["env"]
         new = self._children.spawn(key, message["file"], message["argv"], env, message["cwd"])
         if isinstance(new, Child):
+            self._poll.register(new.pidfd, select.EPOLLIN)
             self._brain.send(new.described("started"), new)
         else:
             self._brain.send({"op": "spawn_failed", "key": key, "reason": new})

@@ -9,7 +9,12 @@ import sys
 import click
 
 from formation import __version__
-from formctl.errors import INTERRUPTED, CommandError
+from formctl.errors import (
+    INTERRUPTED,
+    CommandError,
+    InterruptedByUserError,
+    ReaderGoneError,
+)
 from formctl.settings import (
     Settings,
     app_option,
@@ -88,10 +93,10 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         click.echo(f"formctl: {_in_one_line(error)}", err=True)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (InterruptedByUserError, KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever reads us has seen enough; a second complaint at exit would be noise.
+    except (ReaderGoneError, BrokenPipeError):
+        # Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0

@@ -205,6 +205,14 @@ def _nobody(target: Target) -> str:
 
 
 def update_from_pb(message: pb.WatchUpdate) -> Update:
+    """CommandError for what only a newer coordinator can have meant."""
+    try:
+        return _update(message)
+    except wire.WireError as error:
+        raise CommandError(f"{error}; is formctl older than the coordinator?") from None
+
+
+def _update(message: pb.WatchUpdate) -> Update:
     apps = tuple(wire.app_from_pb(app) for app in message.apps)
     return Update(
         complete=message.complete,

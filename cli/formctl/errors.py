@@ -33,7 +33,9 @@ class UnreachableError(CommandError):
     exit_code = 3
 
 
-class InterruptedWaitError(CommandError):
-    """Ctrl-C while waiting; the message says what stays."""
+class InterruptedByUserError(Exception):
+    """Ctrl-C. What there is to say has been said where it happened."""
 
-    exit_code = INTERRUPTED
+
+class ReaderGoneError(Exception):
+    """Whoever read our output has seen enough."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from formation.model import TYPE_NAME
-from formctl.errors import InputError
+from formctl.errors import InputError, InterruptedByUserError, ReaderGoneError
 
 if TYPE_CHECKING:
     from formctl.discovery import Target
@@ -128,15 +128,20 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
     try:
         return asyncio.run(work)
-    except BaseExceptionGroup as group:
-        # A task group wraps what stopped it; people are told the reason itself.
-        raise _first(group) from None
+    except (KeyboardInterrupt, BrokenPipeError, BaseExceptionGroup) as error:
+        raise _told(error) from None
 
 
-def _first(error: BaseException) -> BaseException:
+def _told(error: BaseException) -> BaseException:
+    """A task group wraps what stopped it; people are told the reason itself.
+
+    Two are renamed, since click would answer them in its own way.
+    """
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return error
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedByUserError()
+    return ReaderGoneError() if isinstance(error, BrokenPipeError) else error
 
 
 def say(text: str) -> None:

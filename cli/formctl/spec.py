@@ -61,7 +61,7 @@ def read(
     except (procfile.ProcfileError, manifest.ManifestError) as error:
         problems += error.problems
     try:
-        spec = _with_env(spec, _env_path(env_file, directory, beside))
+        spec = _with_env(spec, _env_path(env_file, directory, path))
     except envfile.EnvFileError as error:
         problems += error.problems
     if problems:
@@ -129,10 +129,11 @@ def _described(spec: AppSpec, strict: bool) -> AppSpec:
     return replace(spec, types=types, notes=parsed.warnings)
 
 
-def _env_path(env_file: str | None, directory: str, beside: str) -> str | None:
+def _env_path(env_file: str | None, directory: str, spec_path: str) -> str | None:
     if env_file is not None:
         return os.path.join(directory, env_file) if directory != "." else env_file
-    usual = os.path.join(beside, ".env")
+    near = os.path.join(directory, ".") if spec_path == STDIN else spec_path
+    usual = os.path.normpath(os.path.join(os.path.dirname(near), ".env"))
     return usual if os.path.isfile(usual) else None
 
 

@@ -88,7 +88,8 @@ def test_a_killed_instance_is_back_within_a_second_and_counted(cluster: Cluster)
     # formctl itself needs some 0.3 s to say so.
     cluster.wait(replaced, deadline_s=2.0)
     assert time.monotonic() - killed_s < 1.5
-    row = cluster.wait(lambda: cluster.healthy().get("web.1"))
+    cluster.wait(lambda: "web.1" in cluster.healthy())
+    row = cluster.healthy()["web.1"]
     assert row["restarts"] == 1
     assert row["uid"] == victim["uid"]
     assert (row["host"], row["port"]) == (victim["host"], victim["port"])

@@ -192,7 +192,8 @@ class FakeControl(ControlServicer):
                 app=kept.app,
                 release=_names_only(kept.current),
                 healthy=sum(
-                    view.status.app == name and view.status.state == types_pb2.INSTANCE_STATE_HEALTHY
+                    view.status.app == name
+                    and view.status.state == types_pb2.INSTANCE_STATE_HEALTHY
                     for view in self.instances.values()
                 ),
                 wanted=sum(kept.formation().values()),

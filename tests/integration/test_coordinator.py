@@ -17,6 +17,7 @@ from formation.v1 import control_pb2 as pb
 from formation_coordinator.store.memory import MemoryStore
 
 DEADLINE_S = 10.0
+SET, SUBTRACT = pb.QuantityChange.KIND_SET, pb.QuantityChange.KIND_SUBTRACT
 
 
 @pytest.fixture
@@ -165,9 +166,9 @@ async def test_a_release_never_changes_a_quantity(c1: RunningCoordinator) -> Non
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (pb.QuantityChange(type="wbe", kind=1, quantity=1), "INVALID_ARGUMENT", "web"),
-        (pb.QuantityChange(type="web", kind=3, quantity=9), "INVALID_ARGUMENT", "web"),
-        (pb.QuantityChange(type="web", kind=1, quantity=2_000_000), "INVALID_ARGUMENT", "web"),
+        (pb.QuantityChange(type="wbe", kind=SET, quantity=1), "INVALID_ARGUMENT", "web"),
+        (pb.QuantityChange(type="web", kind=SUBTRACT, quantity=9), "INVALID_ARGUMENT", "web"),
+        (pb.QuantityChange(type="web", kind=SET, quantity=2_000_000), "INVALID_ARGUMENT", "web"),
     ],
 )
 async def test_a_bad_change_is_refused_whole(

@@ -166,7 +166,7 @@ def test_daemons_get_the_users_environment_without_settings_for_other_daemons() 
 
 @pytest.mark.parametrize(
     ("type_name", "ordinal", "port"),
-    [("web", 1, 5000), ("web", 100, 5099), ("web", 101, 0), ("mail", 2, 5101)],
+    [("web", 1, 5000), ("web", 100, 5099), ("web", 101, 0), ("mail", 2, 5101), ("later", 1, 0)],
 )
 def test_foreman_ports_are_counted_by_type_and_instance(
     type_name: str, ordinal: int, port: int

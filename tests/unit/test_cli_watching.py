@@ -70,7 +70,6 @@ class Story:
         self.now_s += 0.5
         return self.progress.feed(update, now_s=self.now_s, now_ms=NOW_MS)
 
-    @property
     def is_done(self) -> bool:
         return self.progress.is_done
 
@@ -88,30 +87,30 @@ def goal(**wanted: int) -> Goal:
 def test_a_scale_up_tells_each_new_instance_once_and_ends_with_a_summary() -> None:
     story = Story(goal(web=2), instance("web.1"))
     assert story.first(instance("web.1"), pending("web.2")) == []
-    assert not story.is_done
+    assert not story.is_done()
     assert story.then(instance("web.2", STARTING, host="b"), gone=("shop/web.2",)) == []
     assert story.then(instance("web.2", host="b")) == ["web.2 healthy on b (port 20002) 1.5s"]
     assert story.then(instance("web.2", host="b")) == []
-    assert story.is_done
+    assert story.is_done()
     assert story.summary() == "web=2: 2 healthy in 2.0 s"
 
 
 def test_what_was_fast_enough_to_be_in_the_first_update_is_told_too() -> None:
     story = Story(goal(web=1))
     assert story.first(instance("web.1")) == ["web.1 healthy on a (port 20001) 0.5s"]
-    assert story.is_done
+    assert story.is_done()
 
 
 def test_a_scale_down_is_done_only_when_the_surplus_has_gone() -> None:
     story = Story(goal(web=1), instance("web.1"), instance("web.2"))
     # The leader has not planned yet: two healthy ones and no surplus.
     assert story.first(instance("web.1"), instance("web.2")) == []
-    assert not story.is_done
+    assert not story.is_done()
     leaving = instance("web.2", STOPPING, surplus=True)
     assert story.then(leaving) == []
-    assert not story.is_done
+    assert not story.is_done()
     assert story.then(gone=("u-web.2",)) == ["web.2 stopped on a"]
-    assert story.is_done
+    assert story.is_done()
 
 
 def test_what_stopped_before_the_first_update_is_told() -> None:
@@ -122,7 +121,7 @@ def test_what_stopped_before_the_first_update_is_told() -> None:
 
 def test_nothing_is_done_before_the_first_update() -> None:
     story = Story(goal(web=0))
-    assert not story.is_done
+    assert not story.is_done()
     assert story.missing() == ["the coordinator has not shown the change yet"]
 
 
@@ -132,36 +131,36 @@ def test_other_types_and_other_apps_neither_matter_nor_speak() -> None:
         instance("web.1"), instance("mail.1", BACKOFF, reason="x"), instance("web.2", app="other")
     )
     assert lines == ["web.1 healthy on a (port 20001) 0.5s"]
-    assert story.is_done
+    assert story.is_done()
 
 
 def test_a_whole_app_is_done_when_types_that_are_not_wanted_have_gone() -> None:
     story = Story(Goal(app="shop", wanted={"web": 1}, whole=True))
     story.first(instance("web.1"), instance("old.1"))
-    assert not story.is_done
+    assert not story.is_done()
     assert story.then(gone=("u-old.1",)) == ["old.1 stopped on a"]
-    assert story.is_done
+    assert story.is_done()
 
 
 def test_an_old_release_is_not_what_was_asked_for() -> None:
     story = Story(goal(web=1), instance("web.1", uid="u1"))
     story.first(instance("web.1", uid="u1", current=False))
-    assert not story.is_done
+    assert not story.is_done()
     story.then(
         instance("web.1", STOPPING, uid="u1", surplus=True),
         instance("web.1", InstanceState.WAITING, uid="u2"),
     )
     assert story.then(instance("web.1", STARTING, uid="u2"), gone=("u1",)) == ["web.1 stopped on a"]
     assert story.then(instance("web.1", uid="u2")) == ["web.1 healthy on a (port 20001) 2.0s"]
-    assert story.is_done
+    assert story.is_done()
 
 
 def test_one_slot_is_waited_for_alone() -> None:
     story = Story(Goal(app="shop", wanted={"web": 3}, ordinal=2))
     story.first(instance("web.1", BACKOFF), instance("web.2", STARTING), instance("web.3", BACKOFF))
-    assert not story.is_done
+    assert not story.is_done()
     story.then(instance("web.2"))
-    assert story.is_done
+    assert story.is_done()
     assert story.summary() == "web.2: 1 healthy in 1.0 s"
 
 
@@ -180,7 +179,7 @@ def test_an_instance_that_recovers_is_told_again() -> None:
     story = Story(goal(web=1))
     story.first(instance("web.1"))
     story.then(instance("web.1", BACKOFF, reason="exit 1"))
-    assert not story.is_done
+    assert not story.is_done()
     assert story.then(instance("web.1")) == ["web.1 healthy on a (port 20001) 1.5s"]
 
 
@@ -206,14 +205,14 @@ def test_the_leaders_sentence_is_kept_for_those_who_have_to_wait_for_it() -> Non
 def test_a_surplus_on_a_silent_host_is_mentioned_and_not_waited_for() -> None:
     story = Story(goal(web=1))
     story.first(instance("web.1"), instance("web.2", surplus=True, host_silent=True))
-    assert story.is_done
+    assert story.is_done()
     assert story.summary().endswith("; 1 on silent hosts, stopped when they return")
 
 
 def test_a_wanted_instance_on_a_silent_host_is_not_healthy() -> None:
     story = Story(goal(web=1))
     story.first(instance("web.1", host_silent=True))
-    assert not story.is_done
+    assert not story.is_done()
     assert story.missing() == ["web.1 host silent on a: last seen healthy"]
 
 
@@ -221,23 +220,23 @@ def test_what_others_scale_meanwhile_is_followed() -> None:
     story = Story(goal(web=3))
     story.first(instance("web.1"), pending("web.2"), pending("web.3"), apps=(app(web=3),))
     story.feed(Update(gone_uids=("shop/web.2", "shop/web.3"), apps=(app(web=1, mail=2),)))
-    assert story.is_done
+    assert story.is_done()
     assert story.summary() == "web=1: 1 healthy in 1.0 s"
 
 
 def test_a_complete_update_after_a_reconnect_replaces_what_was_known() -> None:
     story = Story(goal(web=2))
     story.first(instance("web.1"), instance("web.2"), instance("web.3", surplus=True))
-    assert not story.is_done
+    assert not story.is_done()
     assert story.first(instance("web.1"), instance("web.2")) == ["web.3 stopped on a"]
-    assert story.is_done
+    assert story.is_done()
 
 
 def test_an_instance_that_comes_and_goes_in_one_update_leaves_no_trace() -> None:
     story = Story(goal(web=1))
     story.first(instance("web.1"), instance("web.2"))
     story.then(instance("web.2", STOPPING, surplus=True), gone=("u-web.2",))
-    assert story.is_done
+    assert story.is_done()
 
 
 @pytest.mark.parametrize("number", [19, 20, 50])

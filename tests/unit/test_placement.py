@@ -76,7 +76,7 @@ def test_scale_down_takes_unhealthy_then_crowded_then_newest() -> None:
 
 
 def brute_force(levels: list[tuple[int, int]], count: int) -> Counter[int]:
-    """One unit at a time into the lowest glass with room, the roomiest, then the first, on a tie."""
+    """One unit at a time into the lowest glass with room; ties: the roomiest, then the first."""
     added: Counter[int] = Counter()
     for _ in range(count):
         open_ = [i for i, (_, room) in enumerate(levels) if added[i] < room]

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from formctl.errors import InputError
+from formctl.errors import CommandError, InputError
 from formctl.settings import (
     Settings,
     coordinator_option,
@@ -31,7 +31,8 @@ def command(settings: Settings, app: str, yes: bool, wait: bool, timeout: float)
     if not yes:
         if not sys.stdin.isatty():
             raise InputError(f"nobody to ask here; formctl delete {app} --yes deletes at once")
-        click.confirm(f"Delete {app}, stop all of its instances, forget its releases?", abort=True)
+        if not click.confirm(f"Delete {app}, stop all of its instances, forget its releases?"):
+            raise CommandError(f"{app} was not deleted")
     run(_delete(settings, app, timeout_s=timeout if wait else None))
 
 

@@ -21,6 +21,8 @@ _DELAY_FIRST_S, _DELAY_MAX_S = 0.5, 10.0
 # Up for so long, and the next end is a new story.
 _HEALED_AFTER_S = 60.0
 _QUOTED_BYTES = 4096
+# A KILL cannot be refused; only a kernel that hangs takes longer.
+_KILLED_WITHIN_S = 10.0
 
 
 class Daemon:
@@ -117,22 +119,20 @@ async def stop_all(
     for daemon in daemons:
         daemon.stop()
     hurry = asyncio.create_task(urgent.wait())
+    ended = asyncio.create_task(_all_done(waiting))
     try:
-        await asyncio.wait(
-            {asyncio.ensure_future(_all_done(waiting)), hurry},
-            timeout=deadline_s,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        await asyncio.wait({ended, hurry}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
         if hurry.done() and any(not run.done() for run in waiting):
             for daemon in daemons:
                 daemon.stop()
             await asyncio.wait(waiting, timeout=urgent_deadline_s)
     finally:
         hurry.cancel()
+        ended.cancel()
         for daemon in daemons:
             daemon.kill()
     if waiting:
-        await asyncio.wait(waiting)
+        await asyncio.wait(waiting, timeout=_KILLED_WITHIN_S)
 
 
 async def _all_done(tasks: set[asyncio.Task[None]]) -> None:

@@ -43,11 +43,11 @@ class Plan:
         return [f"{name}.{n or 1}" for name, n in self.quantities.items()]
 
     def foreman_port(self, type_name: str, ordinal: int) -> int:
-        """What foreman would give; 0 where it would collide with the next type."""
-        if not self.port_base or ordinal > _FOREMAN_STEP:
+        """What foreman would give; 0 where it would collide, and for types that came later."""
+        names = self.spec.type_names
+        if not self.port_base or ordinal > _FOREMAN_STEP or type_name not in names:
             return 0
-        index = self.spec.type_names.index(type_name)
-        return self.port_base + _FOREMAN_STEP * index + ordinal - 1
+        return self.port_base + _FOREMAN_STEP * names.index(type_name) + ordinal - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

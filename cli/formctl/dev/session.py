@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -63,7 +64,6 @@ async def run_dev(plan: Plan, console: Console) -> int:
     run = rundir.acquire(project)
     try:
         rundir.remove_stale(keep=run.path)
-        await wait_for_leftovers(run.path, console.system)
         session = Session(plan, console, run, stop)
         return await session.run()
     finally:
@@ -79,6 +79,7 @@ class Session:
         self._cluster = Cluster(run, plan, console.system)
         self._narrator = Narrator(plan.app, plan.foreman_port)
         self._exit: Exit | None = None
+        self._revision = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
@@ -92,8 +93,7 @@ class Session:
         return self._exit.code if self._exit else 0
 
     async def _until_stop(self) -> None:
-        self._console.system(f"starting {self._plan.agents} agent(s) and a coordinator…")
-        if not await self._unless_stopped(self._cluster.start()):
+        if not await self._unless_stopped(self._start()):
             return
         self._publish()
         if not await self._unless_stopped(self._apply()):
@@ -122,10 +122,15 @@ class Session:
         await asyncio.wait((doing,))
         return False
 
+    async def _start(self) -> None:
+        await wait_for_leftovers(self._run.path, self._console.system)
+        self._console.system(f"starting {self._plan.agents} agent(s) and a coordinator…")
+        await self._cluster.start()
+
     def _publish(self) -> None:
         self._run.publish(
             rundir.DevCluster(
-                project=self._plan.spec.directory,
+                project=os.path.realpath(self._plan.spec.directory),
                 app=self._plan.app,
                 coordinator=self._cluster.target.addresses[0],
                 started_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -152,17 +157,19 @@ class Session:
     async def _follow_instances(self) -> None:
         """A client of its own: each reconnects by itself."""
         goal = Goal(app=self._plan.app, wanted=self._plan.quantities, whole=True)
-        progress = Progress(goal, started_s=runtime.monotonic_s())
-        ready = False
+        progress: Progress | None = Progress(goal, started_s=runtime.monotonic_s())
         async with Client(self._cluster.target) as client:
             updates = client.watch(self._plan.app, self._revision)
             async with contextlib.aclosing(updates):
                 async for update in updates:
                     self._tell(update)
-                    progress.feed(update, now_s=runtime.monotonic_s(), now_ms=runtime.now_ms())
-                    if progress.is_done and not ready:
-                        ready = True
+                    if progress and self._arrived(progress, update):
                         self._say_ready()
+                        progress = None
+
+    def _arrived(self, progress: Progress, update: Update) -> bool:
+        progress.feed(update, now_s=runtime.monotonic_s(), now_ms=runtime.now_ms())
+        return progress.is_done
 
     def _tell(self, update: Update) -> None:
         told = self._narrator.feed(update, now_ms=runtime.now_ms())
