@@ -178,7 +178,7 @@ class Client:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return UnreachableError(f"coordinator {self.address} did not answer in time{doubt}")
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            return CommandError(f"coordinator {self.address} does not know this command: older?")
+            return CommandError(f"coordinator {self.address} does not know this request: older?")
         if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
             return CommandError(f"coordinator {self.address}: {said}")
         return CommandError(said or f"coordinator {self.address}: {code.name}")

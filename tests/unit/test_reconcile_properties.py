@@ -6,6 +6,7 @@ from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import app, host, release, world
 
 from formation.model import Assignment, HostState, Slot
 from formation_coordinator import views
@@ -21,7 +22,6 @@ from formation_coordinator.world import (
     is_healthy,
     validate,
 )
-from worlds import app, host, release, world
 
 NOW_S = 100.0
 REPLACE_AFTER_S = 5.0
