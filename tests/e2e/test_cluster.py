@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cluster import Cluster, alive
+from cluster import Cluster
 from etcd_server import EtcdServer, available_etcds
+from leftovers import alive
 
 PROCFILE = "web: sleep 1000\nworker: sh -c 'sleep 1000'\n"
 

@@ -78,7 +78,7 @@ def test_ctrl_c_stops_everything_and_removes_the_run_directory(tmp_path: Path) -
     with Dev(tmp_path, "--agents", "2") as dev:
         dev.wait_line("ready: ")
         assert dev.interrupt() == 0
-        assert dev.left_running() == []
+        assert dev.leftovers.running() == []
         assert list((dev.directory / "formation" / "dev").iterdir()) == []
         assert dev.lines[-1].endswith("stopped")
 
@@ -87,10 +87,10 @@ def test_a_killed_dev_takes_everything_along(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("web: sleep 1000\n")
     with Dev(tmp_path) as dev:
         dev.wait_line("ready: ")
-        dev.note_descendants()
+        dev.leftovers.note(dev.process.pid)
         dev.process.send_signal(signal.SIGKILL)
         dev.process.wait(timeout=10)
-        assert dev.left_running() == []
+        assert dev.leftovers.running() == []
 
 
 def test_a_crash_is_restarted_and_said(tmp_path: Path) -> None:

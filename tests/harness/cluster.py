@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+from leftovers import Leftovers
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 30.0
@@ -33,7 +34,7 @@ class Cluster:
         self.etcd = etcd
         self.programs: dict[str, subprocess.Popen[bytes]] = {}
         self.coordinators: dict[str, str] = {}
-        self._seen: dict[int, float] = {}
+        self._leftovers = Leftovers()
 
     def __enter__(self) -> Cluster:
         return self
@@ -189,13 +190,8 @@ class Cluster:
     # ------------------------------------------------------------------ the end
 
     def _note_descendants(self) -> None:
-        """Remember every process below ours, by pid and start time, to check for later."""
         for process in self.programs.values():
-            try:
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    self._seen[child.pid] = child.create_time()
-            except psutil.NoSuchProcess:
-                continue
+            self._leftovers.note(process.pid)
 
     def close(self) -> list[str]:
         """Stop agents, then coordinators; gives what is still running and ends it."""
@@ -203,11 +199,10 @@ class Cluster:
         agents = [name for name in self.programs if name not in self.coordinators]
         for names in (agents, [name for name in self.programs if name in self.coordinators]):
             self._stop(names)
-        left = self._still_running()
-        for process in left:
-            process.kill()
+        left = self._leftovers.running()
+        self._leftovers.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
-        return [f"{process.pid}" for process in left]
+        return left
 
     def _stop(self, names: Sequence[str]) -> None:
         stopping = [self.programs.pop(name) for name in names]
@@ -220,21 +215,3 @@ class Cluster:
                 process.kill()
                 process.wait()
                 raise
-
-    def _still_running(self) -> list[psutil.Process]:
-        found = []
-        for pid, created_s in self._seen.items():
-            try:
-                process = psutil.Process(pid)
-                if process.create_time() == created_s and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

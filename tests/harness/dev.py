@@ -13,9 +13,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import psutil
+from leftovers import Leftovers
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 30.0
@@ -32,7 +32,7 @@ class Dev:
         self.directory = Path(tempfile.mkdtemp(prefix="fmn-"))
         self.lines: list[str] = []
         self._process: subprocess.Popen[str] | None = None
-        self._seen: dict[int, float] = {}
+        self.leftovers = Leftovers()
 
     def environment(self) -> Mapping[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("FORMATION_")}
@@ -56,13 +56,11 @@ class Dev:
         try:
             if self.process.poll() is None:
                 self.interrupt()
-            left = self.left_running()
+            left = self.leftovers.running()
             assert error[0] is not None or not left, f"left behind: {left}"
         finally:
-            for process in self._still_running():
-                process.kill()
+            self.leftovers.kill()
             self.process.wait(timeout=DEADLINE_S)
-            assert self.process.stdout is not None
             shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
@@ -81,7 +79,7 @@ class Dev:
 
     def interrupt(self) -> int:
         """Ctrl-C, as the terminal sends it to formctl alone."""
-        self.note_descendants()
+        self.leftovers.note(self.process.pid)
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=DEADLINE_S)
 
@@ -119,39 +117,3 @@ class Dev:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
             body: bytes = response.read()
             return body.decode()
-
-    # ------------------------------------------------------------------ what is left
-
-    def note_descendants(self) -> None:
-        """Remember every process of ours, by pid and start time."""
-        try:
-            for child in psutil.Process(self.process.pid).children(recursive=True):
-                self._seen[child.pid] = child.create_time()
-        except psutil.NoSuchProcess:
-            pass
-
-    def left_running(self) -> list[str]:
-        """What still runs a moment after the end: the kernel needs one to tear things down."""
-        ends_s = time.monotonic() + 5.0
-        while (left := self._still_running()) and time.monotonic() < ends_s:
-            time.sleep(0.02)
-        return [describe(process) for process in left]
-
-    def _still_running(self) -> list[psutil.Process]:
-        found = []
-        for pid, created_s in self._seen.items():
-            try:
-                process = psutil.Process(pid)
-                if process.create_time() == created_s and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return found
-
-
-def describe(process: psutil.Process) -> str:
-    try:
-        words: Any = process.cmdline()
-    except psutil.Error:
-        words = ["?"]
-    return f"{process.pid} {' '.join(words)[:100]}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import grpc
 import pytest
+from eventually import eventually
 from hollow_agent import HollowAgent
 from running import RunningCoordinator, coordinator
 
@@ -36,12 +37,6 @@ def apply_request(quantities: Mapping[str, int], **fields: str) -> pb.ApplyReque
     return pb.ApplyRequest(
         app="shop", types=types, formation=quantities, who="ann", env=fields, workdir="/"
     )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110  a condition of many parts has no event
-            await asyncio.sleep(0.01)
 
 
 async def instances(c: RunningCoordinator, app: str = "shop") -> list[pb.InstanceView]:
@@ -265,9 +260,9 @@ async def test_a_living_host_cannot_be_forgotten_and_a_dead_one_can(
         await c1.control.ForgetHost(pb.ForgetHostRequest(host="a", who="ann"))
     assert "host a is alive" in (caught.value.details() or "")
     await a.hang_up()
-    await until(lambda: not c1.service.live.world.hosts["a"].connected)
+    await eventually(lambda: not c1.service.live.world.hosts["a"].connected)
     await c1.control.ForgetHost(pb.ForgetHostRequest(host="a", who="ann"))
-    await until(lambda: "a" not in c1.service.live.world.hosts)
+    await eventually(lambda: "a" not in c1.service.live.world.hosts)
 
 
 async def test_goodbye_moves_the_instances_without_waiting(
@@ -292,13 +287,13 @@ async def test_two_coordinators_share_one_cluster_and_leadership_is_handed_over(
         coordinator(store, tmp_path, "c2") as c2,
         HollowAgent(c2.address, "a") as a,
     ):
-        await until(lambda: c1.service.election.leading or c2.service.election.leading)
+        await eventually(lambda: c1.service.election.leading or c2.service.election.leading)
         leader, other = (c1, c2) if c1.service.election.leading else (c2, c1)
         await other.control.Apply(apply_request({"web": 1}))  # a follower takes writes
         await a.wait_for(lambda: len(a.running) == 1)
         if leader is c1:  # the agent sits on c2: take c1 away
             c1.stop.set()
-            await until(lambda: c2.service.election.leading)
+            await eventually(lambda: c2.service.election.leading)
             change = pb.QuantityChange(type="web", kind=pb.QuantityChange.KIND_SET, quantity=2)
             await c2.control.Scale(pb.ScaleRequest(app="shop", changes=[change]))
             await a.wait_for(lambda: len(a.running) == 2)
@@ -320,7 +315,7 @@ async def test_a_status_reaches_etcd_and_the_other_coordinator(
             entry = c1.service.live.world.hosts["a"]
             return any(s.state is InstanceState.BACKOFF for s in entry.observed().values())
 
-        await until(seen)
+        await eventually(seen)
 
 
 async def test_logs_come_from_every_host_also_through_the_other_coordinator(
@@ -332,7 +327,7 @@ async def test_logs_come_from_every_host_also_through_the_other_coordinator(
         HollowAgent(c1.address, "a") as a,
         HollowAgent(c2.address, "b") as b,
     ):
-        await until(lambda: len(c1.service.live.world.coordinators) == 2)
+        await eventually(lambda: len(c1.service.live.world.coordinators) == 2)
         call = c1.control.Logs(pb.LogsRequest(app="shop", tail_lines=10))
         pushing = [asyncio.create_task(push_one_line(agent)) for agent in (a, b)]
         lines, done = [], 0

@@ -133,7 +133,7 @@ async def test_a_signal_to_the_main_process_alone_spares_the_rest() -> None:
         brain.tell("signal", "a:1", signum=signal.SIGTERM, whole_group=False)
         event = await brain.event("Exited", "a:1")
         assert not event["empty"]
-        assert state(grandchild) == "S"
+        assert state(grandchild) in "RS"  # alive: asleep, or not yet
 
 
 @pytest.mark.parametrize("leaves_by", ["", "setsid"], ids=["in the group", "in its own session"])
