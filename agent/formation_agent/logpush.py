@@ -68,7 +68,7 @@ class LogPusher:
         call.add_done_callback(lambda _: _cancel(task))
         try:
             async for batch in self._read(request):
-                await call.write(_push_of(request.request_id, batch))
+                await call.write(_push_of(request, batch))
             await call.done_writing()
             await call
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError) as error:
@@ -86,10 +86,10 @@ class LogPusher:
         )
 
 
-def _push_of(request_id: str, batch: LogBatch) -> pb.LogPush:
+def _push_of(request: pb.OpenLogs, batch: LogBatch) -> pb.LogPush:
     return pb.LogPush(
-        request_id=request_id,
-        lines=[_line_of(line) for line in batch.lines],
+        request_id=request.request_id,
+        lines=[_line_of(line) for line in batch.lines if line.at_us > request.since_us],
         history_done=batch.history_done,
     )
 

@@ -1,14 +1,15 @@
 """One reader's log lines from everywhere: sessions held here, and other coordinators' sessions.
 
 Every source sends its history, then says so; `history_done` goes out once, when all have. A host
-that joins during a follow is asked too, from the present on.
+that joins during a follow is asked too: from its last line that went out here, when there was one
+(its session broke and came back), else from the present on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import grpc
 
@@ -23,6 +24,8 @@ from formation_coordinator.sessions import AgentSession, Sessions
 log = logging.getLogger(__name__)
 
 HISTORY_TIMEOUT_S = 10.0
+# As much as a host may have written while its session was broken.
+GAP_LINES_MAX = 10_000
 
 
 class LogFan:
@@ -39,6 +42,7 @@ class LogFan:
     async def read(self, request: pb.LogsRequest) -> AsyncIterator[pb.LogsResponse]:
         """Lines as they come; ends by itself after the history unless `follow`."""
         joins = self._sessions.watch_joins()
+        last_us: dict[str, int] = {}
         tasks: list[asyncio.Task[None]] = []
         with self._relay.open() as here:
             try:
@@ -48,8 +52,12 @@ class LogFan:
                     waiting |= {other.id for other in others}
                     tasks += [asyncio.create_task(_from(o, request, here)) for o in others]
                 if request.follow:
-                    tasks.append(asyncio.create_task(self._ask_joining(request, here, joins)))
+                    tasks.append(
+                        asyncio.create_task(self._ask_joining(request, here, joins, last_us))
+                    )
                 async for response in _merge(here, waiting, follow=request.follow):
+                    for line in response.lines:
+                        last_us[line.host] = max(line.at_us, last_us.get(line.host, 0))
                     yield response
             finally:
                 for task in tasks:
@@ -64,7 +72,13 @@ class LogFan:
         return set(self._sessions.held)
 
     def _ask(
-        self, session: AgentSession, request: pb.LogsRequest, here: LogRequest, *, tail_lines: int
+        self,
+        session: AgentSession,
+        request: pb.LogsRequest,
+        here: LogRequest,
+        *,
+        tail_lines: int,
+        since_us: int = 0,
     ) -> None:
         open_logs = agent_pb2.OpenLogs(
             request_id=self._relay.expect(here, session.host),
@@ -73,6 +87,7 @@ class LogFan:
             ordinal=request.ordinal,
             tail_lines=tail_lines,
             follow=request.follow,
+            since_us=since_us,
         )
         self._sessions.ask(session, agent_pb2.CoordinatorMessage(open_logs=open_logs))
 
@@ -81,10 +96,13 @@ class LogFan:
         request: pb.LogsRequest,
         here: LogRequest,
         joins: asyncio.Queue[AgentSession],
+        last_us: Mapping[str, int],
     ) -> None:
         while True:
             session = await joins.get()
-            self._ask(session, request, here, tail_lines=0)
+            since_us = last_us.get(session.host, 0)
+            tail_lines = GAP_LINES_MAX if since_us else 0
+            self._ask(session, request, here, tail_lines=tail_lines, since_us=since_us)
 
     def _close_all(self, here: LogRequest) -> None:
         for host, token in here.tokens.items():

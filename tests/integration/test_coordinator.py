@@ -340,6 +340,34 @@ async def test_logs_come_from_every_host_also_through_the_other_coordinator(
         assert done == 1
 
 
+async def test_a_host_that_comes_back_during_a_follow_is_asked_for_what_was_missed(
+    c1: RunningCoordinator,
+) -> None:
+    call = c1.control.Logs(pb.LogsRequest(app="shop", tail_lines=10, follow=True))
+    a = await HollowAgent(c1.address, "a").__aenter__()
+    line = agent_pb2.LogLine(app="shop", type="web", ordinal=1, host="a", at_us=77, text=b"x")
+
+    async def pushes(request_id: str) -> AsyncIterator[agent_pb2.LogPush]:
+        yield agent_pb2.LogPush(request_id=request_id, lines=[line])
+
+    await a.wait_for(lambda: bool(a.open_logs))
+    assert (a.open_logs[0].tail_lines, a.open_logs[0].since_us) == (0, 0)
+    pushing = asyncio.create_task(
+        a.stub.PushLogs(pushes(a.open_logs[0].request_id)).wait_for_connection()
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        async for response in call:
+            if response.lines:
+                break
+    await pushing
+    await a.hang_up()
+    async with HollowAgent(c1.address, "a") as back:
+        await back.wait_for(lambda: bool(back.open_logs))
+        assert back.open_logs[0].since_us == 77
+        assert back.open_logs[0].tail_lines > 0
+    call.cancel()
+
+
 async def push_one_line(agent: HollowAgent) -> None:
     """What a real agent does when asked for its logs."""
     await agent.wait_for(lambda: bool(agent.open_logs))

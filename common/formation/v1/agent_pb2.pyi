@@ -342,6 +342,7 @@ class OpenLogs(_message.Message):
     ORDINAL_FIELD_NUMBER: _builtins.int
     TAIL_LINES_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    SINCE_US_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     app: _builtins.str
     type: _builtins.str
@@ -351,6 +352,8 @@ class OpenLogs(_message.Message):
     tail_lines: _builtins.int
     """per instance; -1: all that is kept"""
     follow: _builtins.bool
+    since_us: _builtins.int
+    """only what was written after this; for a stream opened again"""
     def __init__(
         self,
         *,
@@ -360,10 +363,11 @@ class OpenLogs(_message.Message):
         ordinal: _builtins.int = ...,
         tail_lines: _builtins.int = ...,
         follow: _builtins.bool = ...,
+        since_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "follow", b"follow", "ordinal", b"ordinal", "request_id", b"request_id", "tail_lines", b"tail_lines", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "follow", b"follow", "ordinal", b"ordinal", "request_id", b"request_id", "since_us", b"since_us", "tail_lines", b"tail_lines", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
