@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from cluster import Cluster
@@ -16,8 +17,8 @@ from leftovers import alive
 PROCFILE = "web: sleep 1000\nworker: sh -c 'sleep 1000'\n"
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
+@contextmanager
+def running_shop() -> Iterator[Cluster]:
     """One coordinator with an embedded etcd, two agents, the app shop applied with web=2."""
     with Cluster() as made:
         made.start_coordinator()
@@ -26,6 +27,19 @@ def cluster() -> Iterator[Cluster]:
         made.wait_hosts(2)
         made.app({"Procfile": PROCFILE})
         made.formctl("apply", "-f", "shop/Procfile", "-m", "web=2")
+        yield made
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with running_shop() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def steady() -> Iterator[Cluster]:
+    """Shared by the tests that leave everything as it was."""
+    with running_shop() as made:
         yield made
 
 
@@ -50,11 +64,11 @@ def test_scale_up_and_down_spreads_evenly_and_says_what_it_did(cluster: Cluster)
 
 
 def test_without_words_the_formation_is_printed_in_a_form_that_can_be_fed_back(
-    cluster: Cluster,
+    steady: Cluster,
 ) -> None:
-    printed = cluster.formctl("scale").stdout.split()
+    printed = steady.formctl("scale").stdout.split()
     assert printed == ["web=2", "worker=0"]
-    assert cluster.formctl("scale", *printed).returncode == 0
+    assert steady.formctl("scale", *printed).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -66,15 +80,13 @@ def test_without_words_the_formation_is_printed_in_a_form_that_can_be_fed_back(
         (["web3"], "web3"),
     ],
 )
-def test_a_bad_word_refuses_the_whole_command(
-    cluster: Cluster, words: list[str], said: str
-) -> None:
-    done = cluster.formctl("scale", *words, check=False)
+def test_a_bad_word_refuses_the_whole_command(steady: Cluster, words: list[str], said: str) -> None:
+    done = steady.formctl("scale", *words, check=False)
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
-    assert cluster.formctl("scale").stdout.split() == ["web=2", "worker=0"]
+    assert steady.formctl("scale").stdout.split() == ["web=2", "worker=0"]
 
 
 def test_a_killed_instance_is_back_within_a_second_and_counted(cluster: Cluster) -> None:
@@ -190,14 +202,14 @@ def test_deleting_an_app_ends_its_processes(cluster: Cluster) -> None:
     assert cluster.json("apps") == []
 
 
-def test_a_second_agent_of_the_same_name_is_refused_in_one_line(cluster: Cluster) -> None:
-    thief = cluster.start("thief", "formation-agent", *thief_flags(cluster))
+def test_a_second_agent_of_the_same_name_is_refused_in_one_line(steady: Cluster) -> None:
+    thief = steady.start("thief", "formation-agent", *thief_flags(steady))
     assert thief.wait(timeout=20) == 2
-    cluster.programs.pop("thief")
-    said = cluster.log("thief")
+    steady.programs.pop("thief")
+    said = steady.log("thief")
     assert "'a' is taken by a living agent" in said
     assert "Traceback" not in said
-    assert len(cluster.healthy()) == 2
+    assert len(steady.healthy()) == 2
 
 
 def thief_flags(cluster: Cluster) -> list[str]:
@@ -206,15 +218,15 @@ def thief_flags(cluster: Cluster) -> list[str]:
     return ["--name", "a", "--coordinator", address, "--state-dir", state_dir]
 
 
-def test_an_agent_started_twice_on_one_state_directory_is_refused(cluster: Cluster) -> None:
-    address = cluster.coordinators["c1"]
-    state_dir = str(cluster.directory / "state-a")
+def test_an_agent_started_twice_on_one_state_directory_is_refused(steady: Cluster) -> None:
+    address = steady.coordinators["c1"]
+    state_dir = str(steady.directory / "state-a")
     flags = ["--name", "a", "--coordinator", address, "--state-dir", state_dir]
-    second = cluster.start("second", "formation-agent", *flags)
+    second = steady.start("second", "formation-agent", *flags)
     assert second.wait(timeout=20) == 2
-    cluster.programs.pop("second")
-    assert "already" in cluster.log("second")
-    assert len(cluster.healthy()) == 2
+    steady.programs.pop("second")
+    assert "already" in steady.log("second")
+    assert len(steady.healthy()) == 2
 
 
 def test_many_scales_at_once_all_take_effect(cluster: Cluster) -> None:
