@@ -80,7 +80,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         changes: control.Control,
         logs: LogFan,
         watch: InstanceWatch,
-        me: Callable[[], Coordinator],
+        me: Coordinator,
         clock: Callable[[], float],
         replace_after_s: float,
     ) -> None:
@@ -91,7 +91,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     def _ready(self) -> None:
         if not self._mirror.ready.is_set():
             why = self._mirror.failure or "the store is not read yet"
-            raise StoreError(f"coordinator {self._me().id} is not ready: {why}")
+            raise StoreError(f"coordinator {self._me.id} is not ready: {why}")
 
     # ------------------------------------------------------------------ changes
 
@@ -146,7 +146,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             cluster=wire.cluster_to_pb(world.cluster) if world.cluster else None,
             coordinators=[wire.coordinator_to_pb(item) for item in coordinators],
             leader_id=world.leader.id if world.leader else "",
-            coordinator_id=self._me().id,
+            coordinator_id=self._me.id,
             version=formation.__version__,
         )
 

@@ -28,6 +28,7 @@ class LiveWorld:
         self._clock = clock
         self._held: set[str] = set()
         self._hints: set[asyncio.Event] = set()
+        self._document_hints: dict[str, set[asyncio.Event]] = {}
         mirror.subscribe(self._on_events)
 
     def subscribe(self) -> asyncio.Event:
@@ -38,6 +39,18 @@ class LiveWorld:
 
     def unsubscribe(self, hint: asyncio.Event) -> None:
         self._hints.discard(hint)
+
+    def subscribe_document(self, host: str) -> asyncio.Event:
+        """Set only when this host's document, or any release, changes: there are many hosts."""
+        hint = asyncio.Event()
+        self._document_hints.setdefault(host, set()).add(hint)
+        return hint
+
+    def unsubscribe_document(self, host: str, hint: asyncio.Event) -> None:
+        hints = self._document_hints.get(host, set())
+        hints.discard(hint)
+        if not hints:
+            self._document_hints.pop(host, None)
 
     def hold(self, host: str) -> None:
         """From now on this host's status comes from `publish`, not from etcd."""
@@ -83,7 +96,16 @@ class LiveWorld:
         assert not isinstance(record, AuditRecord), "the audit trail is not mirrored"
         return Change(kind=kind, names=names, record=record)
 
-    def _apply(self, changes: Iterable[Change]) -> None:
+    def _apply(self, given: Iterable[Change]) -> None:
+        changes = tuple(given)
         self.world = apply(self.world, changes, revision=self._mirror.revision, now_s=self._clock())
         for hint in self._hints:
             hint.set()
+        for change in changes:
+            if change.kind == "assignments":
+                for hint in self._document_hints.get(change.names[0], ()):
+                    hint.set()
+            elif change.kind == "releases":  # rare; whoever waits for it knows
+                for hints in self._document_hints.values():
+                    for hint in hints:
+                        hint.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import grpc
 
@@ -19,7 +19,8 @@ from formation.v1 import agent_pb2, control_pb2_grpc
 from formation.v1 import control_pb2 as pb
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logrelay import Delivery, LogRelay, LogRequest
-from formation_coordinator.sessions import AgentSession, Sessions
+from formation_coordinator.registration import AgentSession
+from formation_coordinator.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class LogFan:
         sessions: Sessions,
         relay: LogRelay,
         live: LiveWorld,
-        me: Callable[[], Coordinator],
+        me: Coordinator,
     ) -> None:
         self._sessions, self._relay, self._live, self._me = sessions, relay, live, me
 
@@ -89,7 +90,7 @@ class LogFan:
             follow=request.follow,
             since_us=since_us,
         )
-        self._sessions.ask(session, agent_pb2.CoordinatorMessage(open_logs=open_logs))
+        session.send(agent_pb2.CoordinatorMessage(open_logs=open_logs))
 
     async def _ask_joining(
         self,
@@ -109,10 +110,10 @@ class LogFan:
             session = self._sessions.held.get(host)
             if session is not None:
                 close = agent_pb2.CloseLogs(request_id=token)
-                self._sessions.ask(session, agent_pb2.CoordinatorMessage(close_logs=close))
+                session.send(agent_pb2.CoordinatorMessage(close_logs=close))
 
     def _others(self) -> list[Coordinator]:
-        mine = self._me().id
+        mine = self._me.id
         return [other for other in self._live.world.coordinators.values() if other.id != mine]
 
 

@@ -26,6 +26,7 @@ from formation_coordinator.election import Election, LeaseKeeper
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logfan import LogFan
 from formation_coordinator.logrelay import LogRelay
+from formation_coordinator.registration import Registrar
 from formation_coordinator.sessions import Sessions
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import ModRevision, Put, Store, StoreError
@@ -69,13 +70,20 @@ class Service:
 
     def _build_server(self) -> grpc.aio.Server:
         relay = LogRelay(new_id)
-        self.sessions = Sessions(
+        self.registrar = Registrar(
             store=self._store,
             mirror=self.mirror,
             live=self.live,
+            lease=self.lease,
+            me=self.me,
+            now_ms=now_ms,
+        )
+        self.sessions = Sessions(
+            mirror=self.mirror,
+            live=self.live,
             relay=relay,
-            me=lambda: self.me,
-            lease=lambda: self.lease.lease_id,
+            registrar=self.registrar,
+            me=self.me,
             clock=monotonic_s,
             now_ms=now_ms,
             new_id=new_id,
@@ -85,9 +93,9 @@ class Service:
             mirror=self.mirror,
             live=self.live,
             changes=Control(store=self._store, now_ms=now_ms, new_id=new_id),
-            logs=LogFan(sessions=self.sessions, relay=relay, live=self.live, me=lambda: self.me),
+            logs=LogFan(sessions=self.sessions, relay=relay, live=self.live, me=self.me),
             watch=InstanceWatch(self.live, lambda: self.driver.plan(epoch=0)),
-            me=lambda: self.me,
+            me=self.me,
             clock=monotonic_s,
             replace_after_s=self._config.replace_after_s,
         )
@@ -147,6 +155,7 @@ class Service:
             await self._found_cluster()
             tasks.create_task(self.lease.run())
             tasks.create_task(self._keep_registered())
+            tasks.create_task(self.registrar.sweep())
             tasks.create_task(self.election.run())
             log.info("ready: cluster %s", self.live.world.cluster and self.live.world.cluster.id)
 
