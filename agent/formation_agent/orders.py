@@ -53,10 +53,20 @@ def judge(memory: AgentMemory, order: Assignments) -> Verdict:
     if order.complete:
         if order.results_in < memory.generation:
             return Refuse(complaint=_too_old("generation", order.results_in, memory.generation))
+        if _another_timeline(memory, order):
+            return Refuse(complaint=_too_old("another generation", order.results_in, "one"))
         return _obey(memory, order, order.instances)
     if order.applies_to != memory.generation or order.results_in < order.applies_to:
         return Resend()
     return _obey(memory, order, _changed(memory.assigned, order))
+
+
+def _another_timeline(memory: AgentMemory, order: Assignments) -> bool:
+    """A document changes only with its generation: the same number with other content is of a
+    store that was put back and has gone on from there. After a goodbye nothing is remembered."""
+    wanted = {item.uid for item in order.instances}
+    known = {item.uid for item in memory.assigned}
+    return order.results_in == memory.generation and bool(known) and wanted != known
 
 
 def by_key(releases: tuple[Release, ...]) -> Releases:
@@ -90,7 +100,7 @@ def _obey(memory: AgentMemory, order: Assignments, assigned: tuple[Assignment, .
     )
 
 
-def _too_old(what: str, got: int, known: int) -> str:
+def _too_old(what: str, got: int, known: int | str) -> str:
     return (
         f"refused orders of {what} {got}, {known} was seen before: the cluster's store went back"
         " in time; everything here runs on as it is. To obey it: stop this agent, remove agent.pb"

@@ -38,8 +38,8 @@ def process_type_from_pb(message: pb.ProcessType) -> m.ProcessType:
         command=message.command,
         initial_quantity=message.initial_quantity,
         stop_signal=message.stop_signal or _DEFAULT_SIGNAL,
-        stop_grace_s=message.stop_grace_s,
-        ready_after_s=message.ready_after_s,
+        stop_grace_s=message.stop_grace_s if message.HasField("stop_grace_s") else 30.0,
+        ready_after_s=message.ready_after_s if message.HasField("ready_after_s") else 1.0,
     )
 
 

@@ -7,6 +7,7 @@ away; a caller that has just changed something asks for a world at least that ne
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
 from typing import Any
@@ -15,6 +16,7 @@ import grpc
 
 import formation
 from formation import wire
+from formation.manifest import STOP_SIGNALS
 from formation.model import (
     APP_NAME,
     QUANTITY_MAX,
@@ -176,7 +178,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         if app is None:
             known = ", ".join(sorted(world.apps)) or "none"
             raise control.Unknown(f"no app {request.app!r}; known apps: {known}")
-        found = [r for (name, _), r in world.releases.items() if name == app.name]
+        found = [r for (name, _), r in world.releases.items() if name == app.name and r.types]
         newest_first = sorted(found, key=lambda release: -release.number)
         return pb.ListReleasesResponse(
             releases=[_without_values(release) for release in newest_first], current=app.release
@@ -245,6 +247,11 @@ def _release_wanted(request: pb.ApplyRequest) -> Release:
         raise control.Invalid(f"app {request.app}: type {', '.join(twice)} is defined twice")
     problems = [problem for spec in types for problem in _type_problems(spec)]
     problems += [
+        f"bad environment variable {name!r}"
+        for name, value in request.env.items()
+        if not name or "=" in name or "\0" in name + value
+    ]
+    problems += [
         f"{name}: quantity {quantity} is over {QUANTITY_MAX}"
         for name, quantity in request.formation.items()
         if quantity > QUANTITY_MAX
@@ -266,8 +273,10 @@ def _type_problems(spec: ProcessType) -> list[str]:
         f"bad type name {spec.name!r}": TYPE_NAME.fullmatch(spec.name),
         f"{spec.name}: no command": spec.command.strip(),
         f"{spec.name}: quantity over {QUANTITY_MAX}": spec.initial_quantity <= QUANTITY_MAX,
-        f"{spec.name}: negative stop grace": spec.stop_grace_s >= 0,
-        f"{spec.name}: negative ready after": spec.ready_after_s >= 0,
+        f"{spec.name}: a NUL byte in the command": "\0" not in spec.command,
+        f"{spec.name}: unknown stop signal {spec.stop_signal!r}": spec.stop_signal in STOP_SIGNALS,
+        f"{spec.name}: bad stop grace": 0 <= spec.stop_grace_s < math.inf,
+        f"{spec.name}: bad ready after": 0 <= spec.ready_after_s < math.inf,
     }
     return [problem for problem, passed in checks.items() if not passed]
 

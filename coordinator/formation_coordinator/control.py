@@ -6,12 +6,14 @@ record in the same breath. A lost race reads and decides again, a bounded number
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from formation.model import (
     App,
     Assignment,
+    AssignmentDocument,
     AuditRecord,
     ProcessType,
     QuantityChange,
@@ -29,9 +31,12 @@ from formation_coordinator.store.base import (
     Put,
     Span,
     Store,
+    StoreError,
     split,
 )
 from formation_coordinator.world import World
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 8
 
@@ -177,20 +182,36 @@ class Control:
     # ------------------------------------------------------------------ delete and forget
 
     async def delete_app(self, name: str, who: str) -> int:
-        """The app goes in one transaction; its old releases after it, they are nobody's then."""
+        """The app goes in one transaction; its old releases after it, they are nobody's then.
+
+        An empty record of the last release stays: its number is never given again, so no agent
+        takes an old release for a new one.
+        """
         for _ in range(ATTEMPTS_MAX):
-            _, _, seen = await self._read(name)
+            app, seen = await self._read_app(name)
+            if app is None:
+                raise Unknown(await self._no_such_app(name))
+            last = keys.release(name, app.latest_release)
+            empty = Release(app=name, number=app.latest_release, types=())
             revision = await self._commit(
                 [ModRevision(keys.app(name), seen.mod_revision)],
-                [Delete(keys.app(name))],
+                [Delete(keys.app(name)), Put(last, codec.encode(empty))],
                 self._audit(who, "delete", name, ""),
             )
             if revision:
-                releases = await self._store.ranges([keys.releases(name)])
-                for batch in split([Delete(item.key) for item in releases.items]):
-                    await self._store.commit([ModRevision(keys.app(name), 0)], batch)
+                await self._delete_releases(name, keep=last)
                 return revision
         raise RaceLost(f"app {name}: others are changing it at the same time; try again")
+
+    async def _delete_releases(self, name: str, keep: str) -> None:
+        """The app is gone whether or not this comes through."""
+        try:
+            releases = await self._store.ranges([keys.releases(name)])
+            old = [Delete(item.key) for item in releases.items if item.key != keep]
+            for batch in split(old):
+                await self._store.commit([ModRevision(keys.app(name), 0)], batch)
+        except StoreError as error:
+            log.warning("app %s is deleted, its old releases are still in etcd: %s", name, error)
 
     async def forget_host(self, host: str, who: str) -> None:
         """An operator's word that a silent host is gone for good; its slots go elsewhere."""
@@ -201,20 +222,23 @@ class Control:
             raise Refused(
                 f"host {host} is alive (connected to {record.coordinator_id}); stop its agent first"
             )
-        found = [
-            key
-            for key in (keys.host(host), keys.assignments(host), keys.status(host))
-            if await self._store.get(key) is not None
-        ]
-        if not found:
+        if await self._store.get(keys.host(host)) is None:
             raise Unknown(f"no host {host!r}; see formctl hosts")
+        key = keys.assignments(host)
+        document = await self._store.get(key)
+        changes: list[Operation] = [Delete(keys.host(host)), Delete(keys.status(host))]
+        if document is not None:
+            changes.append(Put(key, codec.encode(_emptied(codec.decode(key, document.value)))))
         revision = await self._commit(
-            [ModRevision(keys.session(host), 0)],
-            [Delete(key) for key in found],
+            [
+                ModRevision(keys.session(host), 0),
+                ModRevision(key, document.mod_revision if document else 0),
+            ],
+            changes,
             self._audit(who, "forget-host", host, ""),
         )
         if not revision:
-            raise Refused(f"host {host} has just come back; stop its agent first")
+            raise Refused(f"host {host} has changed just now; look at formctl hosts, try again")
 
     # ------------------------------------------------------------------ reading and writing
 
@@ -277,6 +301,12 @@ class _Seen:
 
     mod_revision: int
     revision: int
+
+
+def _emptied(document: object) -> AssignmentDocument:
+    """Of the next generation: the host, should it come back, stops what it still runs."""
+    assert isinstance(document, AssignmentDocument)
+    return replace(document, generation=document.generation + 1, instances=())
 
 
 def _same(current: Release, wanted: Release) -> bool:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ZONE_LABEL = "zone"
-_UNLIMITED = 1_000_000_000
+# What one host's document and status hold within etcd's limit of 1.5 MiB a request.
+HOST_INSTANCES_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,17 +29,21 @@ class Offer:
 
     @property
     def free(self) -> int:
-        """How many more it takes; hosts without a limit still compare by how full they are."""
+        """How many more it takes."""
         if self.refusal:
             return 0
-        return max(0, (self.instances_max or _UNLIMITED) - self.total)
+        return max(0, self.limit - self.total)
+
+    @property
+    def limit(self) -> int:
+        return min(self.instances_max or HOST_INSTANCES_MAX, HOST_INSTANCES_MAX)
 
     def explain(self) -> str:
         """Why it takes nothing more, in words and numbers; empty when it would."""
         if self.refusal:
             return self.refusal
         if self.free == 0:
-            return f"full ({self.total} of {self.instances_max} instances)"
+            return f"full ({self.total} of {self.limit} instances)"
         return ""
 
 

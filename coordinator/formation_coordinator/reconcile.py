@@ -36,6 +36,12 @@ from formation_coordinator.world import (
 )
 
 NewUid = Callable[[Slot], str]
+# Slots without room beyond these are counted, not listed one by one.
+PENDING_NAMED_MAX = 1_000
+BRAKE = (
+    "the brake is on: most hosts are silent, so nothing is replaced until they return "
+    "or are given up with formctl hosts forget"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +100,8 @@ class _Pass:
             name: Counter() for name in world.hosts
         }
         self.stays: dict[tuple[str, str], dict[int, list[_Stay]]] = {}
+        self.room = sum(offer.free for offer in self._offers("", ""))
+        self.unnamed = 0  # wanted, beyond all room, and too many to list one by one
         self.demands: list[_Demand] = []
         self.pending: dict[Slot, str] = {}
         self.tally = {"placed": 0, "moved": 0, "replaced": 0, "removed": 0}
@@ -102,7 +110,10 @@ class _Pass:
         self._index()
         for app in sorted(self.world.apps.values(), key=lambda item: item.name):
             release = self.world.current_release(app)
-            for spec in release.types if release else ():
+            if release is None:
+                self._leave_alone(app)
+                continue
+            for spec in release.types:
                 self._one_type(app, spec.name)
         self._drop_unwanted_types()
         self._place_demands()
@@ -135,6 +146,13 @@ class _Pass:
         self._demand_lost(app, best)
         self._demand_missing(app, type_name, best, quantity)
         self._replace_stale(app, best, quantity)
+
+    def _leave_alone(self, app: App) -> None:
+        """Its release cannot be read: that is no reason to stop what runs."""
+        for key in [key for key in self.stays if key[0] == app.name]:
+            del self.stays[key]
+        why = f"release v{app.release} of {app.name} cannot be read; apply it again"
+        self.pending |= {Slot(app.name, name, 1): why for name in sorted(app.formation)[:1]}
 
     def _settle_doubles(self, app: App, stays: list[_Stay]) -> _Stay:
         """The better stay of a slot. The others leave `stays` once that one is healthy."""
@@ -188,7 +206,7 @@ class _Pass:
                 continue
             slot = stay.assignment.slot
             if self.brake and not departed(stay.entry):
-                self.pending[slot] = "the brake is on: too many hosts are silent to replace any"
+                self.pending[slot] = BRAKE
             else:
                 self.demands.append(_Demand(app, slot, stay.entry.name, first_of_type=False))
 
@@ -196,7 +214,10 @@ class _Pass:
         self, app: App, type_name: str, best: Mapping[int, _Stay], quantity: int
     ) -> None:
         free = (ordinal for ordinal in count_from(1) if ordinal not in best)
-        for index in range(quantity - len(best)):
+        missing = max(0, quantity - len(best))
+        asked = min(missing, self.room + PENDING_NAMED_MAX)
+        self.unnamed += missing - asked
+        for index in range(asked):
             slot = Slot(app.name, type_name, next(free))
             first = index == 0 and not best
             self.demands.append(_Demand(app, slot, "", first_of_type=first))
@@ -271,6 +292,7 @@ class _Pass:
                 refusal=self._refusal(entry),
             )
             for entry in self.world.hosts.values()
+            if entry.known
         ]
 
     def _refusal(self, entry: HostEntry) -> str:
@@ -313,9 +335,11 @@ class _Pass:
     def _sentence(self) -> str:
         done = [f"{number} {verb}" for verb, number in self.tally.items() if number]
         if self.pending:
-            done.append(f"{len(self.pending)} pending ({next(iter(self.pending.values()))})")
+            done.append(
+                f"{len(self.pending) + self.unnamed} pending ({next(iter(self.pending.values()))})"
+            )
         if self.brake:
-            done.append("the brake is on: most hosts are silent, nothing is replaced")
+            done.append(BRAKE)
         return ", ".join(done) or "nothing to do"
 
 

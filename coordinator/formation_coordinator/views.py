@@ -101,6 +101,8 @@ def hosts(world: World, *, now_s: float, replace_after_s: float) -> list[HostVie
     found = []
     for name in sorted(world.hosts):
         entry = world.hosts[name]
+        if not entry.known:
+            continue
         observed = entry.observed()
         found.append(
             HostView(

@@ -47,6 +47,11 @@ class HostEntry:
         return self.session is not None
 
     @property
+    def known(self) -> bool:
+        """False for what is left of a forgotten host: its empty document keeps the generation."""
+        return self.host is not None or self.session is not None
+
+    @property
     def assigned(self) -> tuple[Assignment, ...]:
         return self.document.instances if self.document else ()
 
@@ -185,9 +190,16 @@ def host_state(entry: HostEntry, *, now_s: float, replace_after_s: float) -> Hos
 
 
 def brake_is_on(world: World) -> bool:
-    """More than half of the hosts, and at least three, are silent: it is us who are cut off."""
-    silent = sum(1 for entry in world.hosts.values() if not entry.connected and not departed(entry))
-    return silent >= BRAKE_HOSTS_MIN and silent * 2 > len(world.hosts)
+    """More than half of the hosts, and at least three, are silent: it is us who are cut off.
+
+    A silent host whose instances were all replaced, or that said goodbye, is an old story.
+    """
+    connected = sum(entry.connected for entry in world.hosts.values())
+    silent = sum(
+        not entry.connected and not departed(entry) and bool(entry.assigned)
+        for entry in world.hosts.values()
+    )
+    return silent >= BRAKE_HOSTS_MIN and silent > connected
 
 
 def departed(entry: HostEntry) -> bool:

@@ -88,14 +88,21 @@ class ProcessType(_message.Message):
         command: _builtins.str = ...,
         initial_quantity: _builtins.int = ...,
         stop_signal: _builtins.str = ...,
-        stop_grace_s: _builtins.float = ...,
-        ready_after_s: _builtins.float = ...,
+        stop_grace_s: _builtins.float | None = ...,
+        ready_after_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_stop_grace_s", b"_stop_grace_s", "ready_after_s", b"ready_after_s", "stop_grace_s", b"stop_grace_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "initial_quantity", b"initial_quantity", "name", b"name", "ready_after_s", b"ready_after_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_stop_grace_s", b"_stop_grace_s", "command", b"command", "initial_quantity", b"initial_quantity", "name", b"name", "ready_after_s", b"ready_after_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__ready_after_s: _TypeAlias = _typing.Literal["ready_after_s"]  # noqa: Y015
+    _WhichOneofArgType__ready_after_s: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s"]  # noqa: Y015
+    _WhichOneofReturnType__stop_grace_s: _TypeAlias = _typing.Literal["stop_grace_s"]  # noqa: Y015
+    _WhichOneofArgType__stop_grace_s: _TypeAlias = _typing.Literal["_stop_grace_s", b"_stop_grace_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ready_after_s) -> _WhichOneofReturnType__ready_after_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_grace_s) -> _WhichOneofReturnType__stop_grace_s | None: ...
 
 Global___ProcessType: _TypeAlias = ProcessType  # noqa: Y015
 
