@@ -85,10 +85,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
         me: Coordinator,
         clock: Callable[[], float],
         replace_after_s: float,
+        connected: Callable[[], bool],
     ) -> None:
         self._store, self._mirror, self._live = store, mirror, live
         self._changes, self._logs, self._watch = changes, logs, watch
         self._me, self._clock, self._replace_after_s = me, clock, replace_after_s
+        self._connected = connected
 
     def _ready(self) -> None:
         if not self._mirror.ready.is_set():
@@ -150,6 +152,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             leader_id=world.leader.id if world.leader else "",
             coordinator_id=self._me.id,
             version=formation.__version__,
+            store_connected=self._connected(),
         )
 
     @_worded

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from formation.model import HOST_NAME
 from formation.settings import (
     ConfigError,
     Program,
@@ -52,6 +53,12 @@ def _etcd(text: str) -> tuple[str, ...]:
     return words
 
 
+def _id(text: str) -> str:
+    if not HOST_NAME.fullmatch(text):
+        raise ValueError(f"{text!r}: letters, digits, '.', '_' and '-' only")
+    return text
+
+
 def _prefix(text: str) -> str:
     if not text.startswith("/") or not text.endswith("/") or len(text) < len("/x/"):
         raise ValueError(f"{text!r} must start and end with / and hold a name")
@@ -79,7 +86,7 @@ PROGRAM = Program(
                 help="where this cluster's keys start (/formation/)"),
         Setting(name="data-dir", field="data_dir", parse=filled, meta="DIR",
                 help="where an embedded etcd keeps its data"),
-        Setting(name="id", field="id", parse=filled, meta="NAME",
+        Setting(name="id", field="id", parse=_id, meta="NAME",
                 help="name of this coordinator (host name and listen address)"),
         Setting(name="replace-after", field="replace_after_s", parse=seconds, meta="SECONDS",
                 help="silence after which a host's instances are placed elsewhere (5)"),

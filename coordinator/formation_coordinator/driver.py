@@ -71,7 +71,7 @@ class Driver:
     async def _loop(self, epoch: int, hint: asyncio.Event) -> None:
         while True:
             hint.clear()
-            plan = self.plan(epoch)
+            plan = await self.plan(epoch)
             if plan.sentence != self.sentence:
                 log.log(logging.INFO if plan != IDLE else logging.DEBUG, "%s", plan.sentence)
                 self.sentence = plan.sentence
@@ -85,9 +85,13 @@ class Driver:
                 wait_s = RETRY_S
             await _wait(hint, wait_s)
 
-    def plan(self, epoch: int) -> Plan:
-        """What would be done now; changes nothing."""
-        return reconcile(
+    async def plan(self, epoch: int) -> Plan:
+        """What would be done now; changes nothing.
+
+        In a thread: with a hundred thousand instances it takes a second, and our lease lasts three.
+        """
+        return await asyncio.to_thread(
+            reconcile,
             self._live.world,
             now_s=self._clock(),
             epoch=epoch,

@@ -9,7 +9,7 @@ grows with hosts, not with instances. The same functions serve the leader and ev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ZONE_LABEL = "zone"
 # What one host's document and status hold within etcd's limit of 1.5 MiB a request.
@@ -91,7 +91,8 @@ def place(count: int, offers: Sequence[Offer]) -> Placement:
         ]
         counts.update(fill(glasses, share))
     unplaced = count - sum(counts.values())
-    refusals = {o.host: why for o in offers if (why := o.explain())} if unplaced else {}
+    filled = [replace(o, total=o.total + counts.get(o.host, 0)) for o in offers]
+    refusals = {o.host: why for o in filled if (why := o.explain())} if unplaced else {}
     return Placement(counts=counts, unplaced=unplaced, refusals=refusals)
 
 

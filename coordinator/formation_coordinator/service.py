@@ -10,14 +10,21 @@ import asyncio
 import logging
 import os
 import socket
+import stat
 from collections.abc import Callable, Coroutine
 
 import grpc
 
 import formation
 from formation.model import Cluster, Coordinator, Slot
-from formation.runtime import monotonic_s, new_id, now_ms, server_channel_options
-from formation.v1 import agent_pb2_grpc, control_pb2_grpc
+from formation.runtime import (
+    client_channel_options,
+    monotonic_s,
+    new_id,
+    now_ms,
+    server_channel_options,
+)
+from formation.v1 import agent_pb2_grpc, control_pb2, control_pb2_grpc
 from formation_coordinator.api import ControlService
 from formation_coordinator.config import CoordinatorConfig, is_local
 from formation_coordinator.control import Control
@@ -36,7 +43,10 @@ from formation_coordinator.watching import InstanceWatch
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
+SOCKET_PATH_MAX = 107
 RETRY_S = 1.0
+# Longer than the lease of a coordinator that died and was started anew with the same id.
+ID_TAKEN_AFTER_S = 8.0
 STOP_GRACE_S = 0.3
 
 
@@ -48,7 +58,7 @@ class Service:
     def __init__(self, config: CoordinatorConfig, store: Store) -> None:
         address = config.advertise or config.listen
         self.me = Coordinator(
-            id=config.id or f"{socket.gethostname()}-{address.rpartition(':')[2] or address}",
+            id=config.id or default_id(socket.gethostname(), address),
             address=address,
             version=formation.__version__,
             since_ms=now_ms(),
@@ -94,10 +104,11 @@ class Service:
             live=self.live,
             changes=Control(store=self._store, now_ms=now_ms, new_id=new_id),
             logs=LogFan(sessions=self.sessions, relay=relay, live=self.live, me=self.me),
-            watch=InstanceWatch(self.live, lambda: self.driver.plan(epoch=0)),
+            watch=InstanceWatch(self.live, self.driver.plan),
             me=self.me,
             clock=monotonic_s,
             replace_after_s=self._config.replace_after_s,
+            connected=lambda: self.lease.remaining_s() > 0,
         )
         server = grpc.aio.server(options=server_channel_options())
         agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
@@ -122,16 +133,14 @@ class Service:
     async def _listen(self) -> None:
         listen = self._config.listen
         self._claim_socket(listen)
+        mask = os.umask(0o177)  # a socket is born 0600: nobody else can connect at any moment
         try:
             self.server.add_insecure_port(listen)
             await self.server.start()
         except RuntimeError as error:
-            raise FatalError(
-                f"cannot listen on {listen}: the address is in use or not of this machine; "
-                "give another --listen"
-            ) from error
-        if listen.startswith("unix:"):
-            os.chmod(listen.removeprefix("unix:"), 0o600)
+            raise FatalError(f"cannot listen on {listen}: {_why_not(listen)}") from error
+        finally:
+            os.umask(mask)
         if not is_local(listen):
             log.warning("INSECURE: whoever reaches %s can run commands on every host", listen)
         log.info("coordinator %s listens on %s", self.me.id, listen)
@@ -143,6 +152,8 @@ class Service:
         path = listen.removeprefix("unix:")
         if not os.path.exists(path):
             return
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise FatalError(f"cannot listen on {listen}: the file is no socket; remove it")
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(path) == 0:
                 raise FatalError(f"cannot listen on {listen}: another program serves there")
@@ -156,6 +167,7 @@ class Service:
             tasks.create_task(self.lease.run())
             tasks.create_task(self._keep_registered())
             tasks.create_task(self.registrar.sweep())
+            tasks.create_task(self._send_agents_on_when_cut_off())
             tasks.create_task(self.election.run())
             log.info("ready: cluster %s", self.live.world.cluster and self.live.world.cluster.id)
 
@@ -178,18 +190,52 @@ class Service:
             )
 
     async def _keep_registered(self) -> None:
-        """coordinators/<id> on our present lease, whatever happened to the last one."""
-        on_lease = 0
+        """Level: coordinators/<id> is ours, on our present lease."""
+        refused_for_s = 0.0
         while True:
-            lease = self.lease.lease_id
-            if lease and lease != on_lease:
-                try:
-                    put = Put(keys.coordinator(self.me.id), codec.encode(self.me), lease=lease)
-                    await self._store.commit([], [put])
-                    on_lease = lease
-                except StoreError as error:
-                    log.warning("this coordinator is not registered: %s", error)
+            try:
+                lease = await self.lease.held()
+                refused_for_s = 0.0 if await self._register(lease) else refused_for_s + RETRY_S
+            except StoreError as error:
+                log.warning("this coordinator is not registered: %s", error)
+            if refused_for_s > ID_TAKEN_AFTER_S:
+                raise FatalError(
+                    f"another coordinator is called {self.me.id!r}; give this one another --id"
+                )
             await asyncio.sleep(RETRY_S)
+
+    async def _register(self, lease: int) -> bool:
+        """False when another living coordinator has our id; a dead one's key soon runs out."""
+        key = keys.coordinator(self.me.id)
+        seen = self.mirror.records.get(key)
+        if seen is not None and seen.lease == lease:
+            return True
+        if seen is not None:
+            holder = codec.decode(key, seen.value)
+            # Whoever had our address before us is dead: we listen on it now.
+            if isinstance(holder, Coordinator) and holder.address != self.me.address:
+                return False
+        put = Put(key, codec.encode(self.me), lease=lease)
+        compare = ModRevision(key, seen.mod_revision if seen else 0)
+        await self._store.commit([compare], [put])
+        return True
+
+    async def _send_agents_on_when_cut_off(self) -> None:
+        """Cut off from etcd while another coordinator is not: our agents are better off there.
+
+        When nobody has etcd they stay: they lose nothing, and are registered again at once.
+        """
+        while True:
+            await asyncio.sleep(RETRY_S)
+            if self.lease.remaining_s() > 0 or not self.sessions.held:
+                continue
+            others = [c for c in self.live.world.coordinators.values() if c.id != self.me.id]
+            for other in others:
+                if await _has_store(other):
+                    reason = f"coordinator {self.me.id} is cut off from etcd, {other.id} is not"
+                    log.warning("%s: sending our agents there", reason)
+                    self.sessions.end_all(reason)
+                    break
 
     async def _close(self) -> None:
         """Hand over at once: leadership and registrations go with the lease."""
@@ -197,6 +243,34 @@ class Service:
         self.sessions.end_all(f"coordinator {self.me.id} is stopping")
         await self.server.stop(STOP_GRACE_S)
         await self.lease.close()
+
+
+async def _has_store(other: Coordinator) -> bool:
+    try:
+        async with grpc.aio.insecure_channel(other.address, client_channel_options()) as channel:
+            stub = control_pb2_grpc.ControlStub(channel)
+            answer = await stub.GetCluster(control_pb2.GetClusterRequest(), timeout=RETRY_S)
+            return answer.store_connected
+    except grpc.aio.AioRpcError:
+        return False
+
+
+def default_id(host_name: str, address: str) -> str:
+    """The host's name and what tells several coordinators on it apart: port or socket."""
+    if address.startswith("unix:"):
+        return f"{host_name}-{os.path.basename(address).removesuffix('.sock')}"
+    return f"{host_name}-{address.rpartition(':')[2]}"
+
+
+def _why_not(listen: str) -> str:
+    path = listen.removeprefix("unix:")
+    if path == listen:
+        return "the address is in use or not of this machine; give another --listen"
+    if not os.path.isdir(os.path.dirname(path)):
+        return f"there is no directory {os.path.dirname(path)}"
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        return f"a socket's path has room for {SOCKET_PATH_MAX} bytes; give a shorter one"
+    return "the directory is not writable for this user, or the socket is in use"
 
 
 def _new_uid(slot: Slot) -> str:

@@ -7,7 +7,7 @@ so a stream costs what changes, not what exists.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from formation import wire
 from formation.model import App, InstanceState
@@ -19,24 +19,25 @@ from formation_coordinator.views import InstanceView
 from formation_coordinator.world import HostEntry, World
 
 DEBOUNCE_S = 0.05
-PENDING_GAP_S = 0.5
 
 
 class InstanceWatch:
-    """`plan()` says what a leader would do now: the source of reasons for what has no host."""
+    """`plan(epoch)` says what a leader would do now: the source of reasons for what has no host."""
 
-    def __init__(self, live: LiveWorld, plan: Callable[[], Plan]) -> None:
+    def __init__(self, live: LiveWorld, plan: Callable[[int], Awaitable[Plan]]) -> None:
         self._live = live
         self._plan = plan
+        self._planned: tuple[World, Plan] = (live.world, Plan())
 
     async def updates(self, app: str, *, once: bool) -> AsyncIterator[pb.WatchUpdate]:
         """Until the caller goes. `app` empty: all apps."""
         hint = self._live.subscribe()
-        view = _View(app, self._plan)
+        view = _View(app)
         try:
             while True:
                 hint.clear()
-                update = view.step(self._live.world)
+                world = self._live.world
+                update = view.step(world, await self._pending(world))
                 if update is not None:
                     yield update
                 if once:
@@ -46,13 +47,20 @@ class InstanceWatch:
         finally:
             self._live.unsubscribe(hint)
 
+    async def _pending(self, world: World) -> Plan:
+        """Why slots have no host; planned once for a world however many look at it."""
+        if not views.is_short(world):
+            return Plan()
+        if self._planned[0] is not world:
+            self._planned = (world, await self._plan(0))
+        return self._planned[1]
+
 
 class _View:
     """What one caller has been told so far."""
 
-    def __init__(self, app: str, plan: Callable[[], Plan]) -> None:
+    def __init__(self, app: str) -> None:
         self._app = app
-        self._plan = plan
         self._entries: dict[str, HostEntry] = {}
         self._by_host: dict[str, dict[str, InstanceView]] = {}
         self._apps: Mapping[str, App] = {}
@@ -60,12 +68,12 @@ class _View:
         self._note = ""
         self._first = True
 
-    def step(self, world: World) -> pb.WatchUpdate | None:
+    def step(self, world: World, plan: Plan) -> pb.WatchUpdate | None:
         """The difference to what was told, or None."""
         apps_changed = self._first or world.apps is not self._apps
         self._refresh_hosts(world, everything=apps_changed)
         shown = {uid: view for views_ in self._by_host.values() for uid, view in views_.items()}
-        note = self._add_pending(world, shown)
+        note = self._add_pending(world, plan, shown)
         changed = [view for uid, view in shown.items() if self._told.get(uid) != view]
         gone = [uid for uid in self._told if uid not in shown]
         quiet = not (changed or gone or apps_changed or note != self._note)
@@ -95,14 +103,11 @@ class _View:
             del self._by_host[name]
         self._entries = dict(world.hosts)
 
-    def _add_pending(self, world: World, shown: dict[str, InstanceView]) -> str:
+    def _add_pending(self, world: World, plan: Plan, shown: dict[str, InstanceView]) -> str:
         """Slots without a host, each with its reason; gives the note for the caller."""
-        if not views.is_short(world):
-            return ""
-        plan = self._plan()
         note = plan.sentence if plan.brake else ""
         for slot, reason in plan.pending.items():
-            if self._app in ("", slot.app):
+            if self._app in ("", slot.app) and slot.app in world.apps:
                 release = world.apps[slot.app].release
                 view = views.pending_instance(slot, release, reason)
                 shown[view.status.uid] = view

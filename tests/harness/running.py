@@ -25,6 +25,12 @@ class RunningCoordinator:
     service: Service
     control: control_pb2_grpc.ControlAsyncStub
     stop: asyncio.Event
+    task: asyncio.Task[None]
+
+    async def failed(self) -> None:
+        """Waits until it ends by itself, and raises why."""
+        async with asyncio.timeout(2 * DEADLINE_S):
+            await asyncio.shield(self.task)
 
 
 @asynccontextmanager
@@ -45,7 +51,9 @@ async def coordinator(
                     task.result()
                 await asyncio.sleep(0.01)
         stub: control_pb2_grpc.ControlAsyncStub = control_pb2_grpc.ControlStub(channel)
-        yield RunningCoordinator(address=address, service=service, control=stub, stop=stop)
+        yield RunningCoordinator(
+            address=address, service=service, control=stub, stop=stop, task=task
+        )
     finally:
         await channel.close()
         stop.set()

@@ -249,7 +249,7 @@ async def test_a_deleted_apps_instances_go_and_its_name_can_be_used_again(
         await c1.control.DeleteApp(pb.DeleteAppRequest(app="shop", who="ann"))
         await a.wait_for(lambda: not a.running)
         response = await c1.control.Apply(apply_request({"web": 1}))
-        assert response.release.number == 1
+        assert response.release.number == 2  # no agent may take an old v1 for the new one
 
 
 async def test_a_living_host_cannot_be_forgotten_and_a_dead_one_can(

@@ -51,6 +51,7 @@ def test_a_full_host_takes_nothing_and_says_so_with_numbers() -> None:
     assert result.counts == {"b": 1}
     assert result.unplaced == 2
     assert result.refusals["a"] == "full (2 of 2 instances)"
+    assert result.refusals["b"] == "full (2 of 2 instances)"  # filled by this very round
     assert result.reason().startswith("no host: a: full (2 of 2 instances); ")
     assert "c: lost" in result.reason()
 

@@ -69,10 +69,13 @@ class GetClusterResponse(_message.Message):
     LEADER_ID_FIELD_NUMBER: _builtins.int
     COORDINATOR_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    STORE_CONNECTED_FIELD_NUMBER: _builtins.int
     leader_id: _builtins.str
     coordinator_id: _builtins.str
     """who answers"""
     version: _builtins.str
+    store_connected: _builtins.bool
+    """it has a valid lease: it can take sessions and changes"""
     @_builtins.property
     def cluster(self) -> _types_pb2.Cluster: ...
     @_builtins.property
@@ -85,10 +88,11 @@ class GetClusterResponse(_message.Message):
         leader_id: _builtins.str = ...,
         coordinator_id: _builtins.str = ...,
         version: _builtins.str = ...,
+        store_connected: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "coordinator_id", b"coordinator_id", "coordinators", b"coordinators", "leader_id", b"leader_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "coordinator_id", b"coordinator_id", "coordinators", b"coordinators", "leader_id", b"leader_id", "store_connected", b"store_connected", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
