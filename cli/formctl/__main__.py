@@ -16,6 +16,7 @@ from formctl.errors import (
     ReaderGoneError,
 )
 from formctl.settings import (
+    QUIET_GRPC,
     Settings,
     app_option,
     coordinator_option,
@@ -79,6 +80,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def main() -> None:
+    os.environ.setdefault(*QUIET_GRPC)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -7,7 +7,7 @@ cluster, the app named like this directory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from formctl import spec
@@ -24,24 +24,37 @@ if TYPE_CHECKING:
     from formctl.views import AppLine
 
 
-async def find_app(client: Client, settings: Settings, target: Target) -> str:
-    """The name alone; the coordinator says when there is no such app."""
-    if named := settings.named_app() or spec.named_app(settings.directory) or target.app:
-        return named
-    return choose(await client.apps(), spec.app_name(settings.directory))
-
-
-async def find_known_app(client: Client, settings: Settings, target: Target) -> AppLine:
+async def find_app(client: Client, settings: Settings, target: Target) -> AppLine:
     """With its formation; InputError when the cluster has no such app."""
     named = settings.named_app() or spec.named_app(settings.directory) or target.app
+    return await known_app(client, named, spec.app_name(settings.directory))
+
+
+async def known_app(client: Client, named: str, directory_name: str = "") -> AppLine:
+    """The app of this name; without one, the only app or the one named like the directory."""
     for _ in range(_TRIES):
         found = await client.apps()
-        name = named or choose(found, spec.app_name(settings.directory))
+        name = named or choose(found, directory_name)
         for line in found:
             if line.app.name == name:
                 return line
         await asyncio.sleep(_PAUSE_S)
     raise InputError(f"no app {name}; there is {_names(found)}")
+
+
+async def known_type(client: Client, app: str, type_name: str) -> None:
+    """InputError for a type that no release of the app has ever defined."""
+    from formation.v1 import control_pb2 as pb
+
+    response = await client.read(lambda stub: stub.ListReleases, pb.ListReleasesRequest(app=app))
+    # Newest first, so that today's types come first.
+    names = dict.fromkeys(item.name for release in response.releases for item in release.types)
+    if type_name not in names:
+        raise InputError(no_type(type_name, names))
+
+
+def no_type(name: str, known: Iterable[str]) -> str:
+    return f"no process type {name}: there is {', '.join(known) or 'none'}"
 
 
 def choose(found: Sequence[AppLine], directory_name: str) -> str:

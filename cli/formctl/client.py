@@ -1,5 +1,6 @@
 """One coordinator, called: finds one that answers, has a deadline on every call, and turns gRPC's
-errors into one line each. Streams are opened again, elsewhere if need be, when they break.
+errors into one line each. Reads go on with the next coordinator when one cannot answer, streams
+are opened again when they break; a change is sent once, unless it is sure that nothing was done.
 
 The only room of formctl that knows grpc and the wire.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -20,6 +22,7 @@ from formation.v1 import control_pb2 as pb
 from formation.v1.control_pb2_grpc import ControlStub
 from formctl.discovery import Target
 from formctl.errors import CommandError, InputError, UnreachableError
+from formctl.settings import note
 from formctl.views import AppLine, HostLine, Instance, Update
 
 if TYPE_CHECKING:
@@ -31,12 +34,24 @@ Answer = TypeVar("Answer")
 
 CONNECT_DEADLINE_S = 4.5
 CALL_DEADLINE_S = 15.0
+CHANGE_DEADLINE_S = 20.0
 # A new coordinator or a new leader is there within seconds; then the stream goes on.
 STREAM_PATIENCE_S = 30.0
 _STREAM_PAUSE_S = 0.2
+_LISTENS_DEADLINE_S = 0.5
 
 _BAD_INPUT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 _NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+# A coordinator's own words for: nothing was read, and nothing was written.
+_NOT_READY = "is not ready"
+_LAGS = "lags behind"
+# What gRPC itself says of a connection that ended; everything else was said by a coordinator.
+_LOST = re.compile(
+    r"cancelling all calls|failed to connect|socket closed|connection|goaway|stream removed|"
+    r"endpoint|transport|recvmsg|sendmsg|broken pipe|ping|keepalive|channel|dns|ipv[46]:|unix:|$",
+    re.IGNORECASE,
+)
+_NO_COORDINATOR = re.compile(r"unknown service|received http2 header", re.IGNORECASE)
 
 
 class Call(Protocol[Request_contra, Response_co]):
@@ -53,10 +68,21 @@ class Stream(Protocol[Response_co]):
 
 
 class Client:
-    """Connected to `address`; the others are where streams go on."""
+    """Connected to `address`; the others are where reads and streams go on.
 
-    def __init__(self, target: Target) -> None:
+    `notice` gets a line at once when a stream's coordinator goes away.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        notice: Callable[[str], None] = note,
+        patience_s: float = STREAM_PATIENCE_S,
+    ) -> None:
         self._target = target
+        self._patience_s = patience_s
+        self._notice = notice
         self._channel: aio.Channel | None = None
         self.address = ""
 
@@ -68,10 +94,18 @@ class Client:
         await self.close()
 
     async def connect(self, deadline_s: float) -> None:
-        """Goes through the addresses, one after the other, until one answers."""
+        """Goes through the addresses, from the one after the last, until one answers."""
+        await self._connect(self._in_turn(), deadline_s)
+
+    def _in_turn(self) -> tuple[str, ...]:
+        addresses = self._target.addresses
+        first = addresses.index(self.address) + 1 if self.address in addresses else 0
+        return (*addresses[first:], *addresses[:first])
+
+    async def _connect(self, addresses: Sequence[str], deadline_s: float) -> None:
         await self.close()
-        share_s = deadline_s / len(self._target.addresses)
-        for address in self._target.addresses:
+        share_s = deadline_s / len(addresses)
+        for address in addresses:
             channel = aio.insecure_channel(address, options=runtime.client_channel_options())
             try:
                 if await _is_answering(channel, share_s):
@@ -80,7 +114,7 @@ class Client:
             finally:
                 if self._channel is not channel:
                     await channel.close()
-        raise UnreachableError(_nobody(self._target))
+        raise UnreachableError(await _nobody(self._target))
 
     async def close(self) -> None:
         channel, self._channel = self._channel, None
@@ -92,41 +126,71 @@ class Client:
         assert self._channel is not None, "connect first"
         return ControlStub(self._channel)
 
-    async def read(self, call: Call[Request_contra, Answer], request: Request_contra) -> Answer:
-        try:
-            return await call(request, timeout=CALL_DEADLINE_S)
-        except aio.AioRpcError as error:
-            raise self._explained(error) from None
+    async def read(
+        self,
+        method: Callable[[ControlAsyncStub], Call[Request_contra, Answer]],
+        request: Request_contra,
+    ) -> Answer:
+        async def ask() -> Answer:
+            return await method(self.stub)(request, timeout=CALL_DEADLINE_S)
 
-    async def change(self, call: Call[Request_contra, Answer], request: Request_contra) -> Answer:
+        return await self._on_any(ask)
+
+    async def change(
+        self,
+        method: Callable[[ControlAsyncStub], Call[Request_contra, Answer]],
+        request: Request_contra,
+    ) -> Answer:
         """As `read`; when the answer is lost, says that nobody knows whether it was done."""
-        try:
-            return await call(request, timeout=CALL_DEADLINE_S)
-        except aio.AioRpcError as error:
-            doubt = "; it may or may not have been done" if error.code() in _NO_ANSWER else ""
-            raise self._explained(error, doubt) from None
+
+        async def ask() -> Answer:
+            return await method(self.stub)(request, timeout=CHANGE_DEADLINE_S)
+
+        return await self._on_any(ask, is_change=True)
+
+    async def _on_any(
+        self, ask: Callable[[], Awaitable[Answer]], *, is_change: bool = False
+    ) -> Answer:
+        """Asks each coordinator that connects, once, until one can answer."""
+        untried = list(self._target.addresses)
+        while True:
+            try:
+                return await ask()
+            except aio.AioRpcError as error:
+                refused = self._explained(error, is_change=is_change)
+                if not _may_go_on(error, is_change=is_change):
+                    raise refused from None
+            untried = [address for address in untried if address != self.address]
+            try:
+                await self._connect(untried, CONNECT_DEADLINE_S) if untried else None
+            except UnreachableError:
+                untried = []
+            if not untried:
+                raise refused
 
     async def apps(self) -> list[AppLine]:
-        response = await self.read(self.stub.ListApps, pb.ListAppsRequest())
+        response = await self.read(lambda stub: stub.ListApps, pb.ListAppsRequest())
         found = [_app_line(view) for view in response.apps]
         return sorted(found, key=lambda line: line.app.name)
 
     async def hosts(self) -> list[HostLine]:
-        response = await self.read(self.stub.ListHosts, pb.ListHostsRequest())
+        response = await self.read(lambda stub: stub.ListHosts, pb.ListHostsRequest())
         return [_host_line(view) for view in response.hosts]
 
     async def instances(self, app: str) -> Update:
         """Everything as it is now."""
         request = pb.WatchInstancesRequest(app=app, once=True)
-        call = self.stub.WatchInstances(request, timeout=CALL_DEADLINE_S)
-        try:
-            async for update in call:
-                return update_from_pb(update)
-        except aio.AioRpcError as error:
-            raise self._explained(error) from None
-        finally:
-            call.cancel()
-        raise CommandError(f"coordinator {self.address} ended the answer before its beginning")
+
+        async def ask() -> Update:
+            call = self.stub.WatchInstances(request, timeout=CALL_DEADLINE_S)
+            try:
+                async for update in call:
+                    return update_from_pb(update)
+            finally:
+                call.cancel()
+            raise CommandError(f"coordinator {self.address} ended the answer before its beginning")
+
+        return await self._on_any(ask)
 
     async def watch(self, app: str, min_revision: int = 0) -> AsyncGenerator[Update, None]:
         """Endless; the first update after each reconnect is complete again."""
@@ -150,38 +214,72 @@ class Client:
                     yield message
                 if not endless:
                     return
-                lost = CommandError(f"coordinator {self.address} ended the stream")
+                said = ""
             except aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise self._explained(error) from None
-                lost = self._explained(error)
+                said = _words(error)
             finally:
                 call.cancel()
-            deadline_s = deadline_s or loop.time() + STREAM_PATIENCE_S
-            await self._again(deadline_s, lost)
+            if deadline_s is None:
+                deadline_s = loop.time() + self._patience_s
+                self._notice(f"formctl: {self._lost(said)}; trying again")
+            await self._again(deadline_s, said)
 
-    async def _again(self, deadline_s: float, lost: CommandError) -> None:
-        loop = asyncio.get_running_loop()
+    async def _again(self, deadline_s: float, said: str) -> None:
+        loop, address = asyncio.get_running_loop(), self.address
         while loop.time() < deadline_s:
             await asyncio.sleep(_STREAM_PAUSE_S)
             with contextlib.suppress(UnreachableError):
                 return await self.connect(min(CONNECT_DEADLINE_S, deadline_s - loop.time()))
-        raise lost
+        lost = self._lost(said) if _is_waiting(said) else f"coordinator {address} has gone"
+        raise UnreachableError(f"{lost} (tried for {self._patience_s:g} s)")
 
-    def _explained(self, error: aio.AioRpcError, doubt: str = "") -> CommandError:
+    def _lost(self, said: str) -> str:
+        if _is_waiting(said):
+            return f"coordinator {self.address}: {said}"
+        return f"connection to coordinator {self.address} lost"
+
+    def _explained(self, error: aio.AioRpcError, *, is_change: bool = False) -> CommandError:
         """One line: what the coordinator said, or that it said nothing."""
-        code, said = error.code(), " ".join((error.details() or "").split())
+        code, said = error.code(), _words(error)
         if code in _BAD_INPUT:
             return InputError(said)
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return UnreachableError(f"coordinator {self.address}: {said}{doubt}")
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return UnreachableError(f"coordinator {self.address} did not answer in time{doubt}")
+        if _NO_COORDINATOR.search(said):
+            return UnreachableError(f"what answers at {self.address} is no coordinator")
+        if code in _NO_ANSWER:
+            doubt = is_change and _NOT_READY not in said
+            unsure = "; it may or may not have been done" if doubt else ""
+            return UnreachableError(self._unanswered(code, said) + unsure)
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            return CommandError(f"coordinator {self.address} does not know this request: older?")
+            what = "is no coordinator, or one that is older than this formctl"
+            return CommandError(f"what answers at {self.address} {what}")
         if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
             return CommandError(f"coordinator {self.address}: {said}")
         return CommandError(said or f"coordinator {self.address}: {code.name}")
+
+    def _unanswered(self, code: grpc.StatusCode, said: str) -> str:
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"coordinator {self.address} did not answer in time"
+        if _LOST.match(said):
+            return f"connection to coordinator {self.address} lost"
+        return f"coordinator {self.address}: {said}"
+
+
+def _words(error: aio.AioRpcError) -> str:
+    return " ".join((error.details() or "").split())
+
+
+def _is_waiting(said: str) -> bool:
+    """The coordinator is there, and waits for something itself."""
+    return _NOT_READY in said or _LAGS in said
+
+
+def _may_go_on(error: aio.AioRpcError, *, is_change: bool) -> bool:
+    """A change goes to another coordinator only when this one has surely done nothing."""
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return False
+    return _NOT_READY in _words(error) if is_change else True
 
 
 async def _is_answering(channel: aio.Channel, deadline_s: float) -> bool:
@@ -199,9 +297,27 @@ async def _is_answering(channel: aio.Channel, deadline_s: float) -> bool:
     return True
 
 
-def _nobody(target: Target) -> str:
-    addresses: Sequence[str] = target.addresses
+async def _nobody(target: Target) -> str:
+    addresses = target.addresses
+    listening = [address for address in addresses if await _is_listening(address)]
+    if listening:
+        other = "what listens there answers as no coordinator does"
+        return f"no coordinator at {', '.join(listening)} (from {target.origin}): {other}"
     return f"no coordinator answers at {', '.join(addresses)} (from {target.origin}); does it run?"
+
+
+async def _is_listening(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(_LISTENS_DEADLINE_S):
+            if address.startswith("unix:"):
+                _, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
+            else:
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def update_from_pb(message: pb.WatchUpdate) -> Update:

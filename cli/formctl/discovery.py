@@ -31,7 +31,7 @@ class Target:
 
 
 def find_target(flag: str | None, environ: Mapping[str, str], directory: str) -> Target:
-    if flag:
+    if flag is not None:
         return Target(addresses=parse_addresses(flag, "--coordinator"), origin="--coordinator")
     if named := environ.get("FORMATION_COORDINATOR"):
         origin = "FORMATION_COORDINATOR"

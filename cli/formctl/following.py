@@ -149,4 +149,5 @@ def _line(message: agent_pb2.LogLine, number: int) -> Line:
         app=message.app,
         host=message.host,
         stderr=message.stderr,
+        partial=message.partial,
     )

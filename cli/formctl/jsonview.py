@@ -115,6 +115,7 @@ def log_line(item: Line) -> Json:
         "instance": item.name,
         "host": item.host,
         "stream": "stderr" if item.stderr else "stdout",
+        "partial": item.partial,
         "text": item.text.decode(errors="replace"),
     }
     try:

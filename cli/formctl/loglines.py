@@ -14,6 +14,9 @@ from datetime import datetime
 
 _COLOURS = (b"36", b"33", b"32", b"35", b"34", b"96", b"93", b"92", b"95", b"94")
 _RESET = b"\x1b[0m"
+# Behind a line that goes on in the next record, or never ended. In a pipe bytes stay bytes.
+_CUT = "…".encode()
+_CUT_DIM = b"\x1b[2m" + _CUT + _RESET
 _SYSTEM = "system"
 _SYSTEM_COLOUR = b"37"
 _SGR = re.compile(r"(\x1b\[[0-9;:]*m)")
@@ -30,6 +33,7 @@ class Line:
     app: str = field(compare=False, default="")
     host: str = field(compare=False, default="")
     stderr: bool = field(compare=False, default=False)
+    partial: bool = field(compare=False, default=False)
 
     @property
     def type(self) -> str:
@@ -66,7 +70,11 @@ class Painter:
         return prefix + text + b"\n"
 
     def _shown(self, line: Line) -> bytes:
-        return escaped(line.text, colour=self._colour) if self._terminal else line.text
+        if not self._terminal:
+            return line.text
+        shown = escaped(line.text, colour=self._colour)
+        mark = _CUT_DIM if self._colour else _CUT
+        return shown + mark if line.partial else shown
 
     def _colour_of(self, type_name: str) -> bytes:
         used = len(self._colours)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import re
 import sys
@@ -22,6 +23,8 @@ from formctl.errors import InputError, InterruptedByUserError, ReaderGoneError
 if TYPE_CHECKING:
     from formctl.discovery import Target
 
+# gRPC's own log would stand among our lines on stderr.
+QUIET_GRPC = ("GRPC_VERBOSITY", "NONE")
 _ORDINAL = re.compile(r"[1-9][0-9]{0,6}")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -50,8 +53,22 @@ pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
+        if not value.strip():
+            raise click.BadParameter("is empty", context, parameter)
         settings = context.find_root().ensure_object(Settings)
         setattr(settings, str(parameter.name), value)
+
+
+class Seconds(click.FloatRange):
+    """A finite number: `nan` and `inf` are floats, but no times."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
 
 
 def coordinator_option(function: Function) -> Function:
@@ -100,7 +117,7 @@ def colour_option(function: Function) -> Function:
 def wait_options(function: Function) -> Function:
     function = click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(min=0, min_open=True),
         default=300.0,
         show_default=True,
         metavar="SECONDS",

@@ -77,6 +77,13 @@ def app_name(directory: str) -> str:
     return name if APP_NAME.fullmatch(name) else ""
 
 
+def check_app(name: str) -> None:
+    """The coordinator would refuse it too, but then something may be running already."""
+    if not APP_NAME.fullmatch(name):
+        rule = "lower case letters, digits and . _ - , at most 63"
+        raise InputError(f"{name!r} is no app name: {rule}")
+
+
 def named_app(directory: str) -> str:
     """The `app =` of a formation.toml in this directory; "" when there is none."""
     path = os.path.join(directory, MANIFEST)

@@ -19,6 +19,8 @@ from formctl import wording
 from formctl.views import Instance, Table, Update
 
 _MISSING_LINES_MAX = 20
+# On its way out for so long: that is worth a word.
+_STUCK_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class Progress:
         self._table = Table()
         self._good: Counter[str] = Counter()
         self._present: Counter[str] = Counter()
+        self._kept: Counter[str] = Counter()
+        self._leaving_ms: dict[str, int] = {}
         self._synced = False
         self._told: set[tuple[str, ...]] = set()
         self._healthy: set[str] = set()
@@ -69,6 +73,8 @@ class Progress:
         gone = self._table.apply(update)
         self._count(update, before, gone)
         self._follow_formation(update)
+        for leaving in (i for i in update.changed if i.surplus):
+            self._leaving_ms.setdefault(leaving.uid, now_ms)
         lines = [self._left(instance) for instance in gone]
         lines += [self._seen(instance, now_s, now_ms) for instance in update.changed]
         lines.append(self._held_up())
@@ -88,10 +94,12 @@ class Progress:
 
     def missing(self, *, now_ms: int) -> list[str]:
         """What is still in the way, for a person whose patience has ended."""
+        waiting = [i for i in self._covered() if not i.is_good]
+        waiting = [i for i in waiting if not i.surplus or self._is_stuck(i, now_ms)] or waiting
         lines = [
             f"{i.slot.short} {wording.state(i)}{_on(i)}{_because(i, now_ms)}"
-            for i in sorted(self._covered(), key=lambda i: (i.slot, i.uid))
-            if not i.is_good and not (i.surplus and i.host_silent)
+            for i in sorted(waiting, key=lambda i: (i.slot, i.uid))
+            if not (i.surplus and i.host_silent)
         ]
         for name, quantity in self._wanted().items():
             if self._synced and self._present[name] != quantity:
@@ -101,7 +109,8 @@ class Progress:
         if len(lines) > _MISSING_LINES_MAX:
             more = len(lines) - _MISSING_LINES_MAX
             lines = [*lines[:_MISSING_LINES_MAX], f"and {more} more"]
-        return lines + ([self._table.note] if self._table.note else [])
+        note = self._table.note
+        return [*lines, note] if note and note not in self._reasons() else lines
 
     def _wanted(self) -> dict[str, int]:
         if self.goal.ordinal:
@@ -123,6 +132,7 @@ class Progress:
         if update.complete:
             self._good.clear()
             self._present.clear()
+            self._kept.clear()
         else:
             left = (instance for instance in gone if instance.uid not in before)
             for old in (*before.values(), *left):
@@ -135,6 +145,7 @@ class Progress:
     def _tally(self, instance: Instance, by: int) -> None:
         if self.goal.covers(instance):
             self._good[instance.slot.type] += by * instance.is_good
+            self._kept[instance.slot.type] += by * (not instance.surplus)
             self._present[instance.slot.type] += by * (
                 not (instance.surplus and instance.host_silent)
             )
@@ -158,13 +169,22 @@ class Progress:
         status = instance.status
         if instance.state is InstanceState.STOPPED:
             return self._left(instance)
-        if instance.state is InstanceState.BACKOFF and not instance.surplus:
+        if instance.state is InstanceState.BACKOFF and not self._is_leaving(instance):
             once = (instance.uid, str(status.attempt), status.reason)
             text = f"{instance.slot.short} failing{_on(instance)}{_because(instance, now_ms)}"
             return self._once(once, text)
-        if instance.state is InstanceState.PENDING and status.reason:
+        if instance.state is InstanceState.PENDING and status.reason and not instance.surplus:
             return self._once((instance.slot.type, status.reason), _waits(instance))
         return ""
+
+    def _is_leaving(self, instance: Instance) -> bool:
+        """On its way out, also when the leader has not said of all of them which ones go."""
+        kind = instance.slot.type
+        too_many = not self.goal.ordinal and self._kept[kind] > self._wanted().get(kind, 0)
+        return instance.surplus or not instance.current or too_many
+
+    def _is_stuck(self, instance: Instance, now_ms: int) -> bool:
+        return now_ms - self._leaving_ms.get(instance.uid, now_ms) >= _STUCK_MS
 
     def _became_healthy(self, instance: Instance, now_s: float) -> str:
         if instance.uid in self._healthy:
@@ -185,8 +205,14 @@ class Progress:
         note = self._table.note
         if not note or ("note", note) in self._told:
             return ""
-        waits = any(not i.is_placed and i.status.reason for i in self._covered())
-        return self._once(("note", note), note) if waits else ""
+        reasons = self._reasons()
+        # It may be one of the reasons, and those have been told.
+        return self._once(("note", note), note) if reasons and note not in reasons else ""
+
+    def _reasons(self) -> set[str]:
+        """Why there is no place."""
+        found = {i.status.reason for i in self._covered() if not i.is_placed}
+        return found - {""}
 
     def _once(self, key: tuple[str, ...], text: str) -> str:
         if key in self._told:

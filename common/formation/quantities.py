@@ -16,6 +16,7 @@ _WORD = re.compile(r"([A-Za-z0-9_-]{1,63})([=+-])([0-9]+)")
 # Python refuses to read integers of thousands of digits; nobody means them.
 _DIGITS_MAX = len(str(QUANTITY_MAX))
 _EVERY_TYPE = "all"
+_LIST_EXAMPLE = "web=2 or web=2,worker=1"
 
 
 class QuantityError(ValueError):
@@ -31,14 +32,16 @@ def initial_quantity(type_name: str) -> int:
     return 1 if type_name == "web" else 0
 
 
-def parse_changes(words: Sequence[str]) -> tuple[QuantityChange, ...]:
+def parse_changes(
+    words: Sequence[str], example: str = "web=5, worker+1 or worker-2"
+) -> tuple[QuantityChange, ...]:
     """`web=5` sets, `web+1` adds, `web-1` takes away; each type at most once."""
     problems: list[str] = []
     changes: dict[str, QuantityChange] = {}
     for word in words:
         match = _WORD.fullmatch(word)
         if not match:
-            problems.append(f"{word!r} is not a quantity: write web=5, worker+1 or worker-2")
+            problems.append(f"{word!r} is not a quantity: write {example}")
             continue
         name, kind, quantity = match[1], ChangeKind(match[2]), _number(match[3])
         if name in changes:
@@ -87,9 +90,9 @@ def parse_initial(text: str, types: Sequence[str]) -> dict[str, int]:
 
 def _quantities(text: str, types: Sequence[str], also: Sequence[str]) -> dict[str, int]:
     words = [word.strip() for word in text.split(",") if word.strip()]
-    changes = parse_changes(words)
+    changes = parse_changes(words, _LIST_EXAMPLE)
     problems = [
-        f"'{change.type}{change.kind}{change.quantity}': only = has a meaning here"
+        f"'{change.type}{change.kind}{change.quantity}' is no quantity here: write {_LIST_EXAMPLE}"
         for change in changes
         if change.kind is not ChangeKind.SET
     ]
@@ -99,7 +102,7 @@ def _quantities(text: str, types: Sequence[str], also: Sequence[str]) -> dict[st
         if change.type not in types and change.type not in also
     ]
     if not words:
-        problems.append("no quantity given: write web=2 or web=2,worker=1")
+        problems.append(f"no quantity given: write {_LIST_EXAMPLE}")
     if problems:
         raise QuantityError(problems)
     return {change.type: change.quantity for change in changes}

@@ -39,7 +39,7 @@ class KeptApp:
 
 
 class FakeControl(ControlServicer):
-    """`requests` records what was asked, in order."""
+    """`requests` records what was asked, in order; `refusals` are said instead of an answer."""
 
     def __init__(self, *, hosts: Iterable[str] = ("a", "b")) -> None:
         self.hosts = tuple(hosts)
@@ -49,6 +49,8 @@ class FakeControl(ControlServicer):
         self.history: list[agent_pb2.LogLine] = []
         self.forgotten: list[str] = []
         self.requests: list[object] = []
+        self.refusals: list[str] = []
+        self.change_deadline_s = 0.0
         self.hold = False
         self.crashing: Mapping[str, str] = {}
         self.room: int | None = None
@@ -107,6 +109,8 @@ class FakeControl(ControlServicer):
     async def Apply(  # noqa: N802
         self, request: control_pb2.ApplyRequest, context: Context
     ) -> control_pb2.ApplyResponse:
+        await self._may_refuse(context)
+        self.change_deadline_s = context.time_remaining()
         self.requests.append(request)
         kept = self.apps.setdefault(request.app, KeptApp(types_pb2.App(name=request.app)))
         release = types_pb2.Release(
@@ -138,6 +142,8 @@ class FakeControl(ControlServicer):
     async def Scale(  # noqa: N802
         self, request: control_pb2.ScaleRequest, context: Context
     ) -> control_pb2.ScaleResponse:
+        await self._may_refuse(context)
+        self.change_deadline_s = context.time_remaining()
         self.requests.append(request)
         kept = await self._kept(request.app, context)
         before = kept.formation()
@@ -187,6 +193,7 @@ class FakeControl(ControlServicer):
     async def ListApps(  # noqa: N802
         self, request: control_pb2.ListAppsRequest, context: Context
     ) -> control_pb2.ListAppsResponse:
+        await self._may_refuse(context)
         views = [
             control_pb2.AppView(
                 app=kept.app,
@@ -205,6 +212,7 @@ class FakeControl(ControlServicer):
     async def ListReleases(  # noqa: N802
         self, request: control_pb2.ListReleasesRequest, context: Context
     ) -> control_pb2.ListReleasesResponse:
+        await self._may_refuse(context)
         kept = await self._kept(request.app, context)
         return control_pb2.ListReleasesResponse(
             releases=[_names_only(release) for release in reversed(kept.releases)],
@@ -214,6 +222,7 @@ class FakeControl(ControlServicer):
     async def ListHosts(  # noqa: N802
         self, request: control_pb2.ListHostsRequest, context: Context
     ) -> control_pb2.ListHostsResponse:
+        await self._may_refuse(context)
         return control_pb2.ListHostsResponse(
             hosts=[
                 control_pb2.HostView(
@@ -244,6 +253,7 @@ class FakeControl(ControlServicer):
     async def WatchInstances(  # noqa: N802
         self, request: control_pb2.WatchInstancesRequest, context: Context
     ) -> AsyncIterator[control_pb2.WatchUpdate]:
+        await self._may_refuse(context)
         news = asyncio.Event()
         self._news.add(news)
         seen: dict[str, bytes] = {}
@@ -263,6 +273,7 @@ class FakeControl(ControlServicer):
     async def Logs(  # noqa: N802
         self, request: control_pb2.LogsRequest, context: Context
     ) -> AsyncIterator[control_pb2.LogsResponse]:
+        await self._may_refuse(context)
         self.requests.append(request)
         queue: asyncio.Queue[agent_pb2.LogLine] = asyncio.Queue()
         self._live.add(queue)
@@ -279,6 +290,10 @@ class FakeControl(ControlServicer):
             self._live.discard(queue)
 
     # How it keeps its word.
+
+    async def _may_refuse(self, context: Context) -> None:
+        if self.refusals:
+            await _refuse(context, grpc.StatusCode.UNAVAILABLE, self.refusals.pop(0))
 
     async def _kept(self, name: str, context: Context) -> KeptApp:
         if name not in self.apps:

@@ -6,98 +6,16 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from eventually import eventually
 from fake_control import FakeControl
+from formctl_program import DEADLINE_S, Formctl, finished
 
 from formation.v1 import agent_pb2, control_pb2, types_pb2
-
-DEADLINE_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    code: int
-    out: str
-    err: str
-    raw: bytes
-
-    def json(self) -> object:
-        return json.loads(self.out)
-
-
-class Formctl:
-    """Runs it in a project directory of its own, with nothing of this machine's settings."""
-
-    def __init__(self, project: Path, home: Path, address: str) -> None:
-        self.project = project
-        self.environ = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "XDG_CONFIG_HOME": str(home),
-            "XDG_RUNTIME_DIR": str(home),
-            "FORMATION_COORDINATOR": address,
-        }
-
-    def write(self, name: str, text: str) -> None:
-        (self.project / name).write_text(text)
-
-    async def start(self, *words: str, **environ: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "formctl", *words),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self.project,
-            env={name: text for name, text in {**self.environ, **environ}.items() if text},
-        )
-
-    async def __call__(self, *words: str, **environ: str) -> Done:
-        return await finished(await self.start(*words, **environ))
-
-    @asynccontextmanager
-    async def running(self, *words: str) -> AsyncIterator[Running]:
-        process = await self.start(*words)
-        try:
-            yield Running(process)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.communicate()
-
-
-class Running:
-    """A formctl that stays: its lines as they come."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    async def line(self) -> str:
-        assert self.process.stdout is not None
-        raw = await asyncio.wait_for(self.process.stdout.readline(), DEADLINE_S)
-        assert raw, "formctl ended"
-        return raw.decode().rstrip("\n")
-
-    async def end(self) -> Done:
-        return await finished(self.process)
-
-
-async def finished(process: asyncio.subprocess.Process) -> Done:
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
-    except TimeoutError:
-        process.kill()
-        raise
-    assert process.returncode is not None
-    assert b"Traceback" not in err, err.decode()
-    return Done(process.returncode, out.decode(errors="replace"), err.decode(), out)
 
 
 @pytest.fixture
@@ -238,6 +156,18 @@ async def test_what_cannot_be_placed_gives_the_reason(formctl: Formctl, fake: Fa
     ]
 
 
+async def test_what_cannot_be_placed_gives_its_reason_once_also_in_the_list(
+    formctl: Formctl, fake: FakeControl
+) -> None:
+    fake.room, fake.note = 1, "no host has room: a 1/1, b 1/1"
+    done = await formctl("apply", "-m", "web=3", "--timeout", "0.5")
+    assert done.out.count("no host has room") == 1
+    assert done.err.splitlines()[-1] == "  web.3 pending: no host has room: a 1/1, b 1/1"
+    assert (await formctl("ps")).out.count("no host has room") == 2  # web.2 and web.3
+    fake.note = "a is silent"
+    assert (await formctl("ps")).out.splitlines()[-1] == "a is silent"
+
+
 async def test_an_interrupted_wait_says_that_the_change_stays(
     formctl: Formctl, fake: FakeControl
 ) -> None:
@@ -287,7 +217,34 @@ async def test_a_deletion_asks_and_waits_until_all_is_gone(
     assert done.code == 0
     assert done.out.startswith("shop deleted\nweb.1 stopped on b\nshop: none left in ")
     assert fake.apps == {}
-    assert (await formctl("delete", "shop", "--yes")).err == "formctl: no app shop\n"
+    for words in (("delete", "shop", "--yes"), ("delete", "shop")):
+        done = await formctl(*words)
+        assert done.code == 2
+        assert done.err == "formctl: no app shop; there is none; add one with: formctl apply\n"
+
+
+@pytest.mark.parametrize("command", ["ps", "scale", "restart", "releases", "logs"])
+async def test_every_command_says_in_the_same_words_that_there_is_no_such_app(
+    formctl: Formctl, command: str
+) -> None:
+    await formctl("apply")
+    done = await formctl(command, "--app", "nope")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "formctl: no app nope; there is shop\n"
+
+
+async def test_a_project_in_another_directory_is_applied_by_its_path(
+    formctl: Formctl, fake: FakeControl
+) -> None:
+    other = formctl.project / "api"
+    other.mkdir()
+    (other / "Procfile").write_text("api: ./api\n")
+    (other / ".env").write_text("A=1\n")
+    assert (await formctl("apply", "api", "-m", "api=1")).out.startswith("api v1\n")
+    (request,) = fake.requests
+    assert isinstance(request, control_pb2.ApplyRequest)
+    assert (request.app, request.workdir, dict(request.env)) == ("api", str(other), {"A": "1"})
+    assert (await formctl("apply", "nowhere")).code == 2
 
 
 async def test_hosts_apps_audit_and_version_are_read(formctl: Formctl, fake: FakeControl) -> None:
@@ -359,6 +316,33 @@ async def test_the_next_address_is_tried(formctl: Formctl) -> None:
     assert (await formctl("apps", "--coordinator", f"127.0.0.1:1,{there}")).code == 0
 
 
+async def test_an_empty_address_is_a_mistake_and_not_the_usual_one(formctl: Formctl) -> None:
+    done = await formctl("apps", "--coordinator", "")
+    assert done.code == 2
+    assert "--coordinator" in done.err
+    done = await formctl("dev", FORMATION_COORDINATOR="", FORMATION_APP="Bad App")
+    assert done.code == 2
+    assert (await formctl("--coordinator", "a:1", "dev")).code == 2
+
+
+async def test_a_coordinator_that_is_not_ready_is_passed_over(
+    formctl: Formctl, fake: FakeControl
+) -> None:
+    unready, there = FakeControl(), formctl.environ["FORMATION_COORDINATOR"]
+    unready.refusals = ["coordinator two is not ready: no etcd"] * 20
+    async with unready.serving() as address:
+        both = f"{address},{there}"
+        assert (await formctl("apply", "--coordinator", both)).code == 0
+        assert (await formctl("scale", "web=2", "--coordinator", both)).code == 0
+        assert (await formctl("ps", "--coordinator", both)).out.count("healthy") == 2
+        done = await formctl("apps", "--coordinator", address)
+    assert (done.code, done.err) == (
+        3,
+        f"formctl: coordinator {address}: coordinator two is not ready: no etcd\n",
+    )
+    assert unready.requests == []
+
+
 async def test_a_wait_goes_on_when_the_coordinator_comes_back(
     formctl: Formctl, fake: FakeControl, home: Path
 ) -> None:
@@ -373,6 +357,7 @@ async def test_a_wait_goes_on_when_the_coordinator_comes_back(
         done = await finished(process)
     assert done.code == 0
     assert done.out.splitlines()[-1].startswith("web=2: 2 healthy in ")
+    assert done.err == f"formctl: connection to coordinator {address} lost; trying again\n"
 
 
 async def test_ps_watch_shows_every_change(formctl: Formctl, fake: FakeControl) -> None:
@@ -422,6 +407,35 @@ async def test_logs_of_all_hosts_are_merged_and_cut_to_the_last(
     assert shown["instance"] == "worker.12"
 
 
+async def test_logs_of_what_does_not_exist_are_refused_and_of_what_has_gone_are_shown(
+    formctl: Formctl, fake: FakeControl
+) -> None:
+    formctl.write("Procfile", "web: ./web\nold: ./old\n")
+    await formctl("apply")
+    formctl.write("Procfile", "web: ./web\n")
+    await formctl("apply")
+    fake.history = [log_line("old.7", b"kept", 1)]
+    for words in (("logs", "nope"), ("logs", "-f", "nope.1")):
+        done = await formctl(*words)
+        assert (done.code, done.out) == (2, "")
+        assert done.err == "formctl: no process type nope: there is web, old\n"
+    assert (await formctl("logs", "old.7")).out.endswith(" old.7 | kept\n")
+    assert (await formctl("logs", "web.99")).code == 0
+
+
+async def test_a_line_that_goes_on_says_so_in_json_and_its_bytes_stay_as_they_are_in_a_pipe(
+    formctl: Formctl, fake: FakeControl
+) -> None:
+    await formctl("apply")
+    cut = log_line("web.1", b"x" * 65536, 1)
+    cut.partial = True
+    fake.history = [cut]
+    shown = (await formctl("logs", "-o", "json")).json()
+    assert isinstance(shown, dict)
+    assert shown["partial"] is True
+    assert (await formctl("logs")).raw.endswith(b"| " + b"x" * 65536 + b"\n")
+
+
 async def test_logs_are_followed_live_after_the_history(
     formctl: Formctl, fake: FakeControl
 ) -> None:
@@ -454,7 +468,12 @@ async def test_a_reader_that_goes_away_is_no_error(formctl: Formctl, fake: FakeC
         ("", (), "no processes defined"),
         ("web: a\nweb: b\n", (), "defined twice"),
         ("web: a\n+x\n", ("--strict",), "not a process"),
-        ("web: a\n", ("-m", "nope=1"), "no process type nope"),
+        ("web: a\n", ("-m", "nope=1"), "-m: no process type nope"),
+        ("web: a\n", ("-m", "web+1"), "-m: 'web+1' is no quantity here: write web=2"),
+        ("web: a\n", ("--app", "Bad App"), "'Bad App' is no app name"),
+        ("web: a\n", ("--app", ""), "--app"),
+        ("web: a\n", ("--grace", "nan"), "'nan' is no number of seconds"),
+        ("web: a\n", ("--grace", "inf"), "inf"),
         ("web: a\n", ("--env", "nope.env"), "nope.env: no such file"),
         ("web: a\n", ("-f", "nope"), "nope: no such file"),
     ],

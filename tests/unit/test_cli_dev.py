@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from dataclasses import replace
 
 import pytest
 
 from formation.model import InstanceState, InstanceStatus, ProcessType, Slot
-from formctl.dev import plan
+from formctl.dev import answers, plan
 from formctl.dev.console import Console
 from formctl.dev.daemons import restart_delay_s
 from formctl.dev.narrator import Exit, Narrator
@@ -31,7 +32,7 @@ class Story:
     """One instance, web.1, as its agent reports it."""
 
     def __init__(self) -> None:
-        self.narrator = Narrator("shop", dev_plan().foreman_port)
+        self.narrator = Narrator("shop", dev_plan().foreman_port, {"web": 7.0})
         status = InstanceStatus(
             uid="u1", slot=Slot("shop", "web", 1), release=1, state=STARTING, port=5000
         )
@@ -43,8 +44,8 @@ class Story:
         self.seen = replace(self.seen, status=status)
         return self.feed(Update(changed=(self.seen,)))
 
-    def feed(self, update: Update) -> list[str]:
-        told = self.narrator.feed(update, now_ms=NOW_MS)
+    def feed(self, update: Update, *, after_ms: int = 0) -> list[str]:
+        told = self.narrator.feed(update, now_ms=NOW_MS + after_ms)
         self.exits += told.exits
         return list(told.lines)
 
@@ -113,6 +114,41 @@ def test_a_wanted_stop_is_no_exit() -> None:
     assert story.exits == []
 
 
+def test_what_had_to_be_killed_is_told_and_the_deadline_before() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    story.report(InstanceState.STOPPING)
+    assert story.narrator.running(5.2) == ["web.1 (pid 42, killed in 2s)"]
+    assert story.narrator.running(9.0) == ["web.1 (pid 42, killed in 0s)"]
+    said = "web.1 was killed: it had not stopped after 7 s"
+    assert story.feed(Update(gone_uids=("u1",)), after_ms=6_900) == [said]
+
+
+def test_what_stops_within_its_grace_was_not_killed() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    story.report(InstanceState.STOPPING)
+    assert story.feed(Update(gone_uids=("u1",)), after_ms=3_000) == ["web.1 stopped"]
+
+
+def test_the_last_ones_have_a_line_too_although_nobody_reported_their_end() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    assert story.narrator.end(now_ms=NOW_MS) == ["web.1 stopped"]
+    assert story.narrator.end(now_ms=NOW_MS) == []
+    never = Story()
+    never.report(InstanceState.WAITING, attempt=0)
+    assert never.narrator.end(now_ms=NOW_MS) == []
+
+
+def test_the_exit_of_what_is_no_longer_wanted_is_not_news() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    story.seen = replace(story.seen, surplus=True)
+    assert story.report(BACKOFF, pid=0, reason="exit 3", last_exit="exit 3") == []
+    assert story.exits == []
+
+
 def test_what_is_gone_without_a_word_has_stopped() -> None:
     story = Story()
     story.report(HEALTHY, attempt=1, pid=42)
@@ -162,6 +198,8 @@ def test_the_coordinator_listens_where_the_agents_call() -> None:
 def test_daemons_get_the_users_environment_without_settings_for_other_daemons() -> None:
     environ = {"PATH": "/bin", "FORMATION_AGENT_NAME": "x", "FORMATION_COORDINATOR": "y"}
     assert plan.environment(environ) == {"PATH": "/bin"}
+    assert plan.environment({"GRPC_VERBOSITY": "NONE"}) == {}
+    assert plan.environment({"GRPC_VERBOSITY": "DEBUG"}) == {"GRPC_VERBOSITY": "DEBUG"}
 
 
 @pytest.mark.parametrize(
@@ -185,6 +223,32 @@ def test_a_daemon_that_dies_again_and_again_is_started_ever_more_slowly() -> Non
     assert [restart_delay_s(deaths) for deaths in (1, 2, 3, 5, 6, 1000)] == [
         0.5, 1.0, 2.0, 8.0, 10.0, 10.0,
     ]  # fmt: skip
+
+
+def test_the_hint_is_about_a_type_of_which_something_runs() -> None:
+    assert dev_plan(quantities={"web": 0, "mail": 2}).suggestions[1:] == (
+        "formctl scale mail+1",
+        "formctl logs -f mail",
+    )
+    assert dev_plan(quantities={"web": 0}).suggestions == ("formctl ps", "formctl scale web=1")
+
+
+def test_types_that_are_stopped_by_kill_have_no_grace() -> None:
+    types = (ProcessType(name="web", command="a", stop_signal="KILL"), *dev_plan().spec.types[1:])
+    spec = replace(dev_plan().spec, types=types)
+    assert dev_plan(spec=spec).graces == {"mail": types[1].stop_grace_s}
+
+
+async def test_an_address_is_told_only_when_something_listens_there() -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        said = await answers.sentence("web.1", port)
+        assert said == f"web.1 answers at http://127.0.0.1:{port}"
+    said = await answers.sentence("web.1", port, deadline_s=0.0)
+    assert said == f"web.1 has port {port} (nothing listens there yet)"
 
 
 class GonePipe(io.BytesIO):

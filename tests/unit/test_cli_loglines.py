@@ -69,6 +69,17 @@ def test_no_bytes_reach_a_terminal_but_printable_ones(raw: bytes) -> None:
     assert all(character == "\t" or character.isprintable() for character in shown)
 
 
+def test_a_line_that_goes_on_or_never_ended_is_marked_on_a_terminal_alone() -> None:
+    cut = Line(at_us=0, sequence=0, name="web.1", text=b"prompt> ", partial=True)
+    painted = [
+        Painter(colour=colour, terminal=terminal).line(cut)
+        for colour, terminal in ((False, True), (True, True), (False, False))
+    ]
+    assert painted[0].endswith("prompt> …\n".encode())
+    assert painted[1].endswith("prompt> \x1b[2m…\x1b[0m\n".encode())
+    assert painted[2].endswith(b"prompt> \n")
+
+
 @pytest.mark.parametrize(
     ("choice", "terminal", "environ", "wanted"),
     [

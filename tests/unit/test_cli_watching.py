@@ -197,6 +197,39 @@ def test_what_cannot_be_placed_gives_its_reason_once() -> None:
     ]
 
 
+def test_a_sentence_that_is_one_of_the_reasons_is_not_told_twice() -> None:
+    story = Story(goal(web=2))
+    lines = story.first(pending("web.2", "no host has joined"), note="no host has joined")
+    assert lines == ["web.2 waits for a place: no host has joined"]
+    assert story.missing()[-1] != "no host has joined"
+
+
+def test_failures_of_what_is_on_its_way_out_are_no_news() -> None:
+    failing = [instance(f"web.{n}", BACKOFF, reason="exit 1") for n in (1, 2, 3)]
+    story = Story(goal(web=1))
+    # The leader has not said yet which two of the three have to go.
+    assert story.first(*failing) == []
+    leaving = [replace(item, surplus=True) for item in failing[1:]]
+    assert story.then(*leaving) == []
+    assert story.then(failing[0]) == ["web.1 failing on a: exit 1"]
+
+
+def test_failures_of_an_earlier_release_are_no_news() -> None:
+    story = Story(goal(web=1))
+    assert story.first(instance("web.1", BACKOFF, reason="exit 1", current=False)) == []
+
+
+def test_what_leaves_is_missing_only_when_it_is_stuck_or_alone_in_the_way() -> None:
+    story = Story(goal(web=1))
+    leaving = instance("web.2", STOPPING, surplus=True)
+    story.first(instance("web.1", STARTING), leaving)
+    assert "web.2" not in "".join(story.missing())
+    late = story.progress.missing(now_ms=NOW_MS + 10_000)
+    assert late[:2] == ["web.1 starting on a", "web.2 leaving on a"]
+    story.then(instance("web.1"))
+    assert story.missing()[0] == "web.2 leaving on a"
+
+
 def test_the_leaders_sentence_is_kept_for_those_who_have_to_wait_for_it() -> None:
     story = Story(goal(web=1))
     assert story.first(instance("web.1", STARTING), note="3 placed") == []

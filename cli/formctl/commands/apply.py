@@ -31,11 +31,14 @@ if TYPE_CHECKING:
 
 
 @click.command("apply")
-@click.option("-f", "--file", metavar="FILE", help="Procfile, formation.toml, or - for stdin.")
+@click.argument("path", default=".", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "-f", "--file", metavar="FILE", help="In PATH; Procfile, formation.toml, - for stdin."
+)
 @click.option("--env", "env_file", metavar="FILE", help="Default: .env beside it, if there is one.")
 @click.option("--workdir", metavar="DIR", help="On the hosts; default: the file's directory.")
 @click.option("--strict", is_flag=True, help="Lines of a Procfile that define nothing are errors.")
-@click.option("-m", "quantities", metavar="web=2,…", help="For types this app has not met yet.")
+@click.option("-m", "--formation", metavar="web=2,…", help="For types this app has not met yet.")
 @click.option("--reason", default="", help="Kept with the release.")
 @wait_options
 @coordinator_option
@@ -43,17 +46,19 @@ if TYPE_CHECKING:
 @pass_settings
 @examples(
     "formctl apply                              formation.toml, else Procfile, and .env",
+    "formctl apply examples/hello               the project in another directory",
     "formctl apply -f Procfile --env prod.env   name the files",
     "formctl apply --workdir /srv/shop -m web=4,worker=2",
     "formctl apply -f - < Procfile",
 )
 def command(
     settings: Settings,
+    path: str,
     file: str | None,
     env_file: str | None,
     workdir: str | None,
     strict: bool,
-    quantities: str | None,
+    formation: str | None,
     reason: str,
     wait: bool,
     timeout: float,
@@ -62,16 +67,17 @@ def command(
 
     A type that is new to the app starts with one instance if it is called web, else with none.
     """
-    found = spec.read(file, env_file=env_file, workdir=workdir, strict=strict)
+    found = spec.read(file, directory=path, env_file=env_file, workdir=workdir, strict=strict)
     for line in found.notes:
         note(f"formctl: warning: {line}")
     try:
-        initial = parse_initial(quantities, found.type_names) if quantities is not None else {}
+        initial = parse_initial(formation, found.type_names) if formation is not None else {}
     except QuantityError as error:
-        raise InputError.of(error.problems) from None
+        raise InputError.of(f"-m: {problem}" for problem in error.problems) from None
     name = settings.named_app() or found.app or spec.app_name(found.directory)
     if not name:
         raise InputError(f"no app can be named after {found.directory}; give --app NAME")
+    spec.check_app(name)
     timeout_s = timeout if wait else None
     target = settings.target()
     run(_apply(target, name, found, initial, reason=reason, timeout_s=timeout_s))
@@ -96,7 +102,9 @@ async def _apply(
         # Known before, so that what is healthy already is not reported as news.
         known = (await client.instances(app)).changed if before and timeout_s else ()
         started_s = runtime.monotonic_s()
-        response = await client.change(client.stub.Apply, request(app, found, initial, reason))
+        response = await client.change(
+            lambda stub: stub.Apply, request(app, found, initial, reason)
+        )
         formation = _say(before, response, initial, found)
         if timeout_s is None:
             return
@@ -132,7 +140,7 @@ async def _current_release(client: Client, app: str) -> Release | None:
 
     if app not in {line.app.name for line in await client.apps()}:
         return None
-    response = await client.read(client.stub.ListReleases, pb.ListReleasesRequest(app=app))
+    response = await client.read(lambda stub: stub.ListReleases, pb.ListReleasesRequest(app=app))
     releases = map(wire.release_from_pb, response.releases)
     return next((r for r in releases if r.number == response.current), None)
 

@@ -43,7 +43,7 @@ async def _audit(settings: Settings, limit: int, output: str) -> None:
     from formctl.client import Client
 
     async with Client(settings.target()) as client:
-        response = await client.read(client.stub.ListAudit, pb.ListAuditRequest(limit=limit))
+        response = await client.read(lambda stub: stub.ListAudit, pb.ListAuditRequest(limit=limit))
     found = [wire.audit_from_pb(record) for record in response.records]
     if output == "json":
         say_json([jsonview.audit(record) for record in found])

@@ -29,6 +29,7 @@ from formctl.settings import (
 def command(settings: Settings, app: str, yes: bool, wait: bool, timeout: float) -> None:
     """Delete an app: its instances stop, its releases are forgotten. Asks first."""
     if not yes:
+        run(_check(settings, app))
         if not sys.stdin.isatty():
             raise InputError(f"nobody to ask here; formctl delete {app} --yes deletes at once")
         if not click.confirm(f"Delete {app}, stop all of its instances, forget its releases?"):
@@ -36,18 +37,29 @@ def command(settings: Settings, app: str, yes: bool, wait: bool, timeout: float)
     run(_delete(settings, app, timeout_s=timeout if wait else None))
 
 
+async def _check(settings: Settings, app: str) -> None:
+    """Nobody should have to answer for an app that does not exist."""
+    from formctl.appname import known_app
+    from formctl.client import Client
+
+    async with Client(settings.target()) as client:
+        await known_app(client, app)
+
+
 async def _delete(settings: Settings, app: str, *, timeout_s: float | None) -> None:
     from formation import runtime
     from formation.v1 import control_pb2 as pb
+    from formctl.appname import known_app
     from formctl.client import Client
     from formctl.waiting import wait_until
     from formctl.watching import Goal
 
     async with Client(settings.target()) as client:
+        await known_app(client, app)
         before = await client.instances("")
         started_s = runtime.monotonic_s()
         request = pb.DeleteAppRequest(app=app, who=who())
-        response = await client.change(client.stub.DeleteApp, request)
+        response = await client.change(lambda stub: stub.DeleteApp, request)
         say(f"{app} deleted")
         if timeout_s is None:
             return

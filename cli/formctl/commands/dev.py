@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import click
 
+from formation.manifest import DURATION_MAX_S
 from formation.quantities import QuantityError, parse_dev
 from formctl import spec
 from formctl.dev.plan import AGENTS_MAX, Plan, with_grace
 from formctl.errors import CommandError, InputError
 from formctl.loglines import Painter, wants_colour
 from formctl.settings import (
+    Seconds,
     Settings,
     app_option,
     colour_option,
@@ -34,7 +36,11 @@ _PORT_BASE_MAX = 60_000
 @click.option("--agents", type=click.IntRange(1, AGENTS_MAX), default=1, show_default=True)
 @click.option("--env", "env_file", metavar="FILE", help="Default: .env in PATH, if there is one.")
 @click.option("--strict", is_flag=True, help="Lines of a Procfile that define nothing are errors.")
-@click.option("--exit-on", type=click.Choice(["any", "failure"]), help="End all with an exit.")
+@click.option(
+    "--exit-on",
+    type=click.Choice(["any", "failure"]),
+    help="End all with an exit; what ended may be started once more before it stops.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, _PORT_BASE_MAX),
@@ -45,7 +51,7 @@ _PORT_BASE_MAX = 60_000
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0, max=DURATION_MAX_S),
     metavar="SECONDS",
     help="From the stop signal to KILL; default: each type's own, 30.",
 )
@@ -78,6 +84,8 @@ def command(
     """
     if sys.platform != "linux":
         raise CommandError("formctl dev needs Linux; elsewhere talk to a cluster: formctl apply")
+    if settings.coordinator is not None:
+        raise InputError("formctl dev starts a coordinator of its own: leave out --coordinator")
     found = spec.read(file, directory=path, env_file=env_file, strict=strict)
     for line in found.notes:
         note(f"formctl: warning: {line}")
@@ -94,14 +102,16 @@ def command(
 
 def _app(settings: Settings, found: spec.AppSpec) -> str:
     # A name that can be no directory's is still a name.
-    return settings.named_app() or found.app or spec.app_name(found.directory) or "app"
+    name = settings.named_app() or found.app or spec.app_name(found.directory) or "app"
+    spec.check_app(name)
+    return name
 
 
 def _quantities(text: str | None, found: spec.AppSpec) -> dict[str, int]:
     try:
         return parse_dev("all=1" if text is None else text, found.type_names)
     except QuantityError as error:
-        raise InputError.of(error.problems) from None
+        raise InputError.of(f"-m: {problem}" for problem in error.problems) from None
 
 
 def _run(settings: Settings, plan: Plan, color: str) -> int:

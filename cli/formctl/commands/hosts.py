@@ -58,5 +58,7 @@ async def _forget(settings: Settings, host: str) -> None:
     from formctl.client import Client
 
     async with Client(settings.target()) as client:
-        await client.change(client.stub.ForgetHost, pb.ForgetHostRequest(host=host, who=who()))
+        await client.change(
+            lambda stub: stub.ForgetHost, pb.ForgetHostRequest(host=host, who=who())
+        )
     say(f"{host} forgotten; an agent that comes back under this name joins as a new host")

@@ -86,15 +86,18 @@ async def _logs(
 ) -> None:
     from formation import runtime
     from formctl import following
-    from formctl.appname import find_app
+    from formctl.appname import find_app, known_type
     from formctl.client import Client
 
     target = settings.target()
     async with Client(target) as client:
+        app = (await find_app(client, settings, target)).app.name
+        if type_name:
+            await known_type(client, app, type_name)
         await following.follow(
             client,
             following.LogFeed(write, note, tail_lines=tail, started_us=runtime.now_ms() * 1000),
-            app=await find_app(client, settings, target),
+            app=app,
             type_name=type_name,
             ordinal=ordinal,
             live=follow,

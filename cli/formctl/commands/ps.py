@@ -53,7 +53,7 @@ async def _ps(settings: Settings, *, watch: bool, all_apps: bool, output: str) -
 
     target = settings.target()
     async with Client(target) as client:
-        app = "" if all_apps else await find_app(client, settings, target)
+        app = "" if all_apps else (await find_app(client, settings, target)).app.name
         table = Table()
         if watch:
             await _watch(client, app, table, output)
@@ -99,7 +99,9 @@ def _print(table: Table, app: str, output: str, *, clear: bool = False) -> None:
     if output == "json":
         say_json([jsonview.instance(item) for item in found])
         return
-    waits = any(not item.is_placed for item in found)
-    note = f"\n{render.printable(table.note)}" if table.note and waits else ""
+    reasons = {item.status.reason for item in found if not item.is_placed}
+    # The note may be one of the reasons, and those are in the table.
+    news = table.note and reasons and table.note not in reasons
+    note = f"\n{render.printable(table.note)}" if news else ""
     text = render.instances(found, now_ms=now_ms(), with_app=not app) + note
     say(_CLEAR + text if clear else text)

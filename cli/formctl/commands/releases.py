@@ -37,8 +37,10 @@ async def _releases(settings: Settings, output: str) -> None:
 
     target = settings.target()
     async with Client(target) as client:
-        app = await find_app(client, settings, target)
-        response = await client.read(client.stub.ListReleases, pb.ListReleasesRequest(app=app))
+        app = (await find_app(client, settings, target)).app.name
+        response = await client.read(
+            lambda stub: stub.ListReleases, pb.ListReleasesRequest(app=app)
+        )
     found = [wire.release_from_pb(message) for message in response.releases]
     if output == "json":
         say_json([jsonview.release(item, current=response.current) for item in found])

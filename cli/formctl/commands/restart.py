@@ -41,21 +41,21 @@ async def _restart(
 ) -> None:
     from formation import runtime
     from formation.v1 import control_pb2 as pb
-    from formctl.appname import find_known_app
+    from formctl.appname import find_app, no_type
     from formctl.client import Client
     from formctl.waiting import wait_until
     from formctl.watching import Goal
 
     target = settings.target()
     async with Client(target) as client:
-        line = await find_known_app(client, settings, target)
+        line = await find_app(client, settings, target)
         app, formation = line.app.name, line.formation()
         if type_name and type_name not in formation:
-            raise InputError(f"no process type {type_name}: there is {', '.join(formation)}")
+            raise InputError(no_type(type_name, formation))
         before = await client.instances(app)
         started_s = runtime.monotonic_s()
         request = pb.RestartRequest(app=app, type=type_name, ordinal=ordinal, who=who())
-        response = await client.change(client.stub.Restart, request)
+        response = await client.change(lambda stub: stub.Restart, request)
         names = sorted(f"{item.type}.{item.ordinal}" for item in response.replaced)
         say(f"restarting {' '.join(names)}" if names else "nothing runs that could be restarted")
         if timeout_s is None or not names:

@@ -57,12 +57,12 @@ def command(
 
 
 async def _show(settings: Settings, output: str) -> None:
-    from formctl.appname import find_known_app
+    from formctl.appname import find_app
     from formctl.client import Client
 
     target = settings.target()
     async with Client(target) as client:
-        line = await find_known_app(client, settings, target)
+        line = await find_app(client, settings, target)
     if output == "json":
         say_json(jsonview.formation(line.formation(), app=line.app.name))
     else:
@@ -74,21 +74,21 @@ async def _scale(
 ) -> None:
     from formation import runtime, wire
     from formation.v1 import control_pb2 as pb
-    from formctl.appname import find_known_app
+    from formctl.appname import find_app
     from formctl.client import Client
     from formctl.waiting import wait_until
     from formctl.watching import Goal
 
     target = settings.target()
     async with Client(target) as client:
-        line = await find_known_app(client, settings, target)
+        line = await find_app(client, settings, target)
         app = line.app.name
         # Known before, so that what is healthy already is not reported as news.
         before = await client.instances(app) if timeout_s is not None else None
         words = [wire.quantity_change_to_pb(change) for change in changes]
         started_s = runtime.monotonic_s()
         response = await client.change(
-            client.stub.Scale, pb.ScaleRequest(app=app, changes=words, who=who())
+            lambda stub: stub.Scale, pb.ScaleRequest(app=app, changes=words, who=who())
         )
         after = in_order(response.after, line.types)
         if before is None or timeout_s is None:

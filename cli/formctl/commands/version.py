@@ -52,7 +52,7 @@ async def _cluster(target: Target) -> dict[str, object]:
     from formctl.client import Client
 
     async with Client(target) as client:
-        response = await client.read(client.stub.GetCluster, pb.GetClusterRequest())
+        response = await client.read(lambda stub: stub.GetCluster, pb.GetClusterRequest())
         return {
             "id": response.coordinator_id,
             "version": response.version,

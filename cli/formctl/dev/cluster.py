@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from formation.model import HostState
 from formctl.client import Client
@@ -19,7 +19,6 @@ from formctl.dev.daemons import Daemon, stop_all
 from formctl.dev.rundir import RunDirectory
 from formctl.discovery import Target
 from formctl.errors import CommandError, UnreachableError
-from formctl.views import HostLine
 
 START_DEADLINE_S = 30.0
 COORDINATOR_DEADLINE_S = 15.0
@@ -49,7 +48,7 @@ class Cluster:
         for daemon in daemons:
             self._runs[daemon] = asyncio.create_task(daemon.run())
         deaths = {asyncio.create_task(daemon.died.wait()): daemon for daemon in daemons}
-        joined = asyncio.create_task(self._joined())
+        joined = asyncio.create_task(until_joined(self.target, self._plan.host_names))
         try:
             await asyncio.wait(
                 (joined, *deaths), timeout=START_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED
@@ -74,17 +73,24 @@ class Cluster:
         runs = [self._runs[daemon] for daemon in daemons if daemon in self._runs]
         await stop_all(daemons, runs, deadline_s=deadline_s, urgent=urgent)
 
-    async def _joined(self) -> None:
-        client = await _first_answer(self.target)
-        try:
-            while not self._all_ready(await client.hosts()):  # noqa: ASYNC110  no such event
-                await asyncio.sleep(_POLL_S)
-        finally:
-            await client.close()
 
-    def _all_ready(self, hosts: list[HostLine]) -> bool:
-        ready = {line.status.host for line in hosts if line.state is HostState.READY}
-        return ready >= set(self._plan.host_names)
+async def until_joined(target: Target, names: Iterable[str]) -> None:
+    """Returns when all of these hosts are ready; tries until it is cancelled."""
+    client, wanted = await _first_answer(target), set(names)
+    try:
+        while not wanted <= await _ready_hosts(client):  # noqa: ASYNC110  no such event
+            await asyncio.sleep(_POLL_S)
+    finally:
+        await client.close()
+
+
+async def _ready_hosts(client: Client) -> set[str]:
+    """None of them while the coordinator listens already and does not know anything yet."""
+    try:
+        hosts = await client.hosts()
+    except UnreachableError:
+        return set()
+    return {line.status.host for line in hosts if line.state is HostState.READY}
 
 
 async def _first_answer(target: Target) -> Client:

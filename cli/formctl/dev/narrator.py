@@ -6,7 +6,8 @@ not every step: a process that ended and is back already shows as a higher attem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from formation.model import InstanceState
@@ -14,6 +15,10 @@ from formctl import wording
 from formctl.views import Instance, Table, Update
 
 _ENDS = ("exit ", "signal ")
+# Shorter ones are hardly meant as one.
+_GRACE_MIN_S = 1.0
+# How much later than the agent we hear that an instance is stopping.
+_LATENCY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +40,24 @@ class _Memory:
     exits: int = 0
     attempt_started: int = 0
     is_over: bool = False
+    stopping_ms: int = 0
 
 
 class Narrator:
-    """`foreman_port(type, ordinal)` is where foreman would have put it, 0 where nowhere."""
+    """`foreman_port(type, ordinal)` is where foreman would have put it, 0 where nowhere.
 
-    def __init__(self, app: str, foreman_port: Callable[[str, int], int]) -> None:
+    `graces`: by type, how long from the stop signal to KILL.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        foreman_port: Callable[[str, int], int],
+        graces: Mapping[str, float] | None = None,
+    ) -> None:
         self._app = app
         self._foreman_port = foreman_port
+        self._graces = graces or {}
         self._memories: dict[str, _Memory] = {}
         self._reasons: set[tuple[str, str]] = set()
         self.table = Table()
@@ -51,7 +66,7 @@ class Narrator:
         lines: list[str] = []
         exits: list[Exit] = []
         for gone in self.table.apply(update):
-            lines += self._over(gone)
+            lines += self._over(gone, now_ms)
             self._memories.pop(gone.uid, None)
         for instance in update.changed:
             if instance.slot.app == self._app:
@@ -60,20 +75,35 @@ class Narrator:
                 exits += told.exits
         return Told(lines=tuple(lines), exits=tuple(exits))
 
-    def running(self) -> list[str]:
-        """`web.2 (pid 17)` of everything that still has a process."""
+    def running(self, stopping_for_s: float | None = None) -> list[str]:
+        """`web.2 (pid 17)` of everything that still has a process, and when it will be killed."""
         found = (i for i in self.table.of_app(self._app) if i.status.pid)
-        return [f"{i.slot.short} (pid {i.status.pid})" for i in found]
+        return [
+            f"{i.slot.short} (pid {i.status.pid}{self._deadline(i, stopping_for_s)})" for i in found
+        ]
+
+    def end(self, *, now_ms: int) -> list[str]:
+        """Nothing runs any more: the lines for those whose end was not reported."""
+        return [line for i in self.table.of_app(self._app) for line in self._over(i, now_ms)]
+
+    def _deadline(self, instance: Instance, stopping_for_s: float | None) -> str:
+        grace_s = self._graces.get(instance.slot.type)
+        if grace_s is None or stopping_for_s is None:
+            return ""
+        return f", killed in {wording.age(math.ceil(max(0.0, grace_s - stopping_for_s)))}"
 
     def _changed(self, instance: Instance, now_ms: int) -> Told:
         if not instance.is_placed:
             return Told(lines=self._waits(instance))
         if instance.state is InstanceState.STOPPED:
-            return Told(lines=self._over(instance))
+            return Told(lines=self._over(instance, now_ms))
         memory = self._memories.setdefault(instance.uid, _Memory())
+        if instance.state is InstanceState.STOPPING:
+            memory.stopping_ms = memory.stopping_ms or now_ms
         lines: list[str] = []
         exits: tuple[Exit, ...] = ()
-        if _exits(instance) > memory.exits and instance.state is not InstanceState.STOPPING:
+        is_leaving = instance.surplus or instance.state is InstanceState.STOPPING
+        if _exits(instance) > memory.exits and not is_leaving:
             memory.exits = _exits(instance)
             lines += _ended(instance, now_ms)
             if _is_told(instance):
@@ -91,11 +121,16 @@ class Narrator:
             return f"{text} on port {status.port}, since {usual} is taken"
         return text
 
-    def _over(self, instance: Instance) -> tuple[str, ...]:
+    def _over(self, instance: Instance, now_ms: int) -> tuple[str, ...]:
         memory = self._memories.get(instance.uid)
-        if memory is None or memory.is_over:
+        if memory is None or memory.is_over or not memory.attempt_started:
             return ()
         memory.is_over = True
+        grace_s = self._graces.get(instance.slot.type, 0.0)
+        took_s = (now_ms - memory.stopping_ms) / 1000 if memory.stopping_ms else 0.0
+        # How a stopped one ended is not reported; only KILL ends what its grace did not.
+        if grace_s >= _GRACE_MIN_S and took_s >= grace_s - _LATENCY_S:
+            return (f"{instance.slot.short} was killed: it had not stopped after {grace_s:g} s",)
         return (f"{instance.slot.short} stopped",)
 
     def _waits(self, instance: Instance) -> tuple[str, ...]:

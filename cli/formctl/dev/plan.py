@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from formation.model import ProcessType
+from formctl.settings import QUIET_GRPC
 from formctl.spec import AppSpec
 
 # One letter each, and one slice of ports each below the kernel's ephemeral range.
@@ -36,6 +37,20 @@ class Plan:
     @property
     def grace_max_s(self) -> float:
         return max(spec.stop_grace_s for spec in self.spec.types)
+
+    @property
+    def graces(self) -> dict[str, float]:
+        """Of the types that are asked to stop before they are killed."""
+        return {s.name: s.stop_grace_s for s in self.spec.types if s.stop_signal != "KILL"}
+
+    @property
+    def suggestions(self) -> tuple[str, ...]:
+        """What to type in a second terminal, about a type of which something runs."""
+        running = [name for name, quantity in self.quantities.items() if quantity]
+        if not running:
+            return ("formctl ps", f"formctl scale {self.spec.type_names[0]}=1")
+        first = running[0]
+        return ("formctl ps", f"formctl scale {first}+1", f"formctl logs -f {first}")
 
     @property
     def slots(self) -> list[str]:
@@ -93,7 +108,11 @@ def _agent(python: str, run_dir: str, plan: Plan, index: int) -> Program:
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The user's own, without what would configure our daemons in other ways than planned."""
-    return {name: value for name, value in environ.items() if not name.startswith(_OUR_PREFIX)}
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(_OUR_PREFIX) and (name, value) != QUIET_GRPC
+    }
 
 
 def with_grace(types: Sequence[ProcessType], grace_s: float | None) -> tuple[ProcessType, ...]:

@@ -18,14 +18,14 @@ from formation import runtime
 from formation.quantities import show
 from formctl.client import Client
 from formctl.commands.apply import request
-from formctl.dev import rundir
+from formctl.dev import answers, rundir
 from formctl.dev.cluster import Cluster, wait_for_leftovers
 from formctl.dev.console import Console
 from formctl.dev.narrator import Exit, Narrator
 from formctl.dev.plan import Plan
 from formctl.errors import INTERRUPTED
 from formctl.following import ALL_LINES, LogFeed, follow
-from formctl.views import Update
+from formctl.views import Instance, Update
 from formctl.watching import Goal, Progress
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,6 +34,9 @@ _PATIENCE_S = 5.0
 # Lines are in flight for a moment after their processes have gone.
 _QUIET_S = 0.15
 _DRAIN_DEADLINE_S = 3.0
+_TOLD_WITHIN_S = 0.5
+# Servers that listen already should be told of before the hint what to do next.
+_ANSWERS_FIRST_S = 0.3
 
 
 class Stop:
@@ -77,9 +80,11 @@ class Session:
         self._run = run
         self._stop = stop
         self._cluster = Cluster(run, plan, console.system)
-        self._narrator = Narrator(plan.app, plan.foreman_port)
+        self._narrator = Narrator(plan.app, plan.foreman_port, plan.graces)
         self._exit: Exit | None = None
         self._revision = 0
+        self._stopping_s = 0.0
+        self._announcing: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
@@ -139,9 +144,9 @@ class Session:
 
     async def _apply(self) -> None:
         plan = self._plan
-        async with Client(self._cluster.target) as client:
+        async with Client(self._cluster.target, notice=_in_silence) as client:
             wanted = request(plan.app, plan.spec, dict(plan.quantities), "formctl dev")
-            response = await client.change(client.stub.Apply, wanted)
+            response = await client.change(lambda stub: stub.Apply, wanted)
         self._revision = response.revision
 
     async def _follow_logs(self) -> None:
@@ -151,20 +156,20 @@ class Session:
             tail_lines=ALL_LINES,
             started_us=runtime.now_ms() * 1000,
         )
-        async with Client(self._cluster.target) as client:
+        async with Client(self._cluster.target, notice=_in_silence) as client:
             await follow(client, feed, app=self._plan.app, live=True)
 
     async def _follow_instances(self) -> None:
         """A client of its own: each reconnects by itself."""
         goal = Goal(app=self._plan.app, wanted=self._plan.quantities, whole=True)
         progress: Progress | None = Progress(goal, started_s=runtime.monotonic_s())
-        async with Client(self._cluster.target) as client:
+        async with Client(self._cluster.target, notice=_in_silence) as client:
             updates = client.watch(self._plan.app, self._revision)
             async with contextlib.aclosing(updates):
                 async for update in updates:
                     self._tell(update)
                     if progress and self._arrived(progress, update):
-                        self._say_ready()
+                        self._announcing = asyncio.create_task(self._say_ready())
                         progress = None
 
     def _arrived(self, progress: Progress, update: Update) -> bool:
@@ -183,22 +188,33 @@ class Session:
                 self._stop.ask_once()
                 return
 
-    def _say_ready(self) -> None:
-        say = self._console.system
-        say(f"ready: {show(self._plan.quantities)}")
-        for instance in self._narrator.table.of_app(self._plan.app):
-            if instance.slot.type == "web" and instance.status.port:
-                say(f"{instance.slot.short} answers at http://127.0.0.1:{instance.status.port}")
-        first = self._plan.spec.type_names[0]
-        say(f"in a second terminal: formctl ps, formctl scale {first}+1, formctl logs -f {first}")
+    async def _say_ready(self) -> None:
+        """What answers at once is told before the hint, the rest as it comes."""
+        self._console.system(f"ready: {show(self._plan.quantities)}")
+        async with asyncio.TaskGroup() as group:
+            probes = [
+                group.create_task(self._say_answer(instance))
+                for instance in self._narrator.table.of_app(self._plan.app)
+                if instance.slot.type == "web" and instance.status.port
+            ]
+            if probes:
+                await asyncio.wait(probes, timeout=_ANSWERS_FIRST_S)
+            self._console.system(f"in a second terminal: {', '.join(self._plan.suggestions)}")
+
+    async def _say_answer(self, instance: Instance) -> None:
+        self._console.system(await answers.sentence(instance.slot.short, instance.status.port))
 
     def _say_stopping(self) -> None:
+        self._stopping_s = runtime.monotonic_s()
         cause = f"{self._exit.slot} ended with code {self._exit.code}, " if self._exit else ""
         self._console.system(f"{cause}stopping… (Ctrl-C again to kill)")
 
     async def _end(self) -> None:
         """Every step is tried, whatever the ones before did."""
         reporter = asyncio.create_task(self._report_slow())
+        helpers = [reporter, self._announcing] if self._announcing else [reporter]
+        if self._announcing:
+            self._announcing.cancel()
         try:
             await self._cluster.stop_agents(self._stop.urgent)
         finally:
@@ -206,7 +222,10 @@ class Session:
             await self._drain()
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(reporter, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*helpers, *self._tasks, return_exceptions=True)
+            # The agents have gone, so nothing runs any more, whatever was reported last.
+            for line in self._narrator.end(now_ms=runtime.now_ms()):
+                self._console.system(line)
             await self._cluster.stop_coordinator(self._stop.urgent)
             self._console.system("stopped")
 
@@ -214,14 +233,23 @@ class Session:
         """ "Never ending" needs a name: who is it that does not stop?"""
         while True:
             await asyncio.sleep(_PATIENCE_S)
-            if running := self._narrator.running():
+            stopping_for_s = runtime.monotonic_s() - self._stopping_s
+            if running := self._narrator.running(stopping_for_s):
                 self._console.system(f"still waiting for {', '.join(running)}")
 
     async def _drain(self) -> None:
-        """Until no line has come for a moment."""
+        """Until no line has come for a moment, and all have told how they ended."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + _DRAIN_DEADLINE_S
+        told_by_s = loop.time() + _TOLD_WITHIN_S
         seen = -1
-        while self._tasks and seen != self._console.lines_written and loop.time() < deadline_s:
+        while self._tasks and loop.time() < deadline_s:
+            is_quiet = seen == self._console.lines_written
+            if is_quiet and (not self._narrator.running() or loop.time() >= told_by_s):
+                return
             seen = self._console.lines_written
             await asyncio.sleep(_QUIET_S)
+
+
+def _in_silence(_: str) -> None:
+    """A coordinator that dies is told by whoever starts it again, not by each that calls it."""

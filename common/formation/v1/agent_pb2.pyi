@@ -342,6 +342,7 @@ class OpenLogs(_message.Message):
     ORDINAL_FIELD_NUMBER: _builtins.int
     TAIL_LINES_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
     SINCE_US_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     app: _builtins.str
@@ -353,7 +354,13 @@ class OpenLogs(_message.Message):
     """per instance; -1: all that is kept"""
     follow: _builtins.bool
     since_us: _builtins.int
-    """only what was written after this; for a stream opened again"""
+    """the others: only what was written after this"""
+    @_builtins.property
+    def seen(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogPlace]:
+        """For a stream opened again, so that nothing is missing and nothing comes twice:
+        these instances go on behind what arrived
+        """
+
     def __init__(
         self,
         *,
@@ -363,15 +370,49 @@ class OpenLogs(_message.Message):
         ordinal: _builtins.int = ...,
         tail_lines: _builtins.int = ...,
         follow: _builtins.bool = ...,
+        seen: _abc.Iterable[Global___LogPlace] | None = ...,
         since_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "follow", b"follow", "ordinal", b"ordinal", "request_id", b"request_id", "since_us", b"since_us", "tail_lines", b"tail_lines", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "follow", b"follow", "ordinal", b"ordinal", "request_id", b"request_id", "seen", b"seen", "since_us", b"since_us", "tail_lines", b"tail_lines", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OpenLogs: _TypeAlias = OpenLogs  # noqa: Y015
+
+@_typing.final
+class LogPlace(_message.Message):
+    """The last line of an instance that arrived: its time, and how many lines with just that time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    AT_US_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    app: _builtins.str
+    type: _builtins.str
+    ordinal: _builtins.int
+    at_us: _builtins.int
+    lines: _builtins.int
+    def __init__(
+        self,
+        *,
+        app: _builtins.str = ...,
+        type: _builtins.str = ...,
+        ordinal: _builtins.int = ...,
+        at_us: _builtins.int = ...,
+        lines: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "at_us", b"at_us", "lines", b"lines", "ordinal", b"ordinal", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogPlace: _TypeAlias = LogPlace  # noqa: Y015
 
 @_typing.final
 class CloseLogs(_message.Message):
@@ -399,9 +440,12 @@ class LogPush(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     HISTORY_DONE_FIELD_NUMBER: _builtins.int
+    AT_US_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     history_done: _builtins.bool
     """from here on lines are live"""
+    at_us: _builtins.int
+    """with history_done: now, by the host's clock"""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]: ...
     def __init__(
@@ -410,10 +454,11 @@ class LogPush(_message.Message):
         request_id: _builtins.str = ...,
         lines: _abc.Iterable[Global___LogLine] | None = ...,
         history_done: _builtins.bool = ...,
+        at_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_done", b"history_done", "lines", b"lines", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "history_done", b"history_done", "lines", b"lines", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,6 +490,7 @@ class LogLine(_message.Message):
     AT_US_FIELD_NUMBER: _builtins.int
     STDERR_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     type: _builtins.str
     ordinal: _builtins.int
@@ -454,6 +500,8 @@ class LogLine(_message.Message):
     stderr: _builtins.bool
     text: _builtins.bytes
     """without the newline; bytes stay bytes"""
+    partial: _builtins.bool
+    """the line goes on in the next record, or never ended"""
     def __init__(
         self,
         *,
@@ -464,10 +512,11 @@ class LogLine(_message.Message):
         at_us: _builtins.int = ...,
         stderr: _builtins.bool = ...,
         text: _builtins.bytes = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "at_us", b"at_us", "host", b"host", "ordinal", b"ordinal", "stderr", b"stderr", "text", b"text", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "at_us", b"at_us", "host", b"host", "ordinal", b"ordinal", "partial", b"partial", "stderr", b"stderr", "text", b"text", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,6 +34,7 @@ class AgentJournal(_message.Message):
     RELEASES_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     TRIES_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """made once per state directory"""
     cluster_id: _builtins.str
@@ -42,6 +43,8 @@ class AgentJournal(_message.Message):
     """highest leader epoch ever obeyed"""
     generation: _builtins.int
     """of the assignment document it follows"""
+    boot_id: _builtins.str
+    """of the machine when the processes below ran"""
     @_builtins.property
     def assigned(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.InstanceAssignment]: ...
     @_builtins.property
@@ -70,10 +73,11 @@ class AgentJournal(_message.Message):
         releases: _abc.Iterable[_types_pb2.Release] | None = ...,
         ports: _abc.Iterable[Global___SlotPort] | None = ...,
         tries: _abc.Iterable[Global___StayTries] | None = ...,
+        boot_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "assigned", b"assigned", "cluster_id", b"cluster_id", "ending", b"ending", "epoch", b"epoch", "generation", b"generation", "ports", b"ports", "releases", b"releases", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "assigned", b"assigned", "boot_id", b"boot_id", "cluster_id", b"cluster_id", "ending", b"ending", "epoch", b"epoch", "generation", b"generation", "ports", b"ports", "releases", b"releases", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -109,26 +113,34 @@ Global___SlotPort: _TypeAlias = SlotPort  # noqa: Y015
 
 @_typing.final
 class StayTries(_message.Message):
-    """How often a stay was started and how often it failed in a row."""
+    """How often a stay was started, how often it failed in a row, and its process."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     UID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    START_TICKS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     attempt: _builtins.int
     failures: _builtins.int
+    pid: _builtins.int
+    """0: none runs"""
+    start_ticks: _builtins.int
+    """with boot_id and pid: which process it was"""
     def __init__(
         self,
         *,
         uid: _builtins.str = ...,
         attempt: _builtins.int = ...,
         failures: _builtins.int = ...,
+        pid: _builtins.int = ...,
+        start_ticks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "failures", b"failures", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "failures", b"failures", "pid", b"pid", "start_ticks", b"start_ticks", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
