@@ -1,15 +1,15 @@
 """One reader's log lines from everywhere: sessions held here, and other coordinators' sessions.
 
 Every source sends its history, then says so; `history_done` goes out once, when all have. A host
-that joins during a follow is asked too: from its last line that went out here, when there was one
-(its session broke and came back), else from the present on.
+that joins during a follow is asked too: for what did not arrive yet when it was asked before (its
+session broke and came back), else from the present on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import grpc
 
@@ -18,13 +18,14 @@ from formation.runtime import client_channel_options
 from formation.v1 import agent_pb2, control_pb2_grpc
 from formation.v1 import control_pb2 as pb
 from formation_coordinator.live import LiveWorld
-from formation_coordinator.logrelay import Delivery, LogRelay, LogRequest
+from formation_coordinator.logrelay import Delivery, Heard, LogRelay, LogRequest
 from formation_coordinator.registration import AgentSession
 from formation_coordinator.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
 HISTORY_TIMEOUT_S = 10.0
+REDIAL_S = 1.0
 # As much as a host may have written while its session was broken.
 GAP_LINES_MAX = 10_000
 
@@ -43,22 +44,17 @@ class LogFan:
     async def read(self, request: pb.LogsRequest) -> AsyncIterator[pb.LogsResponse]:
         """Lines as they come; ends by itself after the history unless `follow`."""
         joins = self._sessions.watch_joins()
-        last_us: dict[str, int] = {}
         tasks: list[asyncio.Task[None]] = []
         with self._relay.open() as here:
             try:
                 waiting = self._ask_all(request, here)
                 if not request.relayed:
                     others = self._others()
-                    waiting |= {other.id for other in others}
-                    tasks += [asyncio.create_task(_from(o, request, here)) for o in others]
+                    waiting |= {_source(other) for other in others}
+                    tasks.append(asyncio.create_task(self._relay_others(request, here, others)))
                 if request.follow:
-                    tasks.append(
-                        asyncio.create_task(self._ask_joining(request, here, joins, last_us))
-                    )
+                    tasks.append(asyncio.create_task(self._ask_joining(request, here, joins)))
                 async for response in _merge(here, waiting, follow=request.follow):
-                    for line in response.lines:
-                        last_us[line.host] = max(line.at_us, last_us.get(line.host, 0))
                     yield response
             finally:
                 for task in tasks:
@@ -79,8 +75,9 @@ class LogFan:
         here: LogRequest,
         *,
         tail_lines: int,
-        since_us: int = 0,
+        heard: Heard | None = None,
     ) -> None:
+        heard = heard or Heard()
         open_logs = agent_pb2.OpenLogs(
             request_id=self._relay.expect(here, session.host),
             app=request.app,
@@ -88,7 +85,8 @@ class LogFan:
             ordinal=request.ordinal,
             tail_lines=tail_lines,
             follow=request.follow,
-            since_us=since_us,
+            seen=heard.seen.values(),
+            since_us=heard.since_us,
         )
         session.send(agent_pb2.CoordinatorMessage(open_logs=open_logs))
 
@@ -97,13 +95,15 @@ class LogFan:
         request: pb.LogsRequest,
         here: LogRequest,
         joins: asyncio.Queue[AgentSession],
-        last_us: Mapping[str, int],
     ) -> None:
         while True:
             session = await joins.get()
-            since_us = last_us.get(session.host, 0)
-            tail_lines = GAP_LINES_MAX if since_us else 0
-            self._ask(session, request, here, tail_lines=tail_lines, since_us=since_us)
+            heard = here.heard.get(session.host)
+            # Without `since_us` its history had not ended: what is left of it is still wanted.
+            tail_lines = request.tail_lines if heard else 0
+            if heard and heard.since_us:
+                tail_lines = GAP_LINES_MAX
+            self._ask(session, request, here, tail_lines=tail_lines, heard=heard)
 
     def _close_all(self, here: LogRequest) -> None:
         for host, token in here.tokens.items():
@@ -111,6 +111,21 @@ class LogFan:
             if session is not None:
                 close = agent_pb2.CloseLogs(request_id=token)
                 session.send(agent_pb2.CoordinatorMessage(close_logs=close))
+
+    async def _relay_others(
+        self, request: pb.LogsRequest, here: LogRequest, first: list[Coordinator]
+    ) -> None:
+        """Every other coordinator's sessions; while following, also those that come (back)."""
+        async with asyncio.TaskGroup() as group:
+            relays = {o.id: group.create_task(_from(o, request, here)) for o in first}
+            later = pb.LogsRequest()
+            later.CopyFrom(request)
+            later.tail_lines = 0
+            while request.follow:
+                await asyncio.sleep(REDIAL_S)
+                for other in self._others():
+                    if other.id not in relays or relays[other.id].done():
+                        relays[other.id] = group.create_task(_from(other, later, here))
 
     def _others(self) -> list[Coordinator]:
         mine = self._me.id
@@ -127,13 +142,18 @@ async def _from(other: Coordinator, request: pb.LogsRequest, here: LogRequest) -
         async with grpc.aio.insecure_channel(other.address, client_channel_options()) as channel:
             call = control_pb2_grpc.ControlStub(channel).Logs(relayed)
             async for response in call:
-                await here.queue.put(
-                    Delivery(source=other.id, lines=response, done=response.history_done)
+                await here.take(
+                    Delivery(source=_source(other), lines=response, done=response.history_done)
                 )
     except grpc.aio.AioRpcError as error:
-        notice = f"coordinator {other.id}: {error.details()}; logs of its hosts are missing"
+        notice = f"{_source(other)}: {error.details()}; logs of its hosts are missing"
     lines = pb.LogsResponse(notice=notice) if notice else None
-    await here.queue.put(Delivery(source=other.id, lines=lines, done=True, ended=True))
+    await here.queue.put(Delivery(source=_source(other), lines=lines, done=True, ended=True))
+
+
+def _source(other: Coordinator) -> str:
+    """Not to be mistaken for a host of the same name: no host's name has a blank."""
+    return f"coordinator {other.id}"
 
 
 async def _merge(

@@ -289,7 +289,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 request, host = found
                 lines = control_pb2.LogsResponse(lines=push.lines) if push.lines else None
                 delivery = Delivery(source=host, lines=lines, done=push.history_done)
-                await request.queue.put(delivery)
+                await request.take(delivery, push.at_us)
         finally:
             found = self._relay.find(token)
             if found is not None:

@@ -345,25 +345,36 @@ async def test_a_host_that_comes_back_during_a_follow_is_asked_for_what_was_miss
 ) -> None:
     call = c1.control.Logs(pb.LogsRequest(app="shop", tail_lines=10, follow=True))
     a = await HollowAgent(c1.address, "a").__aenter__()
-    line = agent_pb2.LogLine(app="shop", type="web", ordinal=1, host="a", at_us=77, text=b"x")
+    early, one, two = (
+        agent_pb2.LogLine(app="shop", type="web", ordinal=1, host="a", at_us=at_us, text=b"x")
+        for at_us in (66, 77, 77)
+    )
 
     async def pushes(request_id: str) -> AsyncIterator[agent_pb2.LogPush]:
-        yield agent_pb2.LogPush(request_id=request_id, lines=[line])
+        yield agent_pb2.LogPush(request_id=request_id, history_done=True, at_us=55)
+        yield agent_pb2.LogPush(request_id=request_id, lines=[early, one])
+        yield agent_pb2.LogPush(request_id=request_id, lines=[two])
 
     await a.wait_for(lambda: bool(a.open_logs))
     assert (a.open_logs[0].tail_lines, a.open_logs[0].since_us) == (0, 0)
+    assert not a.open_logs[0].seen
     pushing = asyncio.create_task(
         a.stub.PushLogs(pushes(a.open_logs[0].request_id)).wait_for_connection()
     )
     async with asyncio.timeout(DEADLINE_S):
+        lines = 0
         async for response in call:
-            if response.lines:
+            lines += len(response.lines)
+            if lines == 3:
                 break
     await pushing
     await a.hang_up()
     async with HollowAgent(c1.address, "a") as back:
         await back.wait_for(lambda: bool(back.open_logs))
-        assert back.open_logs[0].since_us == 77
+        (place,) = back.open_logs[0].seen
+        assert (place.app, place.type, place.ordinal) == ("shop", "web", 1)
+        assert (place.at_us, place.lines) == (77, 2)
+        assert back.open_logs[0].since_us == 55
         assert back.open_logs[0].tail_lines > 0
     call.cancel()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,37 @@ async def test_a_demand_beyond_all_room_neither_blocks_the_loop_nor_other_apps(
         async with asyncio.timeout(20):
             await a.wait_for(lambda: len(a.running) == 1)
         assert c1.service.election.epoch == epoch
+
+
+async def test_a_follower_of_logs_hears_a_coordinator_that_comes_later(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with coordinator(store, tmp_path, "c1") as c1:
+        call = c1.control.Logs(pb.LogsRequest(app="shop", tail_lines=10, follow=True))
+        async with coordinator(store, tmp_path, "c2") as c2, HollowAgent(c2.address, "b") as b:
+            await b.wait_for(lambda: bool(b.open_logs))
+            assert b.open_logs[0].follow
+        call.cancel()
+
+
+async def test_logs_are_whole_when_a_host_is_called_like_a_coordinator(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with (
+        coordinator(store, tmp_path, "c1") as c1,
+        coordinator(store, tmp_path, "a") as c2,
+        HollowAgent(c1.address, "a") as a,
+    ):
+        await eventually(lambda: len(c1.service.live.world.coordinators) == 2)
+        assert c2.service.me.id == a.host
+        call = c1.control.Logs(pb.LogsRequest(app="shop", tail_lines=10))
+        await a.wait_for(lambda: bool(a.open_logs))
+        line = agent_pb2.LogLine(app="shop", type="web", ordinal=1, host="a", text=b"x")
+
+        async def pushes() -> AsyncIterator[agent_pb2.LogPush]:
+            request_id = a.open_logs[0].request_id
+            yield agent_pb2.LogPush(request_id=request_id, lines=[line])
+            yield agent_pb2.LogPush(request_id=request_id, history_done=True)
+
+        pushing = asyncio.create_task(a.stub.PushLogs(pushes()).wait_for_connection())
+        texts = [line.text async for response in call for line in response.lines]
+        await pushing
+        assert texts == [b"x"]
