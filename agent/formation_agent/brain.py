@@ -1,7 +1,8 @@
 """The brain's program: puts the rooms together, runs them, ends in order.
 
 Started by the keeper, which restarts it when it dies; the children live on in between. Exit code
-0: finished, 1: went wrong, 2: cannot run like this (settings, a second agent, a name taken).
+0: finished, 1: went wrong, 2: cannot run like this (settings, a second agent, a name taken), 70:
+its event loop hung (`watchdog`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import asyncio
 import logging
 import os
 import random
+import resource
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from formation import __version__
-from formation.model import HOST_NAME, HostStatus
+from formation.model import HOST_NAME, AgentMemory, HostStatus
 from formation.runtime import new_id, setup_logging
 from formation.settings import ConfigError
 from formation_agent import facts, link
@@ -30,6 +31,7 @@ from formation_agent.ports import Ports
 from formation_agent.processes import KeeperGone, KeeperTooNew, Processes, kill_leftovers
 from formation_agent.session import NameTaken, Session
 from formation_agent.supervisor import Supervisor
+from formation_agent.watchdog import Watchdog
 
 # A coordinator that does not take our goodbye in this time finds out by itself.
 GOODBYE_WITHIN_S = 2.0
@@ -91,7 +93,10 @@ def _keeper_fd() -> int:
 def default_state_dir() -> str:
     if os.geteuid() == 0:
         return "/var/lib/formation"
-    return os.path.expanduser("~/.local/state/formation")
+    path = os.path.expanduser("~/.local/state/formation")
+    if path.startswith("~"):
+        raise RefusedError(f"user {os.geteuid()} has no home directory here: give --state-dir")
+    return path
 
 
 def prepare_state_dir(name: str) -> Path:
@@ -127,14 +132,15 @@ async def _agent(config: AgentConfig, state_dir: Path, processes: Processes) -> 
     opened = journals.load(state_dir, new_id())
     if opened.problem:
         log.error("%s", opened.problem)
-    agent_id = opened.memory.agent_id
     if not processes.children:
-        await _end_leftovers(agent_id)
+        await _end_leftovers(opened.memory)
     return Agent(config, state_dir, processes, Journal(state_dir, opened.memory))
 
 
-async def _end_leftovers(agent_id: str) -> None:
-    killed = await asyncio.to_thread(kill_leftovers, agent_id)
+async def _end_leftovers(memory: AgentMemory) -> None:
+    known = [(memory.boot_id, item.pid, item.start_ticks) for item in memory.tries.values()]
+    running = [identity for identity in known if identity[1]]
+    killed = await asyncio.to_thread(kill_leftovers, memory.agent_id, running)
     if killed:
         log.warning("killed %d processes that an agent killed before had left behind", len(killed))
 
@@ -158,7 +164,9 @@ class Agent:
         self._supervisor = Supervisor(
             children=processes,
             logs=self._logs,
-            launcher=Launcher(self._surroundings(), Ports(config.ports, config.foreman_ports)),
+            launcher=Launcher(
+                self._surroundings(), Ports(config.ports, config.foreman_ports), _files_max()
+            ),
             journal=journal,
             jitter=random.random,
         )
@@ -177,6 +185,7 @@ class Agent:
         failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(Watchdog().run())
                 group.create_task(self._journal.run())
                 group.create_task(self._supervisor.run())
                 group.create_task(self._session.run())
@@ -189,6 +198,7 @@ class Agent:
             failure = KeeperGone(str(gone.exceptions[0]))
         finally:
             self._logs.close()
+            self._journal.close()
         if failure is not None:
             raise failure
 
@@ -197,19 +207,22 @@ class Agent:
         log.info("stopping everything on this host")
         await self._supervisor.stop_all()
         self._session.goodbye()
-        changes: dict[str, Any] = {}
         try:
-            await asyncio.wait_for(self._session.left.wait(), GOODBYE_WITHIN_S)
-            # They will be run elsewhere: a later start of this agent must not bring them back.
-            changes = {"assigned": ()}
-        except TimeoutError:
-            log.warning("no coordinator took the goodbye")
-        try:
-            await self._journal.commit(**changes)
+            await self._remember_the_end()
         except JournalError as error:
             log.warning("%s", error)
         self._processes.bye()
         raise _Finished
+
+    async def _remember_the_end(self) -> None:
+        try:
+            await asyncio.wait_for(self._session.left.wait(), GOODBYE_WITHIN_S)
+        except TimeoutError:
+            log.warning("no coordinator took the goodbye")
+            await self._journal.flush()
+        else:
+            # They will be run elsewhere: a later start of this agent must not bring them back.
+            await self._supervisor.forget_orders()
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
@@ -229,6 +242,11 @@ class Agent:
             labels=self._config.labels,
             address=self._config.address or await facts.local_address(coordinator),
         )
+
+
+def _files_max() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _usable(host_name: str) -> str:

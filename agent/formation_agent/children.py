@@ -34,12 +34,12 @@ class Child:
     """One spawned process and what is left of its tree."""
 
     __slots__ = (
+        "asked",
         "empty",
         "exit",
         "forgotten",
         "group_gone",
         "key",
-        "killed",
         "mark",
         "pid",
         "pidfd",
@@ -47,21 +47,23 @@ class Child:
         "start_ticks",
         "stderr",
         "stdout",
+        "told",
     )
 
     def __init__(self, key: str, mark: str | None, spawned: Spawned) -> None:
         self.key = key
-        self.mark = mark.encode() if mark else None
+        self.mark = mark.encode("utf-8", "surrogateescape") if mark else None
         self.pid = spawned.pid
-        self.pidfd = os.pidfd_open(spawned.pid)
         self.start_ticks = procfs.start_ticks(spawned.pid) or 0
+        self.pidfd = os.pidfd_open(spawned.pid)
         self.spawned_at_ms = time.time_ns() // 1_000_000
         self.stdout = spawned.stdout
         self.stderr = spawned.stderr
         self.exit: Message | None = None
         self.group_gone = False
         self.empty = False
-        self.killed = False
+        self.asked = 0  # the last signal for the whole tree that asked it to end
+        self.told: set[int] = set()  # the groups that got it
         self.forgotten = False
 
     def described(self, op: str) -> Message:
@@ -71,7 +73,7 @@ class Child:
             "pid": self.pid,
             "start_ticks": self.start_ticks,
             "spawned_at_ms": self.spawned_at_ms,
-            "mark": self.mark.decode() if self.mark else None,
+            "mark": self.mark.decode("utf-8", "surrogateescape") if self.mark else None,
             "exited": self.exit,
             "empty": self.empty,
         }
@@ -93,6 +95,7 @@ class Children:
         self._children: dict[str, Child] = {}
         self._by_pid: dict[int, Child] = {}  # main processes that are not reaped
         self._lingering: dict[str, Child] = {}  # reaped, tree not seen empty
+        self.unseen = False  # orphans could not be looked at: `reaped` wants to be called again
 
     def __len__(self) -> int:
         return len(self._children)
@@ -150,9 +153,11 @@ class Children:
             return
 
     def _signal_tree(self, child: Child, signum: int) -> None:
-        child.killed = child.killed or signum == signal.SIGKILL
+        groups = self._groups_of(child)
+        if signum != signal.SIGCONT and child.asked != signal.SIGKILL:
+            child.asked, child.told = signum, set(groups)
         denied: PermissionError | None = None
-        for group in self._groups_of(child):
+        for group in groups:
             try:
                 os.killpg(group, signum)
             except ProcessLookupError:
@@ -164,7 +169,11 @@ class Children:
 
     def _groups_of(self, child: Child) -> set[int]:
         """Its own group, and those in which orphans of this stay went on."""
-        groups = {os.getpgid(pid) for pid in self._orphans().get(child.mark, ())}
+        try:
+            groups = {os.getpgid(pid) for pid in self._orphans().get(child.mark, ())}
+        except OSError:
+            self.unseen = True  # they get it when they can be seen
+            groups = set()
         if not child.group_gone:
             groups.add(child.pid)
         return groups - {os.getpgrp()}
@@ -200,28 +209,34 @@ class Children:
         return child
 
     def _emptied(self) -> list[Child]:
-        """The lingering trees that are now empty; kills what shows up of killed ones."""
+        """The lingering trees that are now empty; passes on to orphans what their tree was told."""
+        self.unseen = False
+        asked = [child for child in self._children.values() if child.asked and not child.empty]
         groupless = [child for child in self._lingering.values() if _group_is_gone(child)]
-        if not groupless:
+        if not groupless and not asked:
             return []
-        orphans = self._orphans()
-        emptied = []
-        for child in groupless:
-            left = orphans.get(child.mark, ())
-            for pid in left if child.killed else ():
-                _kill_orphan(pid)
-            if not left:
-                child.empty = True
-                del self._lingering[child.key]
-                emptied.append(child)
+        try:
+            orphans = self._orphans()
+        except OSError:
+            self.unseen = True  # a tree is not empty because we could not look
+            return []
+        for child in asked:
+            _pass_on(child, orphans.get(child.mark, ()))
+        emptied = [child for child in groupless if child.mark not in orphans]
+        for child in emptied:
+            child.empty = True
+            del self._lingering[child.key]
         return emptied
 
     def _orphans(self) -> dict[bytes | None, list[int]]:
-        """Processes handed to us because their parents ended, by the mark of the stay."""
+        """Processes handed to us because their parents ended, by the mark of the stay.
+
+        Raises OSError when we cannot look at them now.
+        """
         found: dict[bytes | None, list[int]] = {}
         for pid in procfs.own_children():
             if pid not in self._by_pid:
-                mark = procfs.variable(pid, MARK.encode())
+                mark = procfs.variable_in(procfs.environment(pid), MARK.encode())
                 if mark is not None:
                     found.setdefault(mark, []).append(pid)
         return found
@@ -233,17 +248,30 @@ def _exited(child: Child) -> Message:
 
 
 def _undo(spawned: Spawned) -> None:
-    os.killpg(spawned.pid, signal.SIGKILL)
     os.close(spawned.stdout)
     os.close(spawned.stderr)
-
-
-def _kill_orphan(pid: int) -> None:
-    """Handed to us and not yet reaped, so the number is its own."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.killpg(spawned.pid, signal.SIGKILL)
     except PermissionError:
-        return  # another user's by now; it stays in the way of "empty"
+        return  # a program that changes its user; its output is gone at least
+
+
+def _pass_on(child: Child, orphans: Iterable[int]) -> None:
+    """To those that were not to be seen when the tree was told: their parents lived then.
+
+    Each is handed to us and not yet reaped, so its number and its group's are its own.
+    """
+    for pid in orphans:
+        group = os.getpgid(pid)
+        # Once for each group; what a group that is killed still starts is killed too.
+        if group == os.getpgrp() or (group in child.told and child.asked != signal.SIGKILL):
+            continue
+        child.told.add(group)
+        try:
+            os.killpg(group, child.asked)
+            os.killpg(group, signal.SIGCONT)
+        except (PermissionError, ProcessLookupError):
+            continue  # another user's by now: it stays in the way of "empty"
 
 
 def _group_is_gone(child: Child) -> bool:

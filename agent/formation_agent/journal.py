@@ -1,12 +1,14 @@
 """What the agent keeps on disk: who it is, which cluster it follows, what it was told to run.
 
 One file, replaced atomically and durably, with a checksum. Small changes (ports, attempts) are
-gathered and written together; orders are written before anybody acts on them.
+gathered and written together; orders are written before anybody acts on them. A few descriptors
+are kept back for it: an agent that has used up all others can still take orders to run less.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
@@ -25,12 +27,18 @@ FILE_NAME = "agent.pb"
 _MAGIC = b"formation-agent-journal 1 sha256="
 # Attempts and ports may be this old after a crash; nothing wrong follows from it.
 WRITE_PERIOD_S = 0.5
+# The file and its directory, and somebody else may be quicker.
+_RESERVED_FDS = 4
 
 log = logging.getLogger(__name__)
 
 
 class JournalError(Exception):
     """The file cannot be read or written; the message is for people."""
+
+
+class NoDescriptorError(JournalError):
+    """All of this process's descriptors are in use, or all of the machine's."""
 
 
 class DamagedError(ValueError):
@@ -97,7 +105,30 @@ def save(state_dir: Path, data: bytes) -> None:
         scratch.replace(path)
         _sync_directory(state_dir)
     except OSError as error:
-        raise JournalError(f"cannot write {path}: {error.strerror}") from error
+        text = f"cannot write {path}: {error.strerror}"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise NoDescriptorError(text) from error
+        raise JournalError(text) from error
+
+
+class Reserve:
+    """Descriptors that nobody uses, to be let go when one is needed and none is free."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._fds: list[int] = []
+        self.fill()
+
+    def fill(self) -> None:
+        try:
+            while len(self._fds) < self._count:
+                self._fds.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            log.debug("only %d descriptors are in reserve: %s", len(self._fds), error.strerror)
+
+    def let_go(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 def _rename(path: Path, aside: Path) -> None:
@@ -131,6 +162,7 @@ class Journal:
         self._collect: Collect = lambda memory: memory
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._reserve = Reserve(_RESERVED_FDS)
 
     def collect_with(self, collect: Collect) -> None:
         self._collect = collect
@@ -140,7 +172,14 @@ class Journal:
         self._changed.set()
 
     async def commit(self, **changes: Any) -> None:
-        """On disk when it returns; on failure the memory is as before."""
+        """On disk when it returns; on failure the memory is as before.
+
+        Who does not wait for it any more does not undo it.
+        """
+        # A write that has begun cannot be called back: the next one must not begin beside it.
+        await asyncio.shield(self._commit(changes))
+
+    async def _commit(self, changes: dict[str, Any]) -> None:
         async with self._lock:
             memory = self._collect(replace(self.memory, **changes))
             await self._write(memory)
@@ -167,4 +206,17 @@ class Journal:
 
     async def _write(self, memory: AgentMemory) -> None:
         # The disk may be slow; events of children must not wait for it.
-        await asyncio.to_thread(lambda: save(self._state_dir, encode(memory)))
+        await asyncio.to_thread(lambda: self._save(encode(memory)))
+
+    def _save(self, data: bytes) -> None:
+        self._reserve.fill()
+        try:
+            save(self._state_dir, data)
+        except NoDescriptorError:
+            self._reserve.let_go()
+            save(self._state_dir, data)
+        finally:
+            self._reserve.fill()
+
+    def close(self) -> None:
+        self._reserve.let_go()

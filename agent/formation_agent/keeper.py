@@ -5,32 +5,32 @@ single-threaded (standard library, no asyncio, no threads), because spawning fro
 and because it must outlive the brain. The brain may die at any time: children run on, their pipes
 stay open here and their exits are kept until a brain says `forget`.
 
-This module is the loop, the brain's life and the end; the children are in `children`.
+This module is the loop and the end; the brain's process is in `brainprocess`, the children are
+in `children`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
+import functools
 import os
 import select
 import signal
 import sys
 import time
-from collections import deque
 
 from formation_agent import link
+from formation_agent.brainprocess import Brain, how_it_ended, say
 from formation_agent.children import Child, Children
 from formation_agent.spawn import Spawner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator, Sequence
 
 _PR_SET_CHILD_SUBREAPER = 36
-_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 5.0
-_BRAIN_PROVED_S = 3.0
 _REFUSALS = (2, 78)  # exit codes that say: bad configuration
 _CLOSED_LINK_S = 5.0  # a brain without a link is of no use
 _BRAIN_DEATHS_WHILE_ENDING_MAX = 3
@@ -38,92 +38,21 @@ _GRACE_S = 30.0
 _AFTER_KILL_S = 10.0
 _TERMINATIONS_MAX = 3
 _MESSAGES_PER_ROUND = 32
-
-
-class Brain:
-    """The brain's process and our end of its link; messages wait here while it is behind.
-
-    What can wait is bounded by what it asked for: a few messages per child.
-    """
-
-    def __init__(self, command: Sequence[str], spawner: Spawner, poll: select.epoll) -> None:
-        self._command = command
-        self._spawner = spawner
-        self._poll = poll
-        self._waiting: deque[tuple[link.Message, Child | None]] = deque()
-        self._deaths = 0
-        self._started_at_s = 0.0
-        self.end: socket.socket | None = None
-        self.pid = 0
-        self.finished = False
-
-    def start(self) -> None:
-        ours, theirs = link.pair()
-        env = {**os.environb, link.KEEPER_FD_VARIABLE.encode(): b"%d" % link.KEEPER_FD}
-        try:
-            fd = theirs.fileno()
-            self.pid = self._spawner.program(self._command, env, fd, link.KEEPER_FD)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._started_at_s = time.monotonic()
-        self.end = ours
-        self._poll.register(ours, select.EPOLLIN)
-
-    def died(self) -> float:
-        """Forgets the dead one; returns after how many seconds the next may start."""
-        self.pid = 0
-        self.close_link()
-        if time.monotonic() - self._started_at_s >= _BRAIN_PROVED_S:
-            self._deaths = 0
-        self._deaths += 1
-        if self._deaths == 1:
-            return 0.0
-        return float(min(_BACKOFF_FIRST_S * 2 ** min(self._deaths - 2, 16), _BACKOFF_MAX_S))
-
-    def close_link(self) -> None:
-        self._waiting.clear()
-        if self.end is not None:
-            self._poll.unregister(self.end)
-            self.end.close()
-            self.end = None
-
-    def kill(self) -> None:
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)  # ours and not yet reaped
-
-    def send(self, message: link.Message, child: Child | None = None) -> None:
-        """With `child`, the read ends of its pipes go along."""
-        if self.end is None:
-            return  # the next brain hears of it in its hello
-        self._waiting.append((message, child))
-        if len(self._waiting) == 1:
-            self.flush()
-
-    def flush(self) -> None:
-        while self._waiting and self.end is not None:
-            message, child = self._waiting[0]
-            try:
-                link.send(self.end, message, child.pipes() if child is not None else ())
-            except BlockingIOError:
-                self._poll.modify(self.end, select.EPOLLIN | select.EPOLLOUT)
-                return
-            except (BrokenPipeError, ConnectionResetError):
-                self._waiting.clear()
-                return
-            self._waiting.popleft()
-        if self.end is not None:
-            self._poll.modify(self.end, select.EPOLLIN)
+_SILENCE_S = 10.0  # of a brain that shall end and does not answer: it hangs
+_PINGS_PER_SILENCE = 4
+_AFTER_ERROR_S = 0.1
+_LOOK_AGAIN_S = 0.5
+_LOCK_AGAIN_S, _LOCK_TRIES = 0.1, 50  # while who is named in it is gone already
 
 
 class Keeper:
-    def __init__(self, brain_command: Sequence[str]) -> None:
-        self._spawner = Spawner()
+    def __init__(self, brain_command: Sequence[str], *, silence_s: float = _SILENCE_S) -> None:
+        self._silence_s = silence_s
+        spawner = Spawner()  # first, so that nothing else takes a standard descriptor's place
         self._poll = select.epoll()
-        self._brain = Brain(brain_command, self._spawner, self._poll)
-        self._children = Children(self._spawner)
+        self._brain = Brain(brain_command, spawner, self._poll, self._after)
+        self._children = Children(spawner)
+        self._reap_is_due = False
         self._locks: dict[str, int] = {}
         self._signals = _Signals()
         self._poll.register(self._signals.fd, select.EPOLLIN)
@@ -137,20 +66,27 @@ class Keeper:
     def run(self) -> int:
         self._start_brain()
         while not self._over:
-            a_child_ended = False
-            for fd, events in self._poll.poll(self._timeout_s()):
-                if self._brain.end is not None and fd == self._brain.end.fileno():
-                    self._on_link(events)
-                elif fd != self._signals.fd:
-                    a_child_ended = True  # its pidfd says so
-            if self._signals.drain() or a_child_ended:
-                self._reap()
-            self._on_terminations()
-            self._on_timers()
-            if self._exit_code is not None and not self._children.living:
-                self._over = True
+            try:
+                self._round()
+            except Exception as error:  # noqa: BLE001  the children must not die over our mistake
+                say(f"an error of the keeper, which goes on: {error!r}")
+                self._reap_is_due = True
+                time.sleep(_AFTER_ERROR_S)
         assert self._exit_code is not None
         return self._exit_code
+
+    def _round(self) -> None:
+        for fd, events in self._poll.poll(self._timeout_s()):
+            if self._brain.end is not None and fd == self._brain.end.fileno():
+                self._on_link(events)
+            elif fd != self._signals.fd:
+                self._reap_is_due = True  # a pidfd says that a child ended
+        if self._signals.drain() or self._reap_is_due:
+            self._reap()
+        self._on_terminations()
+        self._on_timers()
+        if self._exit_code is not None and not self._children.living:
+            self._over = True
 
     # --- timers ---------------------------------------------------------------------------------
 
@@ -158,6 +94,8 @@ class Keeper:
         self._timers[call] = time.monotonic() + delay_s
 
     def _timeout_s(self) -> float:
+        if self._reap_is_due:
+            return 0
         if not self._timers:
             return -1
         return max(0.0, min(self._timers.values()) - time.monotonic())
@@ -165,8 +103,8 @@ class Keeper:
     def _on_timers(self) -> None:
         now_s = time.monotonic()
         for call in [call for call, at_s in self._timers.items() if at_s <= now_s]:
-            self._timers.pop(call, None)
-            call()
+            if self._timers.pop(call, None) is not None:  # none before it has called it off
+                call()
 
     # --- the brain ------------------------------------------------------------------------------
 
@@ -174,7 +112,7 @@ class Keeper:
         try:
             self._brain.start()
         except OSError as error:
-            _say(f"cannot start the brain: {error.strerror}")
+            say(f"cannot start the brain: {error.strerror}")
             self._on_brain_death(None)
             return
         self._brain.send(
@@ -188,10 +126,31 @@ class Keeper:
         for child in self._children:
             self._brain.send(child.described("child"), child)
         if self._terminations:
-            self._brain.send({"op": "terminate", "urgent": self._terminations > 1})
+            self._terminate_brain()
+
+    def _terminate_brain(self) -> None:
+        self._brain.send({"op": "terminate", "urgent": self._terminations > 1})
+        if self._exit_code is None and self._watch_brain not in self._timers:
+            self._brain.heard_at_s = time.monotonic()
+            self._watch_brain()
+
+    def _watch_brain(self) -> None:
+        """It shall end. One that hangs cannot stop the children, so this is then done here."""
+        if not self._brain.pid:
+            return  # watched again when it was started
+        if time.monotonic() - self._brain.heard_at_s >= self._silence_s:
+            say(
+                f"the brain has not answered for {self._silence_s:g} s: "
+                f"stopping all within {_GRACE_S:g} s without it"
+            )
+            self._end(1, signal.SIGTERM)
+            return
+        self._brain.send({"op": link.PING})
+        self._after(self._silence_s / _PINGS_PER_SILENCE, self._watch_brain)
 
     def _on_brain_death(self, info: os.waitid_result | None) -> None:
         self._timers.pop(self._brain.kill, None)
+        self._timers.pop(self._watch_brain, None)
         delay_s = self._brain.died()
         if self._exit_code is not None:
             return
@@ -209,12 +168,12 @@ class Keeper:
         if self._terminations:
             self._deaths_while_ending += 1
         if self._deaths_while_ending >= _BRAIN_DEATHS_WHILE_ENDING_MAX:
-            _say(f"no brain stays alive to stop the children: stopping all within {_GRACE_S:g} s")
+            say(f"no brain stays alive to stop the children: stopping all within {_GRACE_S:g} s")
             self._end(1, signal.SIGTERM)
             return
-        if info is not None:
-            _say(f"the brain ended ({_how(info)}); starting it again in {delay_s:g} s")
         self._after(delay_s, self._start_brain)
+        if info is not None:
+            say(f"the brain ended ({how_it_ended(info)}); starting it again in {delay_s:g} s")
 
     def _on_link(self, events: int) -> None:
         if events & select.EPOLLOUT:
@@ -231,13 +190,17 @@ class Keeper:
             received = link.receive(self._brain.end)
         except BlockingIOError:
             return False
+        except link.Lost as lost:
+            self._refuse(lost.head, lost)
+            return True
         except ValueError as error:
-            _say(f"dropped a message of the brain that cannot be read: {error}")
+            say(f"dropped a message of the brain that cannot be read: {error}")
             return True
         if received is None:
             self._brain.close_link()
             self._after(_CLOSED_LINK_S, self._brain.kill)
             return False
+        self._brain.heard_at_s = time.monotonic()
         self._on_message(received[0])
         return True
 
@@ -261,10 +224,21 @@ class Keeper:
                     self._lock(message["path"])
                 case "bye":
                     self._brain.finished = True
+                case link.PONG:
+                    pass
                 case unknown:
-                    _say(f"a newer brain asks for {unknown!r}, which this keeper does not know")
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            _say(f"dropped a message of the brain: {error!r}")
+                    say(f"a newer brain asks for {unknown!r}, which this keeper does not know")
+        except Exception as error:  # noqa: BLE001  whatever it is, the brain must not wait for ever
+            self._refuse(message, error)
+
+    def _refuse(self, message: link.Message, error: Exception) -> None:
+        say(f"dropped a message of the brain: {error!r}")
+        if message.get("op") == "lock":
+            number = getattr(error, "errno", None) or errno.EINVAL
+            self._brain.send({"op": "lock_failed", "errno": number})
+        elif message.get("op") == "spawn" and "key" in message:
+            failed = {"op": "spawn_failed", "key": message["key"]}
+            self._brain.send({**failed, "reason": f"the keeper cannot start it: {error}"})
 
     # --- what the brain asks for ----------------------------------------------------------------
 
@@ -272,18 +246,25 @@ class Keeper:
         key, env = message["key"], message["env"]
         new = self._children.spawn(key, message["file"], message["argv"], env, message["cwd"])
         if isinstance(new, Child):
-            self._poll.register(new.pidfd, select.EPOLLIN)
+            self._watch(new)
             self._brain.send(new.described("started"), new)
         else:
             self._brain.send({"op": "spawn_failed", "key": key, "reason": new})
+
+    def _watch(self, child: Child) -> None:
+        try:
+            # Once: while a tracer keeps a dead one from us, it is readable and cannot be reaped.
+            self._poll.register(child.pidfd, select.EPOLLIN | select.EPOLLET)
+        except OSError:
+            return  # SIGCHLD tells of its end as well
 
     def _signal(self, key: str, signum: int, *, whole_group: bool) -> None:
         try:
             self._children.signal(key, signum, whole_group=whole_group)
         except OSError as error:
-            _say(f"cannot send signal {signum} to {key}: {error.strerror}")
+            say(f"cannot send signal {signum} to {key}: {error.strerror}")
 
-    def _lock(self, path: str) -> None:
+    def _lock(self, path: str, tries: int = _LOCK_TRIES) -> None:
         """Held by the keeper until it ends, whatever happens to brains."""
         if path in self._locks:
             self._brain.send({"op": "locked"})
@@ -295,27 +276,38 @@ class Keeper:
             return
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            by = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+        except BlockingIOError:
+            self._on_busy(path, _holder(fd), tries)
             os.close(fd)
-            if isinstance(error, BlockingIOError):
-                self._brain.send({"op": "busy", "by": by or "another process"})
-            else:
-                self._brain.send({"op": "lock_failed", "errno": error.errno})
             return
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(fd)
+            self._brain.send({"op": "lock_failed", "errno": error.errno})
+            return
         self._locks[path] = fd
+        _sign(fd)
         self._brain.send({"op": "locked"})
 
+    def _on_busy(self, path: str, by: str, tries: int) -> None:
+        """The brain of a killed keeper holds the lock for a moment, to kill what was left."""
+        if tries > 1 and _is_gone(by):
+            self._after(_LOCK_AGAIN_S, functools.partial(self._lock, path, tries - 1))
+        else:
+            self._brain.send({"op": "busy", "by": by or "another process"})
+
     def _reap(self) -> None:
+        self._reap_is_due = False
         infos = list(_exits())
-        for message in self._children.reaped(infos):
-            self._brain.send(message)
-        for info in infos:
-            if info.si_pid == self._brain.pid:
-                self._hear_last_words()
-                self._on_brain_death(info)
+        try:
+            for message in self._children.reaped(infos):
+                self._brain.send(message)
+        finally:
+            for info in infos:
+                if info.si_pid == self._brain.pid:
+                    self._hear_last_words()
+                    self._on_brain_death(info)
+        if self._children.unseen:
+            self._after(_LOOK_AGAIN_S, self._reap)
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -323,10 +315,10 @@ class Keeper:
         while self._terminations < self._signals.terminations:
             self._terminations += 1
             if self._terminations >= _TERMINATIONS_MAX:
-                _say("asked for the third time: killing everything")
+                say("asked for the third time: killing everything")
                 self._end(128 + self._signals.last, signal.SIGKILL)
             else:
-                self._brain.send({"op": "terminate", "urgent": self._terminations > 1})
+                self._terminate_brain()
 
     def _end(self, code: int, signum: signal.Signals) -> None:
         """From here on no brain is started; over when every tree is empty."""
@@ -346,7 +338,7 @@ class Keeper:
 
     def _give_up(self) -> None:
         left = [str(child.pid) for child in self._children if not child.empty]
-        _say(f"cannot be killed: {', '.join(left)}")
+        say(f"cannot be killed: {', '.join(left)}")
         self._over = True
 
 
@@ -388,28 +380,42 @@ def _exits() -> Iterator[os.waitid_result]:
         yield info
 
 
-def _how(info: os.waitid_result) -> str:
-    if info.si_code == os.CLD_EXITED:
-        return f"exit {info.si_status}"
-    return f"signal {signal.Signals(info.si_status).name.removeprefix('SIG')}"
-
-
-def _say(text: str) -> None:
+def _holder(lock: int) -> str:
     try:
-        os.write(2, f"formation-agent[{os.getpid()}] {text}\n".encode("utf-8", "replace"))
+        return os.pread(lock, 200, 0).decode("utf-8", "replace").strip()
     except OSError:
-        return  # nobody listens
+        return ""
+
+
+def _sign(lock: int) -> None:
+    """For people, and for `_is_gone`; the lock holds without it, on a full disk too."""
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
+    except OSError:
+        return
+
+
+def _is_gone(holder: str) -> bool:
+    pid = holder.removeprefix("process ")
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except (PermissionError, ValueError):
+        return False
+    return False
 
 
 def _become_subreaper() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        _say("cannot become sub-reaper: processes that leave their group will not be found")
+        say("cannot become sub-reaper: processes that leave their group will not be found")
 
 
-def run(brain_command: Sequence[str]) -> int:
+def run(brain_command: Sequence[str], *, silence_s: float = _SILENCE_S) -> int:
     """Keeps children for the brain that this command starts; returns the exit code."""
     _become_subreaper()
-    return Keeper(brain_command).run()
+    return Keeper(brain_command, silence_s=silence_s).run()
 
 
 def main(brain_argv: list[str]) -> int:

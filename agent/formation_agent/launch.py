@@ -26,6 +26,12 @@ class Launch:
     moved_from: int = 0
 
 
+# What one instance takes here: two pipes, its pidfd, its log file, and one for a reader of that.
+_FILES_EACH = 5
+# For sessions, the journal and what a start takes for a moment.
+_FILES_ELSE = 64
+
+
 class LaunchError(Exception):
     """The instance cannot be started; the message is its status's reason."""
 
@@ -34,12 +40,21 @@ _plan = functools.lru_cache(maxsize=1024)(command.plan)
 
 
 class Launcher:
-    def __init__(self, around: Surroundings, ports: Ports) -> None:
+    """`files_max`: how many files this agent may have open; None is no limit."""
+
+    def __init__(self, around: Surroundings, ports: Ports, files_max: int | None = None) -> None:
         self._around = around
+        self._files_max = files_max
         self.ports = ports
 
-    def prepare(self, assignment: Assignment, release: Release | None) -> Launch:
-        """Takes a port for the slot. Raises `LaunchError`."""
+    def prepare(
+        self, assignment: Assignment, release: Release | None, *, running: int = 0
+    ) -> Launch:
+        """Takes a port for the slot. `running`: process trees beside it. Raises `LaunchError`."""
+        if self._files_max is not None:
+            needed = _FILES_ELSE + _FILES_EACH * (running + 1)
+            if needed > self._files_max:
+                raise LaunchError(f"too many open files: raise LimitNOFILE (now {self._files_max})")
         spec = release.type_named(assignment.slot.type) if release else None
         if release is None or spec is None:
             raise LaunchError(f"v{assignment.release} is not known here")

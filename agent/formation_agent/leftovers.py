@@ -1,7 +1,9 @@
-"""Finds and kills processes by a mark in their environment, when nobody is left who knows them.
+"""Finds and kills processes when nobody is left who knows them.
 
-Identity is a pidfd that was checked after it was opened, never a bare pid. Only processes that we
-may look at (our own user's; everybody's for root) are found.
+They are recognised by a mark in their environment, or by who they are: boot, pid and start time of
+the leader of their session. Each is killed through a pidfd that was checked after it was opened,
+never by a bare pid. Only processes that we may look at (our own user's; everybody's for root) are
+found, and none that has overwritten its environment and is not in a known session.
 """
 
 from __future__ import annotations
@@ -10,55 +12,102 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from formation_agent import procfs
 
 _GONE_S = 10.0
+_CANNOT_LOOK_S = 0.05
+# boot_id, pid and start_ticks: names one process for ever.
+Identity = tuple[str, int, int]
 
 
-def kill_leftovers(agent_id: str) -> list[int]:
+def kill_leftovers(agent_id: str, known: Iterable[Identity] = ()) -> list[int]:
     """Kills what an agent of this id left behind when keeper and brain were both killed.
 
     Waits until they are gone (10 s at most) and returns their pids. Recognised by FORMATION_AGENT
-    in their environment; nothing else is touched, nor are we and our ancestors.
+    in their environment, and as members of the sessions that the `known` processes lead (which
+    finds those that have overwritten their environment: setproctitle, Perl's `$0`). Nothing else
+    is touched, nor are we and our ancestors.
     """
-    return kill_marked(b"FORMATION_AGENT", {agent_id.encode()})
+    killed = kill_sessions(known)
+    return killed + kill_marked(b"FORMATION_AGENT", {agent_id.encode()})
 
 
 def kill_marked(name: bytes, values: set[bytes]) -> list[int]:
     """Kills every process that was started with one of these values of a variable."""
+    return _kill_until_none(lambda pid: procfs.variable_in(procfs.environment(pid), name) in values)
+
+
+def kill_sessions(known: Iterable[Identity]) -> list[int]:
+    """Kills every process of the sessions that these lead, if they are still themselves."""
+    leaders = {pid: ticks for boot, pid, ticks in known if _is_same(boot, pid, ticks)}
+    if not leaders:
+        return []
+
+    def belongs(pid: int) -> bool:
+        leader = procfs.session(pid)
+        if leader not in leaders:
+            return False
+        # A leader that we killed a moment ago has left its number to its session; a number that
+        # came to lead another session has another start time.
+        return procfs.start_ticks(leader) in {leaders[leader], None}
+
+    return _kill_until_none(belongs)
+
+
+def _is_same(boot_id: str, pid: int, ticks: int) -> bool:
+    try:
+        return procfs.start_ticks(pid) == ticks and procfs.boot_id() == boot_id != ""
+    except OSError:
+        return False
+
+
+def _kill_until_none(belongs: Callable[[int], bool]) -> list[int]:
+    """`belongs` says of a pid whether it is one of those that shall die."""
     deadline_s = time.monotonic() + _GONE_S
     spared = _self_and_ancestors()
     killed: list[int] = []
     # Again until a look finds none: they may have started others while we looked.
     while time.monotonic() < deadline_s:
-        pidfds = dict(_marked(name, values, spared))
+        pidfds, saw_all = _found(belongs, spared)
         spared |= {pid for pid, pidfd in pidfds.items() if not _kill(pidfd)}
         new = [pid for pid in pidfds if pid not in spared]
         _wait_until_gone([pidfds[pid] for pid in new], deadline_s)
         for pidfd in pidfds.values():
             os.close(pidfd)
-        if not new:
+        if not new and saw_all:
             break
+        if not new:
+            time.sleep(_CANNOT_LOOK_S)
         killed += new
     return killed
 
 
-def _marked(name: bytes, values: set[bytes], spared: set[int]) -> Iterable[tuple[int, int]]:
-    """(pid, pidfd) of the processes that were started with one of these values."""
-    for pid in procfs.all_pids():
-        if pid in spared or procfs.variable(pid, name) not in values:
-            continue
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            continue  # gone
-        # Looked at once more: only now can the number no longer come to mean another process.
-        if procfs.variable(pid, name) in values:
-            yield pid, pidfd
-        else:
-            os.close(pidfd)
+def _found(belongs: Callable[[int], bool], spared: set[int]) -> tuple[dict[int, int], bool]:
+    """The pidfds of those that belong; False when we could not look at all of them."""
+    found: dict[int, int] = {}
+    try:
+        for pid in procfs.all_pids():
+            if pid in spared or not belongs(pid):
+                continue
+            try:
+                found[pid] = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            # Looked at once more: only now can the number no longer come to mean another process.
+            # One that is dead and waits to be reaped still leads and belongs to its session.
+            if not belongs(pid) or _is_dead(found[pid]):
+                os.close(found.pop(pid))
+    except OSError:  # no descriptor is free; some are when those found so far are gone
+        return found, False
+    return found, True
+
+
+def _is_dead(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _kill(pidfd: int) -> bool:
@@ -86,5 +135,8 @@ def _self_and_ancestors() -> set[int]:
     spared, pid = set(), os.getpid()
     while pid > 0 and pid not in spared:
         spared.add(pid)
-        pid = procfs.parent(pid)
+        try:
+            pid = procfs.parent(pid)
+        except OSError:  # no descriptor is free: the nearest ones have to do
+            return spared | {os.getppid()}
     return spared

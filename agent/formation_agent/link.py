@@ -26,9 +26,20 @@ VERSION = 1
 KEEPER_FD = 3
 KEEPER_FD_VARIABLE = "FORMATION_KEEPER_FD"
 
+# The keeper asks with `ping` whether the brain is there; its `pong` comes at once.
+PING, PONG = "ping", "pong"
+
 _INLINE_MAX = 100_000
 _FDS_MAX = 8
 _BUFFER_BYTES = 1 << 20
+
+
+class Lost(ValueError):
+    """A message whose content did not arrive; `head` is what is known of it: `op` and `key`."""
+
+    def __init__(self, head: Message) -> None:
+        super().__init__("no descriptor was free for its content")
+        self.head = head
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -46,14 +57,18 @@ def prepare(end: socket.socket) -> None:
 
 
 def send(end: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-    """Raises BlockingIOError when the other end is behind, BrokenPipeError when it is gone."""
+    """Raises BlockingIOError when the other end is behind, BrokenPipeError when it is gone.
+
+    Any other OSError may pass: no descriptor or memory is free, too many are under way.
+    """
     payload = json.dumps(message, separators=(",", ":")).encode()
     if len(payload) <= _INLINE_MAX:
         _send_packet(end, payload, fds)
         return
     memory = _memory_file(payload)
     try:
-        _send_packet(end, b'{"memfd":%d}' % len(payload), (*fds, memory))
+        head = {name: message[name] for name in ("op", "key") if name in message}
+        _send_packet(end, json.dumps({**head, "memfd": len(payload)}).encode(), (*fds, memory))
     finally:
         os.close(memory)
 
@@ -61,14 +76,17 @@ def send(end: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()
 def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors (now ours, close-on-exec); None at the end of file.
 
-    Raises BlockingIOError when there is none yet, ValueError for one that is lost. Fewer
-    descriptors than were sent arrive when this process has no room for more.
+    Raises BlockingIOError when there is none yet, ValueError (Lost, if it can be told which) for
+    one that is lost. Fewer descriptors than were sent arrive when this process has no room for
+    more.
     """
     space = socket.CMSG_SPACE(_FDS_MAX * array.array("i").itemsize)
     try:
         data, ancillary, _, _ = end.recvmsg(_INLINE_MAX, space, socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:  # the other end died with our messages unread
-        return None
+    except ConnectionResetError:
+        # The other end died with our messages unread. Linux says so once, and before it hands out
+        # what that end had sent; the end of file follows.
+        data, ancillary, _, _ = end.recvmsg(_INLINE_MAX, space, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None
     fds = array.array("i")
@@ -77,7 +95,7 @@ def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
     received = list(fds)
     message: Message = json.loads(data)
     if "memfd" in message and not received:
-        raise ValueError("no descriptor was free for its content")
+        raise Lost(message)
     if "memfd" in message:
         message = json.loads(_take_memory_file(received.pop(), message["memfd"]))
     return message, received

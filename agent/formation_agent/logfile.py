@@ -29,7 +29,9 @@ def stamp(at_us: int) -> bytes:
 
 def parse_stamp(text: bytes) -> int:
     """Microseconds since 1970. Raises ValueError."""
-    at = datetime.strptime(text.decode("ascii"), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    at = datetime.fromisoformat(text.decode("ascii"))
+    if at.tzinfo is not UTC:
+        raise ValueError(f"{text!r} is not in UTC")
     return int(at.timestamp()) * 1_000_000 + at.microsecond
 
 

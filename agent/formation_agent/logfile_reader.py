@@ -30,6 +30,15 @@ class Line:
     partial: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Behind the first `lines` lines of the time `at_us`. Times are compared for equality only:
+    a clock that was set back loses nobody a line."""
+
+    at_us: int
+    lines: int
+
+
 class Cursor:
     """A place in one slot's log."""
 
@@ -60,6 +69,20 @@ class Cursor:
             lines -= found
             if lines == 0:
                 return
+
+    def seek_behind(self, place: Place, lines_max: int) -> None:
+        """Behind `place`, but at most `lines_max` lines before the end."""
+        self.seek_tail(lines_max + place.lines)
+        count = behind = found = 0
+        cut = False
+        for count, line in enumerate(self.history(), 1):
+            if line.at_us == place.at_us:
+                found += 1
+                cut = cut or count == 1
+                behind = count if found <= place.lines else behind
+        if not found or (cut and count >= lines_max + place.lines):
+            behind = max(count - lines_max, 0)  # it is further back than we may go
+        self.seek_tail(count - behind)
 
     def history(self) -> Iterator[Line]:
         """From here to where the log ends now, however much is written meanwhile."""

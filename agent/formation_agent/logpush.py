@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc.aio
 
+from formation.model import Slot
 from formation.v1 import agent_pb2 as pb
-from formation_agent.logs import Line, LogBatch
+from formation_agent.logs import Line, LogBatch, Place, Resume
 
 if TYPE_CHECKING:  # the stubs know this class, the generated code does not
     from formation.v1.agent_pb2_grpc import AgentAsyncStub
@@ -33,6 +34,7 @@ class LogReader(Protocol):
         ordinal: int = 0,
         tail_lines: int,
         follow: bool,
+        resume: Resume | None = None,
     ) -> AsyncIterator[LogBatch]: ...
 
 
@@ -83,14 +85,26 @@ class LogPusher:
             ordinal=request.ordinal,
             tail_lines=request.tail_lines,
             follow=request.follow,
+            resume=_resume_of(request),
         )
+
+
+def _resume_of(request: pb.OpenLogs) -> Resume:
+    return Resume(
+        seen={
+            Slot(item.app, item.type, item.ordinal): Place(at_us=item.at_us, lines=item.lines)
+            for item in request.seen
+        },
+        since_us=request.since_us,
+    )
 
 
 def _push_of(request: pb.OpenLogs, batch: LogBatch) -> pb.LogPush:
     return pb.LogPush(
         request_id=request.request_id,
-        lines=[_line_of(line) for line in batch.lines if line.at_us > request.since_us],
+        lines=[_line_of(line) for line in batch.lines],
         history_done=batch.history_done,
+        at_us=batch.at_us,
     )
 
 
@@ -103,6 +117,7 @@ def _line_of(line: Line) -> pb.LogLine:
         at_us=line.at_us,
         stderr=line.stderr,
         text=line.text,
+        partial=line.partial,
     )
 
 

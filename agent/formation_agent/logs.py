@@ -16,38 +16,60 @@ import logging
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from formation.model import Slot
 from formation_agent.logfile import LINE_BYTES_MAX, LineCutter, LogFile, stamp, text_bytes
-from formation_agent.logfile_reader import Cursor, Line
+from formation_agent.logfile_reader import Cursor, Line, Place
 
-__all__ = ["Line", "LogBatch", "Logs"]
+__all__ = ["Line", "LogBatch", "Logs", "Place", "Resume"]
 
 _FILE_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([0-9]+)\.log")
 _BATCH_LINES, _BATCH_BYTES = 500, 256 * 1024
 _LEFT_IN_PIPE_MAX = 1 << 20  # the largest pipe that an unprivileged user can make
+# As much as a slot may have written while its reader was away.
+GAP_LINES_MAX = 10_000
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogBatch:
+    """`at_us`: with `history_done`, when that was."""
+
     lines: tuple[Line, ...]
     history_done: bool = False
+    at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Where a reader was: slots in `seen` go on there, the others after the time `since_us`."""
+
+    seen: Mapping[Slot, Place] = field(default_factory=dict)
+    since_us: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Dropped:
+    """What a full disk did not take and the log does not say yet."""
+
+    size: int = 0
+    reason: str = ""
 
 
 class _SlotLog:
     """The open pipes of one slot and the file that they go to."""
 
-    def __init__(self, slot: Slot, file: LogFile, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self, slot: Slot, file: LogFile, now_us: Callable[[], int], dropped: _Dropped
+    ) -> None:
         self._slot = slot
         self._file = file
         self._now_us = now_us
-        self._dropped_bytes = 0
-        self._reason = ""
+        self._dropped = dropped
         self.streams: dict[int, LineCutter] = {}
         self.done = asyncio.Event()
 
@@ -60,25 +82,31 @@ class _SlotLog:
         self._append(self.streams.pop(fd).last_record(now), now)
         os.close(fd)
         if not self.streams:
-            self._file.close()
             self.done.set()
 
     def note(self, text: str) -> None:
         now = stamp(self._now_us())
         self._append(_note(now, text), now)
 
+    def mend(self) -> None:
+        """Says what was dropped, if there is room for that now."""
+        self._append(b"", stamp(self._now_us()))
+
+    def close(self) -> None:
+        self._file.close()
+
     def _append(self, records: bytes, now: bytes) -> None:
-        if self._dropped_bytes and records:
-            text = f"dropped {self._dropped_bytes} bytes: {self._reason}"
-            if self._file.append(_note(now, text)):
-                self._dropped_bytes += text_bytes(records)
+        dropped = self._dropped
+        if dropped.size:
+            if self._file.append(_note(now, f"dropped {dropped.size} bytes: {dropped.reason}")):
+                dropped.size += text_bytes(records)
                 return
-            self._dropped_bytes = 0
+            dropped.size = 0
         left = self._file.append(records)
         if left:
-            self._reason = self._file.problem
-            log.warning("%s: log lines are dropped: %s", self._slot, self._reason)
-            self._dropped_bytes += text_bytes(left)
+            dropped.reason = self._file.problem
+            log.warning("%s: log lines are dropped: %s", self._slot, dropped.reason)
+            dropped.size += text_bytes(left)
 
 
 class _Follower:
@@ -113,6 +141,8 @@ class Logs:
         self._host = host
         self._now_us = now_us
         self._open: dict[Slot, _SlotLog] = {}
+        # Outlives the process that wrote it: the note is written when there is room again.
+        self._dropped: dict[Slot, _Dropped] = {}
         self._followers: set[_Follower] = set()
         self._closed = False
 
@@ -122,6 +152,7 @@ class Logs:
         """Takes both pipes over (-1: there is none); ends what was attached to the slot before."""
         self.close_pipes(slot)
         slot_log = self._slot_log(slot)
+        slot_log.mend()
         loop = asyncio.get_running_loop()
         for fd, stderr in ((stdout_fd, False), (stderr_fd, True)):
             if fd >= 0:
@@ -130,6 +161,8 @@ class Logs:
                 loop.add_reader(fd, self._on_readable, slot, slot_log, fd)
         if slot_log.streams:
             self._open[slot] = slot_log
+        else:
+            self._close(slot, slot_log)
 
     async def drained(self, slot: Slot, timeout_s: float) -> bool:
         """True when both pipes are at their end (or none is attached), False after `timeout_s`."""
@@ -156,14 +189,10 @@ class Logs:
 
     def note(self, slot: Slot, text: str) -> None:
         """A line of our own in the slot's log."""
-        slot_log = self._open.get(slot)
-        if slot_log is None:
-            file = self._file(slot)
-            now = stamp(self._now_us())
-            file.append(_note(now, text))
-            file.close()
-        else:
-            slot_log.note(text)
+        slot_log = self._open.get(slot) or self._slot_log(slot)
+        slot_log.note(text)
+        if not slot_log.streams:
+            self._close(slot, slot_log)
         self._poke(slot)
 
     def close(self) -> None:
@@ -175,10 +204,9 @@ class Logs:
             follower.news.set()
 
     def _slot_log(self, slot: Slot) -> _SlotLog:
-        return _SlotLog(slot, self._file(slot), self._now_us)
-
-    def _file(self, slot: Slot) -> LogFile:
-        return LogFile(self._path(slot), max_bytes=self._max_bytes, files=self._files)
+        file = LogFile(self._path(slot), max_bytes=self._max_bytes, files=self._files)
+        dropped = self._dropped.setdefault(slot, _Dropped())
+        return _SlotLog(slot, file, self._now_us, dropped)
 
     def _path(self, slot: Slot) -> str:
         if "/" in slot.app + slot.type or slot.app in {"", ".", ".."}:
@@ -198,7 +226,13 @@ class Logs:
         slot_log.end(fd)
         if not slot_log.streams:
             del self._open[slot]
+            self._close(slot, slot_log)
         self._poke(slot)
+
+    def _close(self, slot: Slot, slot_log: _SlotLog) -> None:
+        slot_log.close()
+        if not self._dropped[slot].size:
+            del self._dropped[slot]
 
     def _poke(self, slot: Slot) -> None:
         for follower in self._followers:
@@ -214,9 +248,11 @@ class Logs:
         ordinal: int = 0,
         tail_lines: int,
         follow: bool,
+        resume: Resume | None = None,
     ) -> AsyncGenerator[LogBatch, None]:
         """The last `tail_lines` of every slot that matches (-1: all), merged by time.
 
+        With `resume`, from there on, at most `GAP_LINES_MAX` lines of each slot that was seen.
         Then one batch with `history_done`; then, with `follow`, what comes, also from slots that
         appear later. Empty `app`, empty `type` and ordinal 0 match all.
         """
@@ -227,17 +263,23 @@ class Logs:
             )
 
         follower = _Follower(wanted)
+        resume = resume or Resume()
         cursors: dict[Slot, Cursor] = {}
         try:
             self._followers.add(follower)
             for slot in self._kept(wanted):
                 cursors[slot] = self._cursor(slot)
-                cursors[slot].seek_tail(tail_lines)
-            lines = heapq.merge(*(c.history() for c in cursors.values()), key=_at_us)
+                if (place := resume.seen.get(slot)) is None:
+                    cursors[slot].seek_tail(tail_lines)
+                else:
+                    cursors[slot].seek_behind(place, GAP_LINES_MAX)
+                    await asyncio.sleep(0)
+            missed = (_missed(slot, cursor, resume) for slot, cursor in cursors.items())
+            lines = heapq.merge(*missed, key=_at_us)
             for batch in _batches(lines):
                 yield batch
                 await asyncio.sleep(0)  # a long history must not hold the loop
-            yield LogBatch(lines=(), history_done=True)
+            yield LogBatch(lines=(), history_done=True, at_us=self._now_us())
             if follow:
                 async for batch in self._follow(follower, cursors):
                     yield batch
@@ -277,6 +319,12 @@ class Logs:
                 if match and wanted(slot := Slot(app, match[1], int(match[2]))):
                     found.append(slot)
         return sorted(found)
+
+
+def _missed(slot: Slot, cursor: Cursor, resume: Resume) -> Iterator[Line]:
+    if slot in resume.seen:
+        return cursor.history()
+    return (line for line in cursor.history() if line.at_us > resume.since_us)
 
 
 def _read(fd: int) -> bytes | None:

@@ -81,10 +81,14 @@ class SpawnFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exited:
-    """The main process ended: `how` for people; `empty` when nothing of its tree is left."""
+    """The main process ended: `how` for people; `empty` when nothing of its tree is left.
+
+    `just_now` False: at some time while nobody looked.
+    """
 
     how: str
     empty: bool
+    just_now: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,8 +192,8 @@ def _spawn_failed(stay: Stay, event: Event, now_s: float, jitter: float) -> Step
 
 def _exited(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, Exited)
-    up_s = now_s - stay.started_s
-    reason = f"{event.how} after {describe_duration(up_s)}"
+    up_s = now_s - stay.started_s if event.just_now else None
+    reason = event.how if up_s is None else f"{event.how} after {describe_duration(up_s)}"
     failed = replace(_failed(stay, reason, up_s, now_s, jitter), pid=0, last_exit=event.how)
     if event.empty:
         return _again(failed, now_s, Forget(attempt=stay.attempt))
@@ -290,7 +294,7 @@ def _up(stay: Stay, now_s: float) -> Stay:
     return replace(stay, phase=Phase.STARTING, wake_at_s=ready_at_s)
 
 
-def _failed(stay: Stay, reason: str, up_s: float, now_s: float, jitter: float) -> Stay:
+def _failed(stay: Stay, reason: str, up_s: float | None, now_s: float, jitter: float) -> Stay:
     failures = failures_after_exit(stay.failures, up_s)
     retry_at_s = now_s + restart_delay_s(failures, jitter)
     return replace(stay, failures=failures, retry_at_s=retry_at_s, reason=reason)

@@ -24,6 +24,7 @@ class News:
         self._gone: dict[str, None] = {}
 
     def changed(self, uid: str) -> None:
+        self._gone.pop(uid, None)  # back again
         self._changed[uid] = None
         self.event.set()
 

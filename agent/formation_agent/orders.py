@@ -53,20 +53,23 @@ def judge(memory: AgentMemory, order: Assignments) -> Verdict:
     if order.complete:
         if order.results_in < memory.generation:
             return Refuse(complaint=_too_old("generation", order.results_in, memory.generation))
-        if _another_timeline(memory, order):
-            return Refuse(complaint=_too_old("another generation", order.results_in, "one"))
-        return _obey(memory, order, order.instances)
-    if order.applies_to != memory.generation or order.results_in < order.applies_to:
+        assigned = order.instances
+    elif order.applies_to != memory.generation or order.results_in < order.applies_to:
         return Resend()
-    return _obey(memory, order, _changed(memory.assigned, order))
+    else:
+        assigned = _changed(memory.assigned, order)
+    if _is_of_another_timeline(memory, order.results_in, assigned):
+        return Refuse(complaint=_too_old("another generation", order.results_in, "one"))
+    return _obey(memory, order, assigned)
 
 
-def _another_timeline(memory: AgentMemory, order: Assignments) -> bool:
+def _is_of_another_timeline(
+    memory: AgentMemory, generation: int, assigned: tuple[Assignment, ...]
+) -> bool:
     """A document changes only with its generation: the same number with other content is of a
     store that was put back and has gone on from there. After a goodbye nothing is remembered."""
-    wanted = {item.uid for item in order.instances}
-    known = {item.uid for item in memory.assigned}
-    return order.results_in == memory.generation and bool(known) and wanted != known
+    wanted, known = ({item.uid for item in items} for items in (assigned, memory.assigned))
+    return generation == memory.generation and bool(known) and wanted != known
 
 
 def by_key(releases: tuple[Release, ...]) -> Releases:

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from formation.model import Slot
 
 _FOREMAN_STEP = 100
+_NUMBERS = range(1, 65536)
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+# These say nothing about the port.
+_CANNOT_LOOK = {
+    errno.EMFILE: "the agent has too many open files (raise LimitNOFILE= or ulimit -Hn)",
+    errno.ENFILE: "this machine has too many open files",
+    errno.ENOBUFS: "this machine has no memory left for sockets",
+    errno.ENOMEM: "this machine has no memory left for sockets",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +38,10 @@ class PortsExhausted(Exception):
 
 
 def is_free(number: int) -> bool:
-    """Whether nobody listens there, on any address, in either family."""
+    """Whether nobody listens there, on any address, in either family.
+
+    Raises PermissionError for a port that we may not use, OSError when it cannot be found out.
+    """
     return _can_bind(socket.AF_INET, "0.0.0.0", number) and _can_bind(  # noqa: S104  only a test
         socket.AF_INET6, "::", number
     )
@@ -44,7 +55,11 @@ def _can_bind(family: socket.AddressFamily, address: str, number: int) -> bool:
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind((address, number))
+    except PermissionError:
+        raise
     except OSError as error:
+        if error.errno in _CANNOT_LOOK:
+            raise
         return family == socket.AF_INET6 and error.errno in _NO_IPV6
     return True
 
@@ -68,6 +83,7 @@ class Ports:
         self._last: dict[Slot, int] = {}
         self._last_of: dict[int, Slot] = {}
         self._next = 0
+        self._denied: set[int] = set()  # not for our user
 
     def remember(self, slot: Slot, number: int) -> None:
         """The slot had this port in an earlier life of the agent, or has it still."""
@@ -80,7 +96,7 @@ class Ports:
         """The slot's port until `release`: `wanted`, foreman's, its last or any other, if free.
 
         For a slot without a running process: what it holds is let go first. For one that runs
-        already there is `hold`.
+        already there is `hold`. Raises PortsExhausted.
         """
         first: int | None = None
         self.release(slot)
@@ -108,10 +124,12 @@ class Ports:
         return Port(number=number, moved_from=first)
 
     def _preferred(self, slot: Slot, type_index: int, wanted: int | None) -> Iterator[int]:
-        if wanted is not None:
+        if wanted is not None and wanted in _NUMBERS:
             yield wanted
         if self._foreman_base and 1 <= slot.ordinal <= _FOREMAN_STEP:
-            yield self._foreman_base + _FOREMAN_STEP * type_index + slot.ordinal - 1
+            number = self._foreman_base + _FOREMAN_STEP * type_index + slot.ordinal - 1
+            if number in _NUMBERS:
+                yield number
         if self._last.get(slot, -1) in self._numbers:
             yield self._last[slot]
 
@@ -129,12 +147,26 @@ class Ports:
         return (self._numbers[(self._next + step) % count] for step in range(count))
 
     def _may_give(self, number: int) -> bool:
-        return number not in self._holders and self._is_free(number)
+        if number in self._holders:
+            return False
+        try:
+            free = self._is_free(number)
+        except PermissionError:
+            self._denied.add(number)
+            return False
+        except OSError as error:
+            # The next number would not be found out either.
+            reason = _CANNOT_LOOK.get(error.errno or 0, error.strerror)
+            raise PortsExhausted(f"cannot look for a free port: {reason}") from error
+        self._denied.discard(number)
+        return free
 
     def _why_none(self) -> str:
         numbers = self._numbers
         ours = sum(number in numbers for number in self._holders)
-        return (
-            f"no free port in {numbers.start}-{numbers.stop - 1}: {ours} given to instances here, "
-            f"{len(numbers) - ours} in use by others; widen --port-range"
-        )
+        denied = sum(number in numbers for number in self._denied - self._holders.keys())
+        text = f"no free port in {numbers.start}-{numbers.stop - 1}: {ours} given to instances here"
+        if denied:
+            text += f", {denied} only for root (see net.ipv4.ip_unprivileged_port_start)"
+        others = len(numbers) - ours - denied
+        return f"{text}, {others} in use by others; {'move' if denied else 'widen'} --port-range"

@@ -1,13 +1,13 @@
 """The brain's end of the link to the keeper: asks for processes, hears what became of them.
 
-It decides nothing. It is the dead man's switch: at the end of file from the keeper it kills every
-tree that the keeper had, at once and whatever the brain is doing, and only then tells the brain.
+It decides nothing. At the end of file from the keeper it pulls the dead man's switch (`deadman`),
+at once and whatever the brain is doing, and only then tells the brain.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import os
 import signal
 import socket
@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from formation_agent import link, procfs
+from formation_agent import deadman, link
 from formation_agent.children import MARK
 from formation_agent.command import find_program
-from formation_agent.leftovers import kill_leftovers, kill_marked
+from formation_agent.leftovers import kill_leftovers
 
 __all__ = [
     "Child",
@@ -37,18 +37,26 @@ __all__ = [
 
 _HELLO_TIMEOUT_S = 10.0
 _MESSAGES_PER_ROUND = 64
+_SEND_AGAIN_S = 0.1
+_GONE = "the keeper ended; every process that it had was killed"
 # What a shell takes when nobody set one.
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """`stdout_fd` and `stderr_fd` now belong to the receiver; -1 when there is none."""
+    """`stdout_fd` and `stderr_fd` now belong to the receiver; -1 when there is none.
+
+    `pid` and `start_ticks` (0: not known) name the process for as long as the machine runs.
+    """
 
     key: str
     pid: int
     stdout_fd: int
     stderr_fd: int
+    start_ticks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +117,6 @@ class KeeperTooNew(Exception):
     """The keeper speaks a protocol that this brain does not know."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Tree:
-    """A child whose tree is not known to be empty."""
-
-    pid: int
-    pidfd: int
-    mark: str | None
-
-
 class Processes:
     """The children, through the keeper. One per brain; belongs to the running event loop."""
 
@@ -127,11 +126,14 @@ class Processes:
         self._hello: asyncio.Future[None] = self._loop.create_future()
         self._expected = -1
         self._found: list[Child] = []
-        self._locks: deque[asyncio.Future[str | None]] = deque()
+        self._locks: deque[tuple[str, asyncio.Future[str | None]]] = deque()
         self._inbox: deque[Event] = deque()  # bounded by what was asked for
         self._outbox: deque[link.Message] = deque()
         self._news = asyncio.Event()
-        self._trees: dict[str, _Tree] = {}
+        self._trees: dict[str, deadman.Tree] = {}
+        self._asked: dict[str, bytes] = {}  # marks of what the keeper did not answer for yet
+        self._lock_path: str | None = None
+        self._is_stuck = False
         self._gone = False
         self._closed = False
         self._loop.add_reader(end, self._on_readable)
@@ -148,6 +150,7 @@ class Processes:
         processes = cls(end)
         try:
             await asyncio.wait_for(processes._hello, _HELLO_TIMEOUT_S)
+            processes._raise_if_gone()  # it was, right after its hello
         except BaseException:
             processes.close()
             raise
@@ -161,11 +164,13 @@ class Processes:
     async def lock(self, path: str) -> str | None:
         """None when the lock is the keeper's now (for its life), else who holds it.
 
-        Raises OSError when `path` cannot be opened for writing.
+        Raises OSError when `path` cannot be opened for writing, and KeeperGone.
         """
+        self._raise_if_gone()
         answer: asyncio.Future[str | None] = self._loop.create_future()
-        self._locks.append(answer)
-        self._send({"op": "lock", "path": os.path.abspath(path)})
+        absolute = os.path.abspath(path)
+        self._locks.append((absolute, answer))
+        self._send({"op": "lock", "path": absolute})
         try:
             return await answer
         except OSError as error:
@@ -177,6 +182,9 @@ class Processes:
         if file is None:
             self._put(SpawnFailed(key=key, reason=_not_found(argv[0], cwd)))
             return
+        mark = deadman.encode_mark(env.get(MARK))
+        if mark is not None:
+            self._asked[key] = mark
         self._send(
             {
                 "op": "spawn",
@@ -209,9 +217,13 @@ class Processes:
             while self._inbox:
                 yield self._inbox.popleft()
             if self._gone:
-                raise KeeperGone("the keeper ended; every process that it had was killed")
+                raise KeeperGone(_GONE)
             self._news.clear()
             await self._news.wait()
+
+    def _raise_if_gone(self) -> None:
+        if self._gone or self._closed:
+            raise KeeperGone(_GONE if self._gone else "the link was closed")
 
     def close(self) -> None:
         """Lets go of the link. Children and their pipes stay with the keeper."""
@@ -236,6 +248,8 @@ class Processes:
             self._flush()
 
     def _flush(self) -> None:
+        if self._closed or self._gone:
+            return
         while self._outbox:
             try:
                 link.send(self._end, self._outbox[0])
@@ -244,9 +258,21 @@ class Processes:
                 return
             except (BrokenPipeError, ConnectionResetError):
                 self._outbox.clear()  # the reader meets the end of file
+            except OSError as error:
+                self._on_stuck(error)
+                return
             else:
                 self._outbox.popleft()
+        self._is_stuck = False
         self._loop.remove_writer(self._end)
+
+    def _on_stuck(self, error: OSError) -> None:
+        """Not for the keeper to end: no descriptor or memory is free here."""
+        if not self._is_stuck:
+            log.error("cannot ask the keeper now, trying again until it works: %s", error.strerror)
+        self._is_stuck = True
+        self._loop.remove_writer(self._end)
+        self._loop.call_later(_SEND_AGAIN_S, self._flush)
 
     # --- receiving ------------------------------------------------------------------------------
 
@@ -260,6 +286,9 @@ class Processes:
                 received = link.receive(self._end)
             except BlockingIOError:
                 return
+            except ValueError as error:
+                log.error("a message of the keeper is lost: %s", error)  # noqa: TRY400
+                continue
             if received is None:
                 self._on_keeper_gone()
                 return
@@ -272,9 +301,11 @@ class Processes:
             case "child":
                 self._on_child(message, fds)
             case "started":
-                self._trees[message["key"]] = _watch(message)
+                self._asked.pop(message["key"], None)
+                self._trees[message["key"]] = deadman.watch(message)
                 self._put(_started(message, fds))
             case "spawn_failed":
+                self._asked.pop(message["key"], None)
                 self._put(SpawnFailed(key=message["key"], reason=message["reason"]))
             case "terminate":
                 self._put(Terminate(urgent=message["urgent"]))
@@ -282,6 +313,8 @@ class Processes:
                 self._on_end(message)
             case "locked" | "busy" | "lock_failed":
                 self._on_lock(message)
+            case link.PING:
+                self._send({"op": link.PONG})
 
     def _on_hello(self, message: link.Message) -> None:
         if message["version"] > link.VERSION:
@@ -307,7 +340,7 @@ class Processes:
             spawned_at_ms=message["spawned_at_ms"],
         )
         if not child.empty:
-            self._trees[child.key] = _watch(message)
+            self._trees[child.key] = deadman.watch(message)
         self._found.append(child)
         self._settle_hello_if_complete()
 
@@ -333,16 +366,20 @@ class Processes:
         if event.empty:
             self._drop_tree(key)
         elif (tree := self._trees.get(key)) is not None:
-            _close_pidfd(tree)
+            tree.close()
         self._put(event)
 
     def _drop_tree(self, key: str) -> None:
         tree = self._trees.pop(key, None)
         if tree is not None:
-            _close_pidfd(tree)
+            tree.close()
 
     def _on_lock(self, message: link.Message) -> None:
-        answer = self._locks.popleft()
+        if not self._locks:
+            return  # a brain before us asked
+        path, answer = self._locks.popleft()
+        if message["op"] == "locked":
+            self._lock_path = path
         if answer.done():
             return
         if message["op"] == "lock_failed":
@@ -350,29 +387,18 @@ class Processes:
         else:
             answer.set_result(message.get("by"))
 
-    # --- the dead man's switch ------------------------------------------------------------------
-
     def _on_keeper_gone(self) -> None:
         self._gone = True
         self._loop.remove_reader(self._end)
         self._loop.remove_writer(self._end)
-        for tree in self._trees.values():
-            # The keeper vouched for this group with its last message, a moment ago.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(tree.pid, signal.SIGKILL)
-            if tree.pidfd >= 0:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    signal.pidfd_send_signal(tree.pidfd, signal.SIGKILL)
-        marks = {tree.mark.encode() for tree in self._trees.values() if tree.mark}
-        if marks:
-            kill_marked(MARK.encode(), marks)
+        deadman.kill_all(self._trees.values(), set(self._asked.values()), self._lock_path)
         self._settle_hello(KeeperGone("the keeper ended before it said hello"))
         self._fail_waiters("the keeper ended")
         self._news.set()
 
     def _fail_waiters(self, reason: str) -> None:
         while self._locks:
-            answer = self._locks.popleft()
+            _, answer = self._locks.popleft()
             if not answer.done():
                 answer.set_exception(KeeperGone(reason))
 
@@ -384,7 +410,13 @@ def _two(fds: Sequence[int]) -> tuple[int, int]:
 
 def _started(message: link.Message, fds: Sequence[int]) -> Started:
     stdout, stderr = _two(fds)
-    return Started(key=message["key"], pid=message["pid"], stdout_fd=stdout, stderr_fd=stderr)
+    return Started(
+        key=message["key"],
+        pid=message["pid"],
+        stdout_fd=stdout,
+        stderr_fd=stderr,
+        start_ticks=message["start_ticks"],
+    )
 
 
 def _exited(message: link.Message) -> Exited:
@@ -395,25 +427,6 @@ def _exited(message: link.Message) -> Exited:
         core_dumped=message["core_dumped"],
         empty=message["empty"],
     )
-
-
-def _watch(message: link.Message) -> _Tree:
-    """Holds on to the process itself; to nothing when the number means another one by now."""
-    pid = message["pid"]
-    pidfd = -1
-    if message["exited"] is None:
-        with contextlib.suppress(OSError):
-            pidfd = os.pidfd_open(pid)
-    tree = _Tree(pid=pid, pidfd=pidfd, mark=message["mark"])
-    if pidfd >= 0 and procfs.start_ticks(pid) != message["start_ticks"]:
-        _close_pidfd(tree)
-    return tree
-
-
-def _close_pidfd(tree: _Tree) -> None:
-    if tree.pidfd >= 0:
-        os.close(tree.pidfd)
-        tree.pidfd = -1
 
 
 def _resolve(program: str, env: Mapping[str, str], cwd: str) -> str | None:

@@ -146,12 +146,16 @@ class Session:
             raise ended
 
     async def _talk(self, call: Call, stub: AgentAsyncStub, address: str) -> None:
-        period_s = await self._join(call, address)
+        period_s, told = await self._join(call, address)
         async with asyncio.TaskGroup() as group:
-            writer = group.create_task(Writer(self, call, period_s).run())
+            writer = Writer(self, call, period_s, told)
+            writing = group.create_task(writer.run())
             pusher = LogPusher(self._logs, stub, group)
             await self._listen(call, pusher)
-            writer.cancel()
+            if not writer.said_goodbye:
+                raise SessionLost("it ended the stream")
+            self.left.set()
+            writing.cancel()
 
     def _why(self, group: BaseExceptionGroup[BaseException]) -> SessionLost | NameTaken:
         """What ended the session, in words for people."""
@@ -173,20 +177,21 @@ class Session:
             return SessionLost(details, REFUSED_PAUSE_S)
         return SessionLost(f"{details} ({code.name})")
 
-    async def _join(self, call: Call, address: str) -> float:
-        """Hello and Welcome; returns the heartbeat period."""
+    async def _join(self, call: Call, address: str) -> tuple[float, State]:
+        """Hello and Welcome; returns the heartbeat period and what the Hello said."""
         try:
             async with asyncio.timeout(WELCOME_WITHIN_S):
-                await call.write(await self._hello(address))
+                hello, told = await self._hello(address)
+                await call.write(hello)
                 first = await call.read()
         except TimeoutError:
             raise SessionLost(f"no answer within {WELCOME_WITHIN_S:.0f} s") from None
         if not isinstance(first, pb.CoordinatorMessage) or not first.HasField("welcome"):
             raise SessionLost("it did not begin with a welcome", REFUSED_PAUSE_S)
         await self._welcome(first.welcome, address)
-        return first.welcome.heartbeat_period_s or _HEARTBEAT_PERIOD_S
+        return first.welcome.heartbeat_period_s or _HEARTBEAT_PERIOD_S, told
 
-    async def _hello(self, address: str) -> pb.AgentMessage:
+    async def _hello(self, address: str) -> tuple[pb.AgentMessage, State]:
         described = await self._describe(address)
         host = replace(described, instances=self._supervisor.statuses(), complaint=self._complaint)
         memory = self._journal.memory
@@ -196,7 +201,8 @@ class Session:
             epoch=memory.epoch,
             generation=memory.generation,
         )
-        return pb.AgentMessage(hello=hello)
+        # A Hello cannot say that we are leaving.
+        return pb.AgentMessage(hello=hello), replace(self.take_state(), leaving=False)
 
     async def _welcome(self, welcome: pb.Welcome, address: str) -> None:
         memory = self._journal.memory
@@ -218,11 +224,11 @@ class Session:
     # -- listening ---------------------------------------------------------------------------------
 
     async def _listen(self, call: Call, pusher: LogPusher) -> None:
-        """Returns when the coordinator has taken our goodbye."""
+        """Until the coordinator ends the stream."""
         while True:
             message = await call.read()
             if not isinstance(message, pb.CoordinatorMessage):
-                break
+                return
             match message.WhichOneof("message"):
                 case "assignments":
                     await self._take_orders(message.assignments)
@@ -233,33 +239,25 @@ class Session:
                 case other:
                     # Acks too: after a break the whole table is sent, so nothing waits for one.
                     log.debug("coordinator: %s", other)
-        if not self._leaving:
-            raise SessionLost("it ended the stream")
-        self.left.set()
 
     async def _take_orders(self, message: pb.Assignments) -> None:
         try:
-            verdict = orders.judge(self._journal.memory, wire.assignments_from_pb(message))
+            verdict = await self._supervisor.take(wire.assignments_from_pb(message))
         except wire.WireError as error:
             self._complain(f"refused orders that this agent cannot read: {error}")
             return
-        match verdict:
-            case orders.Obey():
-                await self._obey(verdict)
-            case orders.Resend():
-                self._ask_for_all()
-            case orders.Refuse(complaint=complaint):
-                self._complain(complaint)
-
-    async def _obey(self, order: orders.Obey) -> None:
-        try:
-            await self._supervisor.obey(order)
         except JournalError as error:
             self._complain(f"{error}: new orders wait until it can be written")
             asyncio.get_running_loop().call_later(RESEND_AFTER_S, self._ask_for_all)
             return
-        self._complaint = ""
-        self._wake.set()
+        match verdict:
+            case orders.Obey():
+                self._complaint = ""
+                self._wake.set()
+            case orders.Resend():
+                self._ask_for_all()
+            case orders.Refuse(complaint=complaint):
+                self._complain(complaint)
 
     def _complain(self, complaint: str) -> None:
         if complaint != self._complaint:
@@ -301,18 +299,22 @@ class State:
 class Writer:
     """The only one who writes to the stream: grpc.aio allows one write at a time."""
 
-    def __init__(self, session: Session, call: Call, heartbeat_period_s: float) -> None:
+    def __init__(
+        self, session: Session, call: Call, heartbeat_period_s: float, told: State
+    ) -> None:
         self._session = session
         self._call = call
         self._period_s = heartbeat_period_s
         self._loop = asyncio.get_running_loop()
         self._sequence = 0
-        self._told = session.take_state()
+        self._told = told
+        self.said_goodbye = False
         self._heartbeat_at_s = self._next_heartbeat_s()
 
     async def run(self) -> None:
         """Until the goodbye is written, or the stream breaks."""
         wake = self._session.supervisor.news
+        wake.set()  # what was set before the Hello took the table
         while True:
             try:
                 async with asyncio.timeout_at(self._heartbeat_at_s):
@@ -344,6 +346,7 @@ class Writer:
             await self._call.write(pb.AgentMessage(status=batch))
             self._told = state
         if state.leaving:
+            self.said_goodbye = True  # before: the answer may be here sooner than we are told
             await self._call.write(pb.AgentMessage(goodbye=pb.Goodbye()))
             await self._call.done_writing()
         return state.leaving

@@ -16,10 +16,19 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from formation.model import AgentMemory, Assignment, InstanceStatus, ProcessType, Slot, Tries
+from formation.model import (
+    AgentMemory,
+    Assignment,
+    Assignments,
+    InstanceStatus,
+    ProcessType,
+    Slot,
+    Tries,
+)
 from formation.runtime import now_ms
-from formation_agent import facts, machine, orders, processes
+from formation_agent import entries, facts, machine, orders, processes
 from formation_agent.alarms import Alarms
+from formation_agent.entries import Entry
 from formation_agent.journal import Journal
 from formation_agent.launch import Launcher, LaunchError
 from formation_agent.machine import Phase, Stay
@@ -30,8 +39,6 @@ BLOCKER_AFTER_S = 5.0
 _BLOCKERS_NAMED = 10
 _NOT_WANTED = "no longer wanted on this host"
 _AGENT_STOPS = "the agent is stopping"
-# What a shell says when it could not run a command.
-_SHELL_EXITS = {126: "exit 126 (not executable?)", 127: "exit 127 (command not found?)"}
 
 log = logging.getLogger(__name__)
 
@@ -51,27 +58,6 @@ class LogRoom(Protocol):
     def attach(self, slot: Slot, stdout_fd: int, stderr_fd: int) -> None: ...
     def close_pipes(self, slot: Slot) -> None: ...
     def note(self, slot: Slot, text: str) -> None: ...
-
-
-@dataclass(slots=True, kw_only=True)
-class Entry:
-    """A stay and what the shell around the machine knows of it."""
-
-    stay: Stay
-    started_at_ms: int = 0
-    retry_at_ms: int = 0
-
-    @property
-    def uid(self) -> str:
-        return self.stay.assignment.uid
-
-    @property
-    def slot(self) -> Slot:
-        return self.stay.assignment.slot
-
-    @property
-    def key(self) -> str:
-        return f"{self.uid}:{self.stay.attempt}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +89,12 @@ class Supervisor:
         self._now_s = asyncio.get_running_loop().time
         self._entries: dict[str, Entry] = {}
         self._live: set[str] = set()
+        # What is followed: the assignments of the journal, a moment later.
+        self._wanted: dict[str, Assignment] = {}
+        self._obeying = asyncio.Lock()
+        # Keys of processes that were asked for or run, or left something behind that does.
+        self._trees: set[str] = set()
+        self._pipes_lost = 0
         # The first uid of a slot holds it; the others wait for its processes to be gone.
         self._slots: dict[Slot, deque[str]] = {}
         self._ports: dict[Slot, int] = dict(journal.memory.ports)
@@ -112,6 +104,7 @@ class Supervisor:
         self._alarms = Alarms(lambda uid: self._feed(uid, machine.Tick()))
         self._news = News()
         self._closing = False
+        self._boot_id = facts.boot_id()
         self._idle = asyncio.Event()
         self.news = self._news.event
         self.terminate = asyncio.Event()
@@ -126,40 +119,52 @@ class Supervisor:
         for slot, port in memory.ports.items():
             self._launcher.ports.remember(slot, port)
         known = {item.uid: item for item in (*memory.assigned, *memory.ending)}
-        wanted = {item.uid for item in memory.assigned}
-        for child in sorted(children, key=lambda child: _attempt_of(child.key)):
-            uid = _uid_of(child.key)
+        self._wanted = {item.uid: item for item in memory.assigned}
+        for child in sorted(children, key=lambda child: entries.attempt_of(child.key)):
+            uid = entries.uid_of(child.key)
             self._adopt(child, known.get(uid))
             # Before its exit is heard, or it would be started again.
-            if uid not in wanted:
+            if uid not in self._wanted:
                 self._feed(uid, machine.StopWanted(reason=_NOT_WANTED))
             if child.exited is not None:
-                self.hear(replace(child.exited, empty=child.empty))
+                self._exited(replace(child.exited, empty=child.empty), just_now=False)
         for item in memory.assigned:
             if item.uid not in self._entries:
                 self._add(item)
 
     def _adopt(self, child: processes.Child, assignment: Assignment | None) -> None:
-        uid = _uid_of(child.key)
-        stay = self._stay_of(assignment or _stray(uid, child.pid))
+        uid = entries.uid_of(child.key)
+        stay = self._stay_of(assignment or entries.stray(uid, child.pid))
         now_s = self._now_s()
         started_s = facts.monotonic_of_ticks(child.start_ticks, now_s)
-        attempt = _attempt_of(child.key)
+        attempt = entries.attempt_of(child.key)
         stay = machine.adopted(
             stay, pid=child.pid, attempt=attempt, started_s=started_s, now_s=now_s
         )
-        self._enter(Entry(stay=stay, started_at_ms=child.spawned_at_ms))
+        ticks, started_at_ms = child.start_ticks, child.spawned_at_ms
+        self._enter(Entry(stay=stay, start_ticks=ticks, started_at_ms=started_at_ms))
+        self._trees.add(child.key)
         if (port := self._ports.get(stay.assignment.slot)) is not None:
             self._launcher.ports.hold(stay.assignment.slot, port)
-        if child.stdout_fd >= 0 or child.stderr_fd >= 0:
-            self._logs.attach(stay.assignment.slot, child.stdout_fd, child.stderr_fd)
+        self._attach(self._entries[uid], child.stdout_fd, child.stderr_fd, lost=not child.empty)
 
     # -- orders ------------------------------------------------------------------------------------
 
-    async def obey(self, order: orders.Obey) -> None:
-        """On disk first, then done. Raises `JournalError` and does nothing."""
+    async def take(self, order: Assignments) -> orders.Verdict:
+        """Judged; if it is obeyed, on disk first, then done.
+
+        Raises `JournalError` and does nothing.
+        """
         # A session that breaks meanwhile must not leave orders written but not followed.
-        await asyncio.shield(self._obey(order))
+        return await asyncio.shield(self._take(order))
+
+    async def _take(self, order: Assignments) -> orders.Verdict:
+        # Judged by what the order before it left, which may be of a session that is over.
+        async with self._obeying:
+            verdict = orders.judge(self._journal.memory, order)
+            if isinstance(verdict, orders.Obey):
+                await self._obey(verdict)
+            return verdict
 
     async def _obey(self, order: orders.Obey) -> None:
         self._releases = {**self._releases, **orders.by_key(order.releases)}
@@ -171,13 +176,18 @@ class Supervisor:
         self._releases = orders.by_key(self.remembered(self._journal.memory).releases)
 
     def _follow(self, assigned: tuple[Assignment, ...]) -> None:
+        self._wanted = {item.uid: item for item in assigned}
         # New stays first: one that takes a slot over then keeps the slot's port.
         for item in assigned:
             if item.uid not in self._entries:
                 self._add(item)
-        wanted = {item.uid for item in assigned}
-        for uid in [uid for uid in self._entries if uid not in wanted]:
+        for uid in [uid for uid in self._entries if uid not in self._wanted]:
             self._feed(uid, machine.StopWanted(reason=_NOT_WANTED))
+
+    async def forget_orders(self) -> None:
+        """The last thing: what was assigned runs elsewhere. Raises `JournalError`."""
+        await self._obeying.acquire()  # for good: no order that is on its way comes after this
+        await self._journal.commit(assigned=())
 
     def remembered(self, memory: AgentMemory) -> AgentMemory:
         """What goes to disk: `memory` and all that is known here beside it."""
@@ -193,15 +203,15 @@ class Supervisor:
             ending=ending,
             releases=tuple(release for key, release in self._releases.items() if key in needed),
             ports={slot: port for slot, port in self._ports.items() if slot in slots},
-            tries={
-                uid: Tries(attempt=entry.stay.attempt, failures=entry.stay.failures)
-                for uid, entry in self._entries.items()
-                if uid in uids
-            },
+            tries={uid: entry.tries for uid, entry in self._entries.items() if uid in uids},
+            boot_id=self._boot_id,
         )
 
-    def _add(self, assignment: Assignment) -> None:
-        entry = Entry(stay=self._stay_of(assignment))
+    def _add(self, assignment: Assignment, before: Stay | None = None) -> None:
+        stay = self._stay_of(assignment)
+        if before is not None:
+            stay = replace(stay, attempt=before.attempt, failures=before.failures)
+        entry = Entry(stay=stay)
         self._enter(entry)
         if self._slots[entry.slot][0] == entry.uid:
             self._feed(entry.uid, machine.SlotFree())
@@ -245,11 +255,16 @@ class Supervisor:
             case processes.Started():
                 self._started(event)
             case processes.SpawnFailed(key=key, reason=reason):
+                self._trees.discard(key)
                 self._of_child(key, machine.SpawnFailed(reason=reason))
-            case processes.Exited(key=key, empty=empty):
-                self._of_child(key, machine.Exited(how=_how(event), empty=empty), empty=empty)
+            case processes.Exited():
+                self._exited(event, just_now=True)
             case processes.TreeEmpty(key=key):
                 self._of_child(key, machine.TreeEmpty(), empty=True)
+
+    def _exited(self, event: processes.Exited, *, just_now: bool) -> None:
+        exited = machine.Exited(how=entries.how(event), empty=event.empty, just_now=just_now)
+        self._of_child(event.key, exited, empty=event.empty)
 
     def _started(self, event: processes.Started) -> None:
         entry = self._entry_of(event.key)
@@ -260,12 +275,29 @@ class Supervisor:
                     os.close(fd)
             self._children.signal(event.key, signal.SIGKILL)
             return
-        self._logs.attach(entry.slot, event.stdout_fd, event.stderr_fd)
-        entry.started_at_ms = now_ms()
+        entry.start_ticks, entry.started_at_ms = event.start_ticks, now_ms()
+        heard = self._attach(entry, event.stdout_fd, event.stderr_fd, lost=True)
         self._of_child(event.key, machine.Spawned(pid=event.pid))
+        if not heard:
+            # Nobody would read what it writes: it would wait for ever. Later there may be room.
+            self._children.signal(event.key, signal.SIGKILL)
+
+    def _attach(self, entry: Entry, stdout_fd: int, stderr_fd: int, *, lost: bool) -> bool:
+        """False when a pipe did not arrive; `lost`: then one is missing."""
+        if stdout_fd >= 0 or stderr_fd >= 0:
+            self._logs.attach(entry.slot, stdout_fd, stderr_fd)
+        missing = (stdout_fd, stderr_fd).count(-1) if lost else 0
+        if missing:
+            self._pipes_lost += missing
+            text = f"too many open files: raise LimitNOFILE ({self._pipes_lost} pipes lost so far)"
+            log.error("%s: its output cannot be read: %s", entry.slot, text)
+            self._logs.note(entry.slot, f"its output cannot be read: {text}")
+        return not missing
 
     def _of_child(self, key: str, event: machine.Event, *, empty: bool = False) -> None:
         entry = self._entry_of(key)
+        if empty:
+            self._trees.discard(key)
         if entry is None:
             if empty:
                 self._children.forget(key)
@@ -276,7 +308,7 @@ class Supervisor:
         self._feed(entry.uid, event)
 
     def _entry_of(self, key: str) -> Entry | None:
-        entry = self._entries.get(_uid_of(key))
+        entry = self._entries.get(entries.uid_of(key))
         return entry if entry is not None and entry.key == key else None
 
     # -- the machine -------------------------------------------------------------------------------
@@ -314,7 +346,7 @@ class Supervisor:
             case machine.Spawn():
                 self._spawn(entry)
             case machine.Signal(signal=name):
-                number = _signal_number(name)
+                number = entries.signal_number(name)
                 self._children.signal(entry.key, number)
                 if number != signal.SIGKILL:
                     # A process that somebody stopped cannot handle it otherwise.
@@ -327,7 +359,7 @@ class Supervisor:
         self._alarms.set(entry.uid, stay.wake_at_s)
         self._news.changed(entry.uid)
         entry.retry_at_ms = self._wall_ms(stay.retry_at_s)
-        if (stay.attempt, stay.failures) != (before.attempt, before.failures):
+        if entries.kept_of(stay) != entries.kept_of(before):
             self._journal.touch()
         if stay.failures > before.failures or (stay.killing and not before.killing):
             log.warning("%s: %s", entry.slot, stay.reason)
@@ -337,13 +369,19 @@ class Supervisor:
             self._ended(entry)
 
     def _spawn(self, entry: Entry) -> None:
-        assignment = entry.stay.assignment
-        release = self._releases.get((entry.slot.app, assignment.release))
         try:
-            launch = self._launcher.prepare(assignment, release)
+            self._launch(entry)
         except LaunchError as error:
             self._feed(entry.uid, machine.SpawnFailed(reason=str(error)))
-            return
+        except Exception as error:  # one bad assignment must not end all the others
+            log.exception("%s: a bug: it cannot be started", entry.slot)
+            self._trees.discard(entry.key)
+            self._feed(entry.uid, machine.SpawnFailed(reason=f"cannot be started: {error!r}"))
+
+    def _launch(self, entry: Entry) -> None:
+        assignment = entry.stay.assignment
+        release = self._releases.get((entry.slot.app, assignment.release))
+        launch = self._launcher.prepare(assignment, release, running=len(self._trees))
         if launch.moved_from:
             moved = f"port {launch.moved_from} is not free: PORT is {launch.port}"
             log.info("%s: %s", entry.slot, moved)
@@ -351,6 +389,7 @@ class Supervisor:
         if self._ports.get(entry.slot) != launch.port:
             self._ports[entry.slot] = launch.port
             self._journal.touch()
+        self._trees.add(entry.key)
         self._children.spawn(entry.key, argv=launch.argv, env=launch.env, cwd=launch.cwd)
 
     def _ended(self, entry: Entry) -> None:
@@ -375,6 +414,8 @@ class Supervisor:
             del self._slots[entry.slot]
             self._ports.pop(entry.slot, None)
             self._launcher.ports.release(entry.slot)
+        if (wanted := self._wanted.get(entry.uid)) is not None:
+            self._add(wanted, before=entry.stay)  # it was listed again while it was being stopped
 
     def _wall_ms(self, at_s: float | None) -> int:
         return 0 if at_s is None else now_ms() + int((at_s - self._now_s()) * 1000)
@@ -450,28 +491,3 @@ class Supervisor:
         )
         more = len(stays) - _BLOCKERS_NAMED
         return f"{named} and {more} more" if more > 0 else named
-
-
-def _uid_of(key: str) -> str:
-    return key.rpartition(":")[0]
-
-
-def _attempt_of(key: str) -> int:
-    return int(key.rpartition(":")[2])
-
-
-def _signal_number(name: str) -> int:
-    try:
-        return signal.Signals[f"SIG{name}"]
-    except KeyError:  # a release may name a signal that this machine does not have
-        return signal.SIGTERM
-
-
-def _how(event: processes.Exited) -> str:
-    return _SHELL_EXITS.get(event.code or 0) or processes.describe_exit(event)
-
-
-def _stray(uid: str, pid: int) -> Assignment:
-    """A child that the journal does not know: it keeps its slot until it is gone."""
-    slot = facts.slot_of_process(pid) or Slot("unknown", "process", pid)
-    return Assignment(uid=uid, slot=slot, release=0)

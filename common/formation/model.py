@@ -227,10 +227,12 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tries:
-    """How often a stay was started and how often it failed in a row."""
+    """How often a stay was started, how often it failed in a row, and its process (pid 0: none)."""
 
     attempt: int = 0
     failures: int = 0
+    pid: int = 0
+    start_ticks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,3 +248,5 @@ class AgentMemory:
     releases: tuple[Release, ...] = ()
     ports: Mapping[Slot, int] = field(default_factory=dict)
     tries: Mapping[str, Tries] = field(default_factory=dict)
+    # Of the machine when the processes in `tries` ran.
+    boot_id: str = ""

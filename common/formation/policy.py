@@ -28,6 +28,9 @@ def restart_delay_s(failures: int, jitter: float) -> float:
     return nominal_s * (1.0 - SPREAD + 2.0 * SPREAD * jitter)
 
 
-def failures_after_exit(failures: int, up_s: float) -> int:
-    """Failures in a row, this exit included. Every exit counts, also exit 0."""
-    return 1 if up_s >= RESET_AFTER_S else failures + 1
+def failures_after_exit(failures: int, up_s: float | None) -> int:
+    """Failures in a row, this exit included. Every exit counts, also exit 0.
+
+    `up_s` None: how long it was up is not known, which ends no row.
+    """
+    return 1 if up_s is not None and up_s >= RESET_AFTER_S else failures + 1

@@ -361,9 +361,16 @@ def agent_memory_to_pb(memory: m.AgentMemory) -> journal.AgentJournal:
             for slot, port in memory.ports.items()
         ],
         tries=[
-            journal.StayTries(uid=uid, attempt=tries.attempt, failures=tries.failures)
+            journal.StayTries(
+                uid=uid,
+                attempt=tries.attempt,
+                failures=tries.failures,
+                pid=tries.pid,
+                start_ticks=tries.start_ticks,
+            )
             for uid, tries in memory.tries.items()
         ],
+        boot_id=memory.boot_id,
     )
 
 
@@ -380,7 +387,13 @@ def agent_memory_from_pb(message: journal.AgentJournal) -> m.AgentMemory:
         releases=tuple(release_from_pb(release) for release in message.releases),
         ports={m.Slot(item.app, item.type, item.ordinal): item.port for item in message.ports},
         tries={
-            item.uid: m.Tries(attempt=item.attempt, failures=item.failures)
+            item.uid: m.Tries(
+                attempt=item.attempt,
+                failures=item.failures,
+                pid=item.pid,
+                start_ticks=item.start_ticks,
+            )
             for item in message.tries
         },
+        boot_id=message.boot_id,
     )

@@ -30,6 +30,7 @@ class FakeBrain:
     def __init__(self, processes: Processes, writer: asyncio.StreamWriter) -> None:
         self._processes = processes
         self._writer = writer
+        self._locking: set[asyncio.Task[None]] = set()
 
     def tell(self, event: str, **fields: Any) -> None:
         self._writer.write(json.dumps({"event": event, **fields}).encode() + b"\n")
@@ -58,11 +59,18 @@ class FakeBrain:
             command = json.loads(line)
             name, fields = command["do"], command["with"]
             if name == "lock":
-                self.tell("Locked", by=await self._processes.lock(fields["path"]))
+                self._locking.add(asyncio.create_task(self._lock(fields["path"])))
+                await asyncio.sleep(0)  # so that it has asked before the next command
             elif name == "exit":
                 os._exit(fields["code"])
             else:
                 acts[name](*fields.pop("args", ()), **fields)
+
+    async def _lock(self, path: str) -> None:
+        try:
+            self.tell("Locked", by=await self._processes.lock(path))
+        except OSError as error:
+            self.tell("LockFailed", errno=error.errno)
 
     async def report(self) -> None:
         async for event in self._processes.events():

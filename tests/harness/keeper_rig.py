@@ -22,7 +22,10 @@ DEADLINE_S = 20.0
 # With the right to read, since the interpreter may live in root's home, and no other.
 _READ = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *_READ)
-_RUN = "import sys; from formation_agent.keeper import run; sys.exit(run(sys.argv[1:]))"
+_RUN = (
+    "import sys; from formation_agent.keeper import run; "
+    "sys.exit(run(sys.argv[2:], silence_s=float(sys.argv[1])))"
+)
 _FAKE_BRAIN = str(Path(__file__).with_name("fake_brain.py"))
 
 Event = dict[str, Any]
@@ -87,10 +90,14 @@ class Brain:
 
 
 class KeeperRig:
-    def __init__(self, directory: Path, before: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, before: Sequence[str], silence_s: float, stderr: int | None
+    ) -> None:
         self.agent_id = new_id()
         self.directory = directory
         self._before = before
+        self._silence_s = silence_s
+        self._stderr = stderr
         self._brains: asyncio.Queue[Brain] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self.keeper: subprocess.Popen[bytes]
@@ -99,15 +106,23 @@ class KeeperRig:
     def pid(self) -> int:
         return self.keeper.pid
 
+    @property
+    def said(self) -> str:
+        """What the keeper wrote for people, unless `stderr` was given."""
+        return (self.directory / "stderr").read_text()
+
     async def start(self) -> None:
         path = str(self.directory / "brain.sock")
         self._server = await asyncio.start_unix_server(self._on_brain, path, limit=1 << 24)
         os.chmod(path, 0o777)
-        command = [*self._before, sys.executable, "-c", _RUN, sys.executable, _FAKE_BRAIN, path]
+        words = [str(self._silence_s), sys.executable, _FAKE_BRAIN, path]
+        command = [*self._before, sys.executable, "-c", _RUN, *words]
         env = {**os.environ, "FORMATION_SECRET": "of the daemon"}
-        self.keeper = subprocess.Popen(  # noqa: ASYNC220  returns at once
-            command, env=env, stderr=subprocess.DEVNULL
-        )
+        with (self.directory / "stderr").open("wb") as said:
+            stderr = said.fileno() if self._stderr is None else self._stderr
+            self.keeper = subprocess.Popen(  # noqa: ASYNC220  returns at once
+                command, env=env, stderr=stderr
+            )
 
     async def _on_brain(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         brain = Brain(reader, writer)
@@ -144,11 +159,13 @@ class KeeperRig:
 
 
 @asynccontextmanager
-async def keeper_rig(before: Sequence[str] = ()) -> AsyncIterator[KeeperRig]:
+async def keeper_rig(
+    before: Sequence[str] = (), *, silence_s: float = 10.0, stderr: int | None = None
+) -> AsyncIterator[KeeperRig]:
     """`before`: words in front of the keeper's command line, such as NOBODY."""
     with tempfile.TemporaryDirectory(prefix="keeper-", dir="/tmp") as directory:
         os.chmod(directory, 0o777)
-        rig = KeeperRig(Path(directory), before)
+        rig = KeeperRig(Path(directory), before, silence_s, stderr)
         await rig.start()
         try:
             yield rig

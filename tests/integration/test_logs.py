@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from eventually import eventually
 
 from formation.model import Slot
-from formation_agent.logs import Line, LogBatch, Logs
+from formation_agent.logs import GAP_LINES_MAX, Line, LogBatch, Logs, Place, Resume
 
 WEB_1, WEB_2 = Slot("shop", "web", 1), Slot("shop", "web", 2)
 CLOCK = Slot("other", "clock", 1)
@@ -270,3 +271,88 @@ async def test_closing_the_room_ends_its_followers(tmp_path: Path) -> None:
 async def test_a_slot_that_would_leave_the_directory_is_refused(tmp_path: Path) -> None:
     with room(tmp_path) as logs, pytest.raises(ValueError, match="no file can be named"):
         logs.attach(Slot("..", "web", 1), -1, -1)
+
+
+# -- a reader that comes back ----------------------------------------------------------------------
+
+
+def place_after(lines: Sequence[Line]) -> Place:
+    """Where a reader is that has had these lines of one slot."""
+    last = lines[-1].at_us
+    same = list(itertools.takewhile(lambda line: line.at_us == last, reversed(lines)))
+    return Place(at_us=last, lines=len(same))
+
+
+async def resumed(logs: Logs, resume: Resume, tail_lines: int = GAP_LINES_MAX) -> list[bytes]:
+    texts: list[bytes] = []
+    async for batch in logs.read(tail_lines=tail_lines, follow=False, resume=resume):
+        texts += [line.text for line in batch.lines]
+    return texts
+
+
+@pytest.mark.parametrize("had", [1, 499, 500, 501, 1199, 1200])
+async def test_a_reader_that_left_within_one_moment_misses_nothing_and_gets_nothing_twice(
+    tmp_path: Path, had: int
+) -> None:
+    with room(tmp_path) as logs:
+        pipes = Pipes(logs, WEB_1)
+        os.write(pipes.out, b"".join(b"%d\n" % n for n in range(1200)))  # all of one time
+        pipes.close()
+        assert await logs.drained(WEB_1, DEADLINE_S)
+        seen = {WEB_1: place_after((await history(logs))[:had])}
+        assert await resumed(logs, Resume(seen=seen)) == [b"%d" % n for n in range(had, 1200)]
+
+
+async def test_a_clock_that_was_set_back_loses_a_returning_reader_no_line(tmp_path: Path) -> None:
+    times = itertools.chain([5_000_000_000], itertools.repeat(1_000_000_000))
+    logs = Logs(tmp_path, max_bytes=1 << 20, files=2, host="host-a", now_us=lambda: next(times))
+    logs.note(WEB_1, "an hour ahead")
+    seen = {WEB_1: place_after(await history(logs))}
+    logs.note(WEB_1, "the right time")
+    assert await resumed(logs, Resume(seen=seen, since_us=5_000_000_000)) == [
+        b"[formation] the right time"
+    ]
+    logs.close()
+
+
+async def test_a_place_that_was_rotated_away_gives_what_is_left_of_the_gap(tmp_path: Path) -> None:
+    with room(tmp_path, max_bytes=1_000, files=2) as logs:
+        logs.note(WEB_1, "seen")
+        seen = {WEB_1: place_after(await history(logs))}
+        for number in range(100):
+            logs.note(WEB_1, f"{number}")
+        kept = [line.text for line in await history(logs)]
+        assert b"[formation] seen" not in kept
+        assert await resumed(logs, Resume(seen=seen)) == kept
+
+
+async def test_a_slot_that_was_silent_before_goes_on_from_the_time_of_the_others(
+    tmp_path: Path,
+) -> None:
+    clock = itertools.count(1_000_000)
+    logs = Logs(tmp_path, max_bytes=1 << 20, files=2, host="host-a", now_us=lambda: next(clock))
+    logs.note(WEB_2, "long known")
+    done = [b async for b in logs.read(tail_lines=0, follow=False) if b.history_done]
+    logs.note(WEB_2, "news")
+    assert await resumed(logs, Resume(since_us=done[0].at_us)) == [b"[formation] news"]
+    logs.close()
+
+
+async def test_what_a_full_disk_dropped_is_said_when_the_next_process_finds_room(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "shop"
+    directory.write_text("where the directory should be")
+    with room(tmp_path) as logs:
+        pipes = Pipes(logs, WEB_1)
+        os.write(pipes.out, b"lost\n")
+        pipes.close()
+        assert await logs.drained(WEB_1, DEADLINE_S)
+        directory.unlink()
+        pipes = Pipes(logs, WEB_1)
+        (line,) = await history(logs)
+        assert line.text == b"[formation] dropped 5 bytes: File exists"
+        os.write(pipes.out, b"kept\n")
+        pipes.close()
+        assert await logs.drained(WEB_1, DEADLINE_S)
+        assert [line.text for line in await history(logs)][1:] == [b"kept"]

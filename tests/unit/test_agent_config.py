@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from formation.settings import ConfigError
@@ -123,3 +127,19 @@ def test_a_file_that_is_no_toml_is_told_with_its_line() -> None:
 def test_the_help_names_every_setting() -> None:
     text = help_text()
     assert all(f"--{word}" in text for word in ("coordinator ADDR", "inherit-env", "config FILE"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_without_a_home_directory_a_state_directory_must_be_named() -> None:
+    program = (
+        "import os; os.setgid(54321); os.setuid(54321); os.environ.pop('HOME', None)\n"
+        "from formation_agent.brain import RefusedError, default_state_dir\n"
+        "try: print(default_state_dir())\n"
+        "except RefusedError as error: print(error)\n"
+    )
+    # Imported as root, since the sources may be out of reach for others.
+    program = "import formation_agent.brain\n" + program
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert said.stdout == "user 54321 has no home directory here: give --state-dir\n"

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +29,8 @@ MEMORY = AgentMemory(
     ending=(Assignment(uid="u0", slot=SLOT, release=6),),
     releases=(Release(app="shop", number=7, types=(ProcessType(name="web", command="x"),)),),
     ports={SLOT: 20001},
-    tries={"u1": Tries(attempt=3, failures=2)},
+    tries={"u1": Tries(attempt=3, failures=2, pid=77, start_ticks=123)},
+    boot_id="b1",
 )
 
 
@@ -92,3 +98,66 @@ async def test_small_changes_reach_the_disk_together(tmp_path: Path) -> None:
     await kept.flush()  # waits for the write that has begun
     task.cancel()
     assert len(journal.load(tmp_path, "new").memory.tries) == 100
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+
+
+async def test_orders_are_written_when_all_descriptors_are_in_use(tmp_path: Path) -> None:
+    kept = Journal(tmp_path, MEMORY)
+    await asyncio.to_thread(lambda: None)  # the thread is there
+    with no_descriptor_left():
+        await kept.commit(generation=35)
+        await kept.commit(generation=36)
+    assert journal.load(tmp_path, "new").memory.generation == 36
+    kept.close()
+
+
+class GatedJournal(Journal):
+    """Its thread stands still in a write until the test lets it go on."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, MEMORY)
+        self.begun: list[bytes] = []
+        self.at_once = 0
+        self.first, self.gate = threading.Event(), threading.Event()
+
+    def _save(self, data: bytes) -> None:
+        self.begun.append(data)
+        self.at_once += 1
+        assert self.at_once == 1, "two writes at once"
+        self.first.set()
+        assert self.gate.wait(10)
+        super()._save(data)
+        self.at_once -= 1
+
+
+async def test_a_write_that_nobody_waits_for_any_more_is_not_overtaken(tmp_path: Path) -> None:
+    kept = GatedJournal(tmp_path)
+    first = asyncio.create_task(kept.commit(generation=35))
+    assert await asyncio.to_thread(kept.first.wait, 10)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.create_task(kept.commit(generation=36))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(kept.begun) == 1
+    kept.gate.set()
+    await asyncio.wait_for(second, 10)
+    assert len(kept.begun) == 2
+    assert journal.load(tmp_path, "new").memory.generation == kept.memory.generation == 36
+    kept.close()

@@ -90,3 +90,38 @@ def test_only_the_cluster_that_was_joined_is_obeyed() -> None:
     assert orders.judge_cluster(MEMORY, "c") == ""
     assert orders.judge_cluster(replace(MEMORY, cluster_id=""), "d") == ""
     assert "belongs to cluster d, this agent to c" in orders.judge_cluster(MEMORY, "d")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        complete(TWO, results_in=5),
+        complete(ONE, TWO, results_in=5),
+        complete(results_in=5),
+        replace(change(), results_in=5),
+    ],
+)
+def test_the_generation_that_is_followed_with_other_instances_is_refused(
+    order: Assignments,
+) -> None:
+    verdict = orders.judge(MEMORY, order)
+    assert isinstance(verdict, orders.Refuse)
+    assert verdict.complaint.startswith("refused orders of another generation 5, one was seen")
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        replace(MEMORY, assigned=()),  # after a goodbye that was taken
+        replace(MEMORY, generation=4, assigned=(TWO,)),  # a commit that failed changed nothing
+    ],
+)
+def test_what_is_not_followed_refuses_no_order(memory: AgentMemory) -> None:
+    assert obeyed(orders.judge(memory, complete(ONE, results_in=5))) == ("u1",)
+
+
+def test_a_document_that_is_asked_for_again_is_obeyed_under_a_new_leader_too() -> None:
+    again = complete(replace(ONE, restart_mark=3), epoch=11, results_in=5)
+    assert obeyed(orders.judge(MEMORY, again)) == ("u1",)
+    nothing_new = Assignments(complete=False, epoch=10, applies_to=5, results_in=5)
+    assert obeyed(orders.judge(MEMORY, nothing_new)) == ("u1",)

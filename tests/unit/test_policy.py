@@ -38,3 +38,7 @@ def test_every_exit_counts_until_one_process_was_up_for_five_minutes() -> None:
     assert failures_after_exit(0, up_s=0.1) == 1
     assert failures_after_exit(4, up_s=RESET_AFTER_S - 0.1) == 5
     assert failures_after_exit(4, up_s=RESET_AFTER_S) == 1
+
+
+def test_an_unknown_time_ends_no_row_of_failures() -> None:
+    assert failures_after_exit(4, up_s=None) == 5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import socket
 from collections.abc import Callable
 
@@ -85,6 +88,46 @@ def test_an_exhausted_range_says_how_many_there_are() -> None:
         ports.take(WORKER_1, 1, None)
     ports.release(WEB_1)
     assert ports.take(WORKER_1, 1, None).number == 20000
+
+
+def refusing(number: int) -> bool:
+    raise PermissionError(errno.EACCES, "not for you")
+
+
+def test_numbers_that_are_no_ports_are_passed_over() -> None:
+    ports = Ports(range(20000, 20010), foreman_base=65500, is_free=all_free)
+    assert ports.take(Slot("shop", "web", 36), 0, None).number == 65535
+    assert ports.take(Slot("shop", "web", 37), 0, None).number == 20000
+    assert ports.take(WEB_1, 1, 70000).number == 20001
+
+
+def test_ports_that_are_not_for_us_are_called_so() -> None:
+    ports = Ports(range(80, 83), is_free=refusing)
+    with pytest.raises(PortsExhausted, match=r"80-82: 0 given .*, 3 only for root .*, 0 in use"):
+        ports.take(WEB_1, 0, None)
+
+
+def test_without_a_free_descriptor_no_port_is_looked_for() -> None:
+    looked: list[int] = []
+
+    def cannot_look(number: int) -> bool:
+        looked.append(number)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    ports = Ports(range(20000, 20010), is_free=cannot_look)
+    with pytest.raises(PortsExhausted, match="the agent has too many open files"):
+        ports.take(WEB_1, 0, None)
+    assert looked == [20000]
+
+
+def test_a_process_without_a_free_descriptor_does_not_call_a_port_taken() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            is_free(20000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])

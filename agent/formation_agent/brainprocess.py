@@ -1,0 +1,151 @@
+"""The brain as the keeper sees it: a process, our end of its link, and what waits to be sent.
+
+Used by the keeper alone; standard library only. It decides nothing about children, and nothing
+that goes wrong with the link may hold the keeper up.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections import deque
+
+from formation_agent import link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from formation_agent.children import Child
+    from formation_agent.spawn import Spawner
+
+_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 5.0
+_BRAIN_PROVED_S = 3.0
+_SEND_AGAIN_S = 0.1
+# What a pipe that has room at all takes without blocking.
+_SAID_BYTES_MAX = 4096
+
+
+class Brain:
+    """The brain's process and our end of its link; messages wait here while it is behind.
+
+    What can wait is bounded by what it asked for: a few messages per child. `later` calls
+    something after some seconds.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        spawner: Spawner,
+        poll: select.epoll,
+        later: Callable[[float, Callable[[], None]], None],
+    ) -> None:
+        self._command = command
+        self._spawner = spawner
+        self._poll = poll
+        self._later = later
+        self._waiting: deque[tuple[link.Message, Child | None]] = deque()
+        self._is_stuck = False
+        self._deaths = 0
+        self._started_at_s = 0.0
+        self.heard_at_s = 0.0
+        self.end: socket.socket | None = None
+        self.pid = 0
+        self.finished = False
+
+    def start(self) -> None:
+        ours, theirs = link.pair()
+        env = {**os.environb, link.KEEPER_FD_VARIABLE.encode(): b"%d" % link.KEEPER_FD}
+        try:
+            self._poll.register(ours, select.EPOLLIN)
+            fd = theirs.fileno()
+            self.pid = self._spawner.program(self._command, env, fd, link.KEEPER_FD)
+        except OSError:
+            ours.close()  # and is watched no more
+            raise
+        finally:
+            theirs.close()
+        self._started_at_s = self.heard_at_s = time.monotonic()
+        self.end = ours
+
+    def died(self) -> float:
+        """Forgets the dead one; returns after how many seconds the next may start."""
+        self.pid = 0
+        self.close_link()
+        if time.monotonic() - self._started_at_s >= _BRAIN_PROVED_S:
+            self._deaths = 0
+        self._deaths += 1
+        if self._deaths == 1:
+            return 0.0
+        return float(min(_BACKOFF_FIRST_S * 2 ** min(self._deaths - 2, 16), _BACKOFF_MAX_S))
+
+    def close_link(self) -> None:
+        self._waiting.clear()
+        self._is_stuck = False
+        if self.end is not None:
+            self._poll.unregister(self.end)
+            self.end.close()
+            self.end = None
+
+    def kill(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)  # ours and not yet reaped
+
+    def send(self, message: link.Message, child: Child | None = None) -> None:
+        """With `child`, the read ends of its pipes go along."""
+        if self.end is None:
+            return  # the next brain hears of it in its hello
+        self._waiting.append((message, child))
+        if len(self._waiting) == 1:
+            self.flush()
+
+    def flush(self) -> None:
+        while self._waiting and self.end is not None:
+            message, child = self._waiting[0]
+            try:
+                link.send(self.end, message, child.pipes() if child is not None else ())
+            except BlockingIOError:
+                self._poll.modify(self.end, select.EPOLLIN | select.EPOLLOUT)
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                self._waiting.clear()
+                return
+            except OSError as error:
+                self._on_stuck(self.end, error)
+                return
+            self._waiting.popleft()
+        self._is_stuck = False
+        if self.end is not None:
+            self._poll.modify(self.end, select.EPOLLIN)
+
+    def _on_stuck(self, end: socket.socket, error: OSError) -> None:
+        """Not for the brain to end: no descriptor or memory is free, or too many are under way."""
+        if not self._is_stuck:
+            say(f"cannot tell the brain now, trying again until it works: {error.strerror}")
+        self._is_stuck = True
+        self._poll.modify(end, select.EPOLLIN)
+        self._later(_SEND_AGAIN_S, self.flush)
+
+
+def how_it_ended(info: os.waitid_result) -> str:
+    if info.si_code == os.CLD_EXITED:
+        return f"exit {info.si_status}"
+    try:
+        return f"signal {signal.Signals(info.si_status).name.removeprefix('SIG')}"
+    except ValueError:  # real-time signals have numbers only
+        return f"signal {info.si_status}"
+
+
+def say(text: str) -> None:
+    """Drops it when nobody reads what we write: a stopped terminal must not stop the keeper."""
+    line = f"formation-agent[{os.getpid()}] {text}\n".encode("utf-8", "replace")
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    try:
+        if any(events & select.POLLOUT for _, events in poll.poll(0)):
+            os.write(2, line[:_SAID_BYTES_MAX])
+    except OSError:
+        return  # nobody listens
