@@ -344,6 +344,8 @@ async def test_a_host_that_comes_back_during_a_follow_is_asked_for_what_was_miss
     c1: RunningCoordinator,
 ) -> None:
     call = c1.control.Logs(pb.LogsRequest(app="shop", tail_lines=10, follow=True))
+    async with asyncio.timeout(DEADLINE_S):
+        assert (await anext(aiter(call))).history_done  # nobody was there to be asked
     a = await HollowAgent(c1.address, "a").__aenter__()
     early, one, two = (
         agent_pb2.LogLine(app="shop", type="web", ordinal=1, host="a", at_us=at_us, text=b"x")
