@@ -226,7 +226,9 @@ async def test_a_full_database_is_its_own_error_and_reads_go_on(flavour: str) ->
 
 
 async def _fill(store: EtcdStore) -> None:
-    for number in range(20):
+    """etcd looks at its size as of the last time it wrote to disk, so this takes many on a slow
+    one, and few on most."""
+    for number in range(300):
         await store.commit([], [Put(f"a/{number}", bytes(200_000))])
 
 
