@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 10.0
 DEBOUNCE_S = 0.02
+DEBOUNCE_MAX_S = 0.2
+DEBOUNCE_PASSES = 5
 RETRY_S = 0.5
 IDLE = Plan()
 MIRROR_WAIT_S = 5.0
@@ -71,7 +73,9 @@ class Driver:
     async def _loop(self, epoch: int, hint: asyncio.Event) -> None:
         while True:
             hint.clear()
+            started_s = self._clock()
             plan = await self.plan(epoch)
+            debounce_s = debounce_after(self._clock() - started_s)
             if plan.sentence != self.sentence:
                 log.log(logging.INFO if plan != IDLE else logging.DEBUG, "%s", plan.sentence)
                 self.sentence = plan.sentence
@@ -83,7 +87,7 @@ class Driver:
             except (StoreError, TimeoutError) as error:
                 log.warning("the plan was not written: %s", error)
                 wait_s = RETRY_S
-            await _wait(hint, wait_s)
+            await _wait(hint, wait_s, debounce_s)
 
     async def plan(self, epoch: int) -> Plan:
         """What would be done now; changes nothing.
@@ -138,11 +142,16 @@ class Driver:
             await asyncio.sleep(AUDIT_PERIOD_S)
 
 
-async def _wait(hint: asyncio.Event, wait_s: float) -> None:
+def debounce_after(pass_s: float) -> float:
+    """Bursts become one pass; the longer a pass takes, the more are gathered for the next."""
+    return min(DEBOUNCE_MAX_S, max(DEBOUNCE_S, DEBOUNCE_PASSES * pass_s))
+
+
+async def _wait(hint: asyncio.Event, wait_s: float, debounce_s: float) -> None:
     """Until a hint, then a moment more so that a burst is one pass; or until `wait_s` is over."""
     try:
         async with asyncio.timeout(wait_s):
             await hint.wait()
     except TimeoutError:
         return
-    await asyncio.sleep(DEBOUNCE_S)
+    await asyncio.sleep(debounce_s)

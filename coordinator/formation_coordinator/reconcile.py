@@ -156,6 +156,8 @@ class _Pass:
 
     def _settle_doubles(self, app: App, stays: list[_Stay]) -> _Stay:
         """The better stay of a slot. The others leave `stays` once that one is healthy."""
+        if len(stays) == 1:
+            return stays[0]
         best = max(stays, key=lambda stay: self._preference(app, stay))
         if best.healthy:
             for stay in stays:

@@ -71,11 +71,13 @@ class _View:
     def step(self, world: World, plan: Plan) -> pb.WatchUpdate | None:
         """The difference to what was told, or None."""
         apps_changed = self._first or world.apps is not self._apps
-        self._refresh_hosts(world, everything=apps_changed)
+        touched = self._refresh_hosts(world, everything=apps_changed)
         shown = {uid: view for views_ in self._by_host.values() for uid, view in views_.items()}
         note = self._add_pending(world, plan, shown)
-        changed = [view for uid, view in shown.items() if self._told.get(uid) != view]
-        gone = [uid for uid in self._told if uid not in shown]
+        fresh = {uid: shown[uid] for name in touched for uid in self._by_host[name]}
+        fresh |= {uid: view for uid, view in shown.items() if not view.host}
+        changed = [view for uid, view in fresh.items() if self._told.get(uid) != view]
+        gone = list(self._told.keys() - shown.keys())
         quiet = not (changed or gone or apps_changed or note != self._note)
         first, self._first = self._first, False
         self._told, self._note, self._apps = shown, note, world.apps
@@ -90,9 +92,12 @@ class _View:
             note=note,
         )
 
-    def _refresh_hosts(self, world: World, *, everything: bool) -> None:
+    def _refresh_hosts(self, world: World, *, everything: bool) -> list[str]:
+        """The hosts whose views were computed again."""
+        touched = []
         for name, entry in world.hosts.items():
             if everything or self._entries.get(name) is not entry:
+                touched.append(name)
                 self._by_host[name] = {
                     view.status.uid: view
                     for view in views.host_instances(entry, world.apps)
@@ -102,6 +107,7 @@ class _View:
         for name in self._by_host.keys() - world.hosts.keys():
             del self._by_host[name]
         self._entries = dict(world.hosts)
+        return touched
 
     def _add_pending(self, world: World, plan: Plan, shown: dict[str, InstanceView]) -> str:
         """Slots without a host, each with its reason; gives the note for the caller."""
