@@ -20,7 +20,7 @@ QUANTITY_MAX = 1_000_000
 
 
 class InstanceState(IntEnum):
-    """In the order of a stay's life; the numbers are those of the protocol."""
+    """The numbers are those of the protocol; docs/design/states.md tells what each means."""
 
     PENDING = 1
     WAITING = 2
@@ -29,6 +29,10 @@ class InstanceState(IntEnum):
     BACKOFF = 5
     STOPPING = 6
     STOPPED = 7
+    UNREADY = 8
+    RESTARTING = 9
+    FINISHED = 10
+    FAILED = 11
 
 
 class HostState(IntEnum):
@@ -52,14 +56,97 @@ class QuantityChange:
     quantity: int
 
 
+class RestartPolicy(StrEnum):
+    """Which ends are followed by another start. Without ALWAYS, exit 0 means: it is done."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+class StopTo(StrEnum):
+    """Who gets the stop signal; what is left after the grace is killed, whoever it is."""
+
+    GROUP = "group"
+    MAIN = "main"
+
+
+class ProbeKind(StrEnum):
+    HTTP = "http"
+    TCP = "tcp"
+    EXEC = "exec"
+    GRPC = "grpc"
+
+
+class Ability(StrEnum):
+    """What a host may be able to enforce, and a type may require."""
+
+    CGROUP = "cgroup"
+    CPU = "cpu"
+    MEMORY = "memory"
+    PIDS = "pids"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """`target`: the path of HTTP, the command of EXEC, the service of GRPC ("": the whole server).
+
+    `port` 0 is the instance's own PORT. It counts as failed after `failures` in a row, as passed
+    after `successes` in a row.
+    """
+
+    kind: ProbeKind
+    target: str = ""
+    port: int = 0
+    period_s: float = 5.0
+    timeout_s: float = 1.0
+    failures: int = 3
+    successes: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """0 and absent: no limit. `rlimits`: soft = hard, by lower-case name; -1 is unlimited."""
+
+    cpus: float = 0.0
+    memory_bytes: int = 0
+    pids: int = 0
+    rlimits: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessType:
+    """One kind of work: a command and how to run it.
+
+    Ready is what passes `readiness`, or says so itself (`notify`), or else is up `ready_after_s`.
+    `start_grace_s`: so long failed probes do not count, and so long it may take to say READY=1.
+    `watchdog_s`: it must say WATCHDOG=1 at least so often; 0 is never. `user`, `group` "": the
+    agent's own. `workdir` is absolute, or below the release's. `umask` -1 and `nice` 0 are the
+    agent's. `port` 0: any free one.
+    """
+
     name: str
     command: str
     initial_quantity: int = 0
+    restart: RestartPolicy = RestartPolicy.ALWAYS
     stop_signal: str = "TERM"
     stop_grace_s: float = 30.0
+    stop_to: StopTo = StopTo.GROUP
     ready_after_s: float = 1.0
+    readiness: Probe | None = None
+    liveness: Probe | None = None
+    notify: bool = False
+    watchdog_s: float = 0.0
+    start_grace_s: float = 30.0
+    port: int = 0
+    limits: Limits = Limits()
+    nice: int = 0
+    user: str = ""
+    group: str = ""
+    workdir: str = ""
+    umask: int = -1
+    requires: tuple[Ability, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +174,19 @@ class App:
     latest_release: int
     restart_marks: Mapping[str, int] = field(default_factory=dict)
     created_at_ms: int = 0
+    retry_marks: Mapping[str, int] = field(default_factory=dict)
 
     def restart_mark(self, type_name: str, ordinal: int) -> int:
         """How often a restart was asked for that reaches this slot; it only grows."""
-        marks = self.restart_marks
-        return marks.get(type_name, 0) + marks.get(f"{type_name}.{ordinal}", 0)
+        return _mark(self.restart_marks, type_name, ordinal)
+
+    def retry_mark(self, type_name: str, ordinal: int) -> int:
+        """How often an instance in this slot was told to try again now; it only grows."""
+        return _mark(self.retry_marks, type_name, ordinal)
+
+
+def _mark(marks: Mapping[str, int], type_name: str, ordinal: int) -> int:
+    return marks.get(type_name, 0) + marks.get(f"{type_name}.{ordinal}", 0)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -112,12 +207,19 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One stay: a slot on one host under a uid that is never used again."""
+    """One stay: a slot on one host under a uid that is never used again.
+
+    `failures`: how often the slot failed in a row before it came here. `avoided_hosts`: where this
+    release crash-looped in this slot. `retry_mark` may grow during the stay.
+    """
 
     uid: str
     slot: Slot
     release: int
     restart_mark: int = 0
+    retry_mark: int = 0
+    failures: int = 0
+    avoided_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +251,9 @@ class Assignments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStatus:
+    """`failures`: in a row. `crash_looping`: so often within so short a time on this host that
+    another one should be tried. `told`: what the process last said with STATUS=."""
+
     uid: str
     slot: Slot
     release: int
@@ -160,6 +265,25 @@ class InstanceStatus:
     reason: str = ""
     last_exit: str = ""
     retry_at_ms: int = 0
+    failures: int = 0
+    crash_looping: bool = False
+    told: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the processes of one instance use now. `memory_bytes`: resident; shared pages count
+    once where a cgroup counts them. `files`: open descriptors, -1 when we may not look.
+    `log_bytes_per_s`: over the last sampling interval."""
+
+    uid: str
+    cpu_s: float = 0.0
+    cpu_share: float = 0.0
+    memory_bytes: int = 0
+    processes: int = 0
+    files: int = -1
+    log_bytes: int = 0
+    log_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +297,8 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
+    """`abilities`: what the host can enforce; `inability`: what it cannot and why, for people."""
+
     host: str
     agent_id: str
     boot_id: str = ""
@@ -183,6 +309,8 @@ class HostStatus:
     instances: tuple[InstanceStatus, ...] = ()
     departed: bool = False
     complaint: str = ""
+    abilities: tuple[Ability, ...] = ()
+    inability: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,12 +355,17 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tries:
-    """How often a stay was started, how often it failed in a row, and its process (pid 0: none)."""
+    """How often a stay was started, how often it failed in a row, and its process (pid 0: none).
+
+    `over`: FINISHED or FAILED, it is not started again; 0: neither.
+    """
 
     attempt: int = 0
     failures: int = 0
     pid: int = 0
     start_ticks: int = 0
+    over: int = 0
+    last_exit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

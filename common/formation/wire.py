@@ -12,35 +12,11 @@ from formation.v1 import agent_pb2 as agent
 from formation.v1 import control_pb2 as control
 from formation.v1 import journal_pb2 as journal
 from formation.v1 import types_pb2 as pb
+from formation.wire_type import WireError, process_type_from_pb, process_type_to_pb
 
-# What an older writer did not know is read as this.
-_DEFAULT_SIGNAL = "TERM"
+__all__ = ["WireError", "process_type_from_pb", "process_type_to_pb"]
 
-
-class WireError(ValueError):
-    """Bytes or a message that cannot be one of ours."""
-
-
-def process_type_to_pb(spec: m.ProcessType) -> pb.ProcessType:
-    return pb.ProcessType(
-        name=spec.name,
-        command=spec.command,
-        initial_quantity=spec.initial_quantity,
-        stop_signal=spec.stop_signal,
-        stop_grace_s=spec.stop_grace_s,
-        ready_after_s=spec.ready_after_s,
-    )
-
-
-def process_type_from_pb(message: pb.ProcessType) -> m.ProcessType:
-    return m.ProcessType(
-        name=message.name,
-        command=message.command,
-        initial_quantity=message.initial_quantity,
-        stop_signal=message.stop_signal or _DEFAULT_SIGNAL,
-        stop_grace_s=message.stop_grace_s if message.HasField("stop_grace_s") else 30.0,
-        ready_after_s=message.ready_after_s if message.HasField("ready_after_s") else 1.0,
-    )
+_ABILITIES = frozenset(m.Ability)
 
 
 def release_to_pb(release: m.Release) -> pb.Release:
@@ -77,6 +53,7 @@ def app_to_pb(app: m.App) -> pb.App:
         latest_release=app.latest_release,
         restart_marks=dict(app.restart_marks),
         created_at_ms=app.created_at_ms,
+        retry_marks=dict(app.retry_marks),
     )
 
 
@@ -88,6 +65,7 @@ def app_from_pb(message: pb.App) -> m.App:
         latest_release=message.latest_release,
         restart_marks=dict(message.restart_marks),
         created_at_ms=message.created_at_ms,
+        retry_marks=dict(message.retry_marks),
     )
 
 
@@ -100,6 +78,9 @@ def assignment_to_pb(assignment: m.Assignment) -> pb.InstanceAssignment:
         ordinal=slot.ordinal,
         release=assignment.release,
         restart_mark=assignment.restart_mark,
+        retry_mark=assignment.retry_mark,
+        failures=assignment.failures,
+        avoided_hosts=assignment.avoided_hosts,
     )
 
 
@@ -111,6 +92,9 @@ def assignment_from_pb(message: pb.InstanceAssignment) -> m.Assignment:
         slot=m.Slot(message.app, message.type, message.ordinal),
         release=message.release,
         restart_mark=message.restart_mark,
+        retry_mark=message.retry_mark,
+        failures=message.failures,
+        avoided_hosts=tuple(message.avoided_hosts),
     )
 
 
@@ -176,6 +160,9 @@ def instance_status_to_pb(status: m.InstanceStatus) -> pb.InstanceStatus:
         reason=status.reason,
         last_exit=status.last_exit,
         retry_at_ms=status.retry_at_ms,
+        failures=status.failures,
+        crash_looping=status.crash_looping,
+        told=status.told,
     )
 
 
@@ -198,6 +185,35 @@ def instance_status_from_pb(message: pb.InstanceStatus) -> m.InstanceStatus:
         reason=message.reason,
         last_exit=message.last_exit,
         retry_at_ms=message.retry_at_ms,
+        failures=message.failures,
+        crash_looping=message.crash_looping,
+        told=message.told,
+    )
+
+
+def usage_to_pb(usage: m.Usage) -> pb.InstanceUsage:
+    return pb.InstanceUsage(
+        uid=usage.uid,
+        cpu_s=usage.cpu_s,
+        cpu_share=usage.cpu_share,
+        memory_bytes=usage.memory_bytes,
+        processes=usage.processes,
+        files=usage.files,
+        log_bytes=usage.log_bytes,
+        log_bytes_per_s=usage.log_bytes_per_s,
+    )
+
+
+def usage_from_pb(message: pb.InstanceUsage) -> m.Usage:
+    return m.Usage(
+        uid=message.uid,
+        cpu_s=message.cpu_s,
+        cpu_share=message.cpu_share,
+        memory_bytes=message.memory_bytes,
+        processes=message.processes,
+        files=message.files,
+        log_bytes=message.log_bytes,
+        log_bytes_per_s=message.log_bytes_per_s,
     )
 
 
@@ -229,6 +245,8 @@ def host_status_to_pb(status: m.HostStatus) -> pb.HostStatus:
         instances=[instance_status_to_pb(item) for item in status.instances],
         departed=status.departed,
         complaint=status.complaint,
+        abilities=[item.value for item in status.abilities],
+        inability=status.inability,
     )
 
 
@@ -244,6 +262,9 @@ def host_status_from_pb(message: pb.HostStatus) -> m.HostStatus:
         instances=tuple(instance_status_from_pb(item) for item in message.instances),
         departed=message.departed,
         complaint=message.complaint,
+        # Those of a newer agent cannot be required of it here, so they need not be known.
+        abilities=tuple(m.Ability(item) for item in message.abilities if item in _ABILITIES),
+        inability=message.inability,
     )
 
 
@@ -367,6 +388,8 @@ def agent_memory_to_pb(memory: m.AgentMemory) -> journal.AgentJournal:
                 failures=tries.failures,
                 pid=tries.pid,
                 start_ticks=tries.start_ticks,
+                over=tries.over,
+                last_exit=tries.last_exit,
             )
             for uid, tries in memory.tries.items()
         ],
@@ -392,6 +415,8 @@ def agent_memory_from_pb(message: journal.AgentJournal) -> m.AgentMemory:
                 failures=item.failures,
                 pid=item.pid,
                 start_ticks=item.start_ticks,
+                over=item.over,
+                last_exit=item.last_exit,
             )
             for item in message.tries
         },

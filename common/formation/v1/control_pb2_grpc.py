@@ -54,6 +54,16 @@ class ControlStub:
                 request_serializer=formation_dot_v1_dot_control__pb2.RestartRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_control__pb2.RestartResponse.FromString,
                 _registered_method=True)
+        self.Retry = channel.unary_unary(
+                '/formation.v1.Control/Retry',
+                request_serializer=formation_dot_v1_dot_control__pb2.RetryRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.RetryResponse.FromString,
+                _registered_method=True)
+        self.Usage = channel.unary_unary(
+                '/formation.v1.Control/Usage',
+                request_serializer=formation_dot_v1_dot_control__pb2.UsageRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.UsageResponse.FromString,
+                _registered_method=True)
         self.DeleteApp = channel.unary_unary(
                 '/formation.v1.Control/DeleteApp',
                 request_serializer=formation_dot_v1_dot_control__pb2.DeleteAppRequest.SerializeToString,
@@ -119,6 +129,20 @@ class ControlServicer:
 
     def Restart(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Retry(self, request, context):
+        """Try again now what waits for its next try, or has ended and is not started again by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Usage(self, request, context):
+        """What instances use now, asked of the agents that can be reached.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -194,6 +218,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Restart,
                     request_deserializer=formation_dot_v1_dot_control__pb2.RestartRequest.FromString,
                     response_serializer=formation_dot_v1_dot_control__pb2.RestartResponse.SerializeToString,
+            ),
+            'Retry': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retry,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.RetryRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.RetryResponse.SerializeToString,
+            ),
+            'Usage': grpc.unary_unary_rpc_method_handler(
+                    servicer.Usage,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.UsageRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.UsageResponse.SerializeToString,
             ),
             'DeleteApp': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteApp,
@@ -344,6 +378,60 @@ class Control:
             '/formation.v1.Control/Restart',
             formation_dot_v1_dot_control__pb2.RestartRequest.SerializeToString,
             formation_dot_v1_dot_control__pb2.RestartResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/Retry',
+            formation_dot_v1_dot_control__pb2.RetryRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.RetryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Usage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/Usage',
+            formation_dot_v1_dot_control__pb2.UsageRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.UsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class ControlStub:
     Apply: _grpc.UnaryUnaryMultiCallable[_control_pb2.ApplyRequest, _control_pb2.ApplyResponse]
     Scale: _grpc.UnaryUnaryMultiCallable[_control_pb2.ScaleRequest, _control_pb2.ScaleResponse]
     Restart: _grpc.UnaryUnaryMultiCallable[_control_pb2.RestartRequest, _control_pb2.RestartResponse]
+    Retry: _grpc.UnaryUnaryMultiCallable[_control_pb2.RetryRequest, _control_pb2.RetryResponse]
+    """Try again now what waits for its next try, or has ended and is not started again by itself."""
+    Usage: _grpc.UnaryUnaryMultiCallable[_control_pb2.UsageRequest, _control_pb2.UsageResponse]
+    """What instances use now, asked of the agents that can be reached."""
     DeleteApp: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteAppRequest, _control_pb2.DeleteAppResponse]
     ListApps: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAppsRequest, _control_pb2.ListAppsResponse]
     ListReleases: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListReleasesRequest, _control_pb2.ListReleasesResponse]
@@ -55,6 +59,10 @@ class ControlAsyncStub(ControlStub):
     Apply: _aio.UnaryUnaryMultiCallable[_control_pb2.ApplyRequest, _control_pb2.ApplyResponse]  # type: ignore[assignment]
     Scale: _aio.UnaryUnaryMultiCallable[_control_pb2.ScaleRequest, _control_pb2.ScaleResponse]  # type: ignore[assignment]
     Restart: _aio.UnaryUnaryMultiCallable[_control_pb2.RestartRequest, _control_pb2.RestartResponse]  # type: ignore[assignment]
+    Retry: _aio.UnaryUnaryMultiCallable[_control_pb2.RetryRequest, _control_pb2.RetryResponse]  # type: ignore[assignment]
+    """Try again now what waits for its next try, or has ended and is not started again by itself."""
+    Usage: _aio.UnaryUnaryMultiCallable[_control_pb2.UsageRequest, _control_pb2.UsageResponse]  # type: ignore[assignment]
+    """What instances use now, asked of the agents that can be reached."""
     DeleteApp: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteAppRequest, _control_pb2.DeleteAppResponse]  # type: ignore[assignment]
     ListApps: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAppsRequest, _control_pb2.ListAppsResponse]  # type: ignore[assignment]
     ListReleases: _aio.UnaryUnaryMultiCallable[_control_pb2.ListReleasesRequest, _control_pb2.ListReleasesResponse]  # type: ignore[assignment]
@@ -93,6 +101,22 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.RestartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RestartResponse, _abc.Awaitable[_control_pb2.RestartResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Retry(
+        self,
+        request: _control_pb2.RetryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RetryResponse, _abc.Awaitable[_control_pb2.RetryResponse]]:
+        """Try again now what waits for its next try, or has ended and is not started again by itself."""
+
+    @_abc_1.abstractmethod
+    def Usage(
+        self,
+        request: _control_pb2.UsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.UsageResponse, _abc.Awaitable[_control_pb2.UsageResponse]]:
+        """What instances use now, asked of the agents that can be reached."""
 
     @_abc_1.abstractmethod
     def DeleteApp(

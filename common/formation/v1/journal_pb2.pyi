@@ -122,6 +122,8 @@ class StayTries(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     START_TICKS_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    LAST_EXIT_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     attempt: _builtins.int
     failures: _builtins.int
@@ -129,6 +131,9 @@ class StayTries(_message.Message):
     """0: none runs"""
     start_ticks: _builtins.int
     """with boot_id and pid: which process it was"""
+    over: _builtins.int
+    """InstanceState FINISHED or FAILED: not started again"""
+    last_exit: _builtins.str
     def __init__(
         self,
         *,
@@ -137,10 +142,12 @@ class StayTries(_message.Message):
         failures: _builtins.int = ...,
         pid: _builtins.int = ...,
         start_ticks: _builtins.int = ...,
+        over: _builtins.int = ...,
+        last_exit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "failures", b"failures", "pid", b"pid", "start_ticks", b"start_ticks", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "failures", b"failures", "last_exit", b"last_exit", "over", b"over", "pid", b"pid", "start_ticks", b"start_ticks", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

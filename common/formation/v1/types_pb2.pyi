@@ -40,6 +40,14 @@ class _InstanceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Instanc
     INSTANCE_STATE_STOPPING: _InstanceState.ValueType  # 6
     INSTANCE_STATE_STOPPED: _InstanceState.ValueType  # 7
     """its whole process tree is gone"""
+    INSTANCE_STATE_UNREADY: _InstanceState.ValueType  # 8
+    """runs, but its readiness probe fails"""
+    INSTANCE_STATE_RESTARTING: _InstanceState.ValueType  # 9
+    """not alive or not ready in time: being stopped, then tried again"""
+    INSTANCE_STATE_FINISHED: _InstanceState.ValueType  # 10
+    """ended well, and its type does not start it again"""
+    INSTANCE_STATE_FAILED: _InstanceState.ValueType  # 11
+    """ended badly, and its type does not start it again"""
 
 class InstanceState(_InstanceState, metaclass=_InstanceStateEnumTypeWrapper): ...
 
@@ -56,6 +64,14 @@ INSTANCE_STATE_BACKOFF: InstanceState.ValueType  # 5
 INSTANCE_STATE_STOPPING: InstanceState.ValueType  # 6
 INSTANCE_STATE_STOPPED: InstanceState.ValueType  # 7
 """its whole process tree is gone"""
+INSTANCE_STATE_UNREADY: InstanceState.ValueType  # 8
+"""runs, but its readiness probe fails"""
+INSTANCE_STATE_RESTARTING: InstanceState.ValueType  # 9
+"""not alive or not ready in time: being stopped, then tried again"""
+INSTANCE_STATE_FINISHED: InstanceState.ValueType  # 10
+"""ended well, and its type does not start it again"""
+INSTANCE_STATE_FAILED: InstanceState.ValueType  # 11
+"""ended badly, and its type does not start it again"""
 Global___InstanceState: _TypeAlias = InstanceState  # noqa: Y015
 
 @_typing.final
@@ -70,6 +86,21 @@ class ProcessType(_message.Message):
     STOP_SIGNAL_FIELD_NUMBER: _builtins.int
     STOP_GRACE_S_FIELD_NUMBER: _builtins.int
     READY_AFTER_S_FIELD_NUMBER: _builtins.int
+    RESTART_FIELD_NUMBER: _builtins.int
+    STOP_TO_FIELD_NUMBER: _builtins.int
+    READINESS_FIELD_NUMBER: _builtins.int
+    LIVENESS_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
+    WATCHDOG_S_FIELD_NUMBER: _builtins.int
+    START_GRACE_S_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    NICE_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    WORKDIR_FIELD_NUMBER: _builtins.int
+    UMASK_FIELD_NUMBER: _builtins.int
+    REQUIRES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     command: _builtins.str
     """verbatim from the Procfile"""
@@ -81,6 +112,34 @@ class ProcessType(_message.Message):
     """signal → this long → KILL of the whole tree"""
     ready_after_s: _builtins.float
     """without a probe an instance is healthy when up this long"""
+    restart: _builtins.str
+    """"always" (also when empty), "on-failure", "never" """
+    stop_to: _builtins.str
+    """"group" (also when empty), "main" """
+    notify: _builtins.bool
+    """it says READY=1 itself"""
+    watchdog_s: _builtins.float
+    """it says WATCHDOG=1 at least so often; 0: never"""
+    start_grace_s: _builtins.float
+    port: _builtins.int
+    """fixed; 0: any free one"""
+    nice: _builtins.int
+    user: _builtins.str
+    """empty: the agent's own"""
+    group: _builtins.str
+    workdir: _builtins.str
+    """absolute, or below the release's"""
+    umask: _builtins.int
+    @_builtins.property
+    def readiness(self) -> Global___Probe: ...
+    @_builtins.property
+    def liveness(self) -> Global___Probe: ...
+    @_builtins.property
+    def limits(self) -> Global___Limits: ...
+    @_builtins.property
+    def requires(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"cgroup", "cpu", "memory", "pids", "user" """
+
     def __init__(
         self,
         *,
@@ -90,21 +149,139 @@ class ProcessType(_message.Message):
         stop_signal: _builtins.str = ...,
         stop_grace_s: _builtins.float | None = ...,
         ready_after_s: _builtins.float | None = ...,
+        restart: _builtins.str = ...,
+        stop_to: _builtins.str = ...,
+        readiness: Global___Probe | None = ...,
+        liveness: Global___Probe | None = ...,
+        notify: _builtins.bool = ...,
+        watchdog_s: _builtins.float = ...,
+        start_grace_s: _builtins.float | None = ...,
+        port: _builtins.int = ...,
+        limits: Global___Limits | None = ...,
+        nice: _builtins.int = ...,
+        user: _builtins.str = ...,
+        group: _builtins.str = ...,
+        workdir: _builtins.str = ...,
+        umask: _builtins.int | None = ...,
+        requires: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_stop_grace_s", b"_stop_grace_s", "ready_after_s", b"ready_after_s", "stop_grace_s", b"stop_grace_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "limits", b"limits", "liveness", b"liveness", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "umask", b"umask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_stop_grace_s", b"_stop_grace_s", "command", b"command", "initial_quantity", b"initial_quantity", "name", b"name", "ready_after_s", b"ready_after_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "command", b"command", "group", b"group", "initial_quantity", b"initial_quantity", "limits", b"limits", "liveness", b"liveness", "name", b"name", "nice", b"nice", "notify", b"notify", "port", b"port", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "requires", b"requires", "restart", b"restart", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "stop_to", b"stop_to", "umask", b"umask", "user", b"user", "watchdog_s", b"watchdog_s", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ready_after_s: _TypeAlias = _typing.Literal["ready_after_s"]  # noqa: Y015
     _WhichOneofArgType__ready_after_s: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s"]  # noqa: Y015
+    _WhichOneofReturnType__start_grace_s: _TypeAlias = _typing.Literal["start_grace_s"]  # noqa: Y015
+    _WhichOneofArgType__start_grace_s: _TypeAlias = _typing.Literal["_start_grace_s", b"_start_grace_s"]  # noqa: Y015
     _WhichOneofReturnType__stop_grace_s: _TypeAlias = _typing.Literal["stop_grace_s"]  # noqa: Y015
     _WhichOneofArgType__stop_grace_s: _TypeAlias = _typing.Literal["_stop_grace_s", b"_stop_grace_s"]  # noqa: Y015
+    _WhichOneofReturnType__umask: _TypeAlias = _typing.Literal["umask"]  # noqa: Y015
+    _WhichOneofArgType__umask: _TypeAlias = _typing.Literal["_umask", b"_umask"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ready_after_s) -> _WhichOneofReturnType__ready_after_s | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_grace_s) -> _WhichOneofReturnType__start_grace_s | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_grace_s) -> _WhichOneofReturnType__stop_grace_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__umask) -> _WhichOneofReturnType__umask | None: ...
 
 Global___ProcessType: _TypeAlias = ProcessType  # noqa: Y015
+
+@_typing.final
+class Probe(_message.Message):
+    """Asks an instance how it is. It has failed after so many failures in a row, passed likewise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    PERIOD_S_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    SUCCESSES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"http", "tcp", "exec", "grpc" """
+    target: _builtins.str
+    """path, command or service"""
+    port: _builtins.int
+    """0: the instance's PORT"""
+    period_s: _builtins.float
+    timeout_s: _builtins.float
+    failures: _builtins.int
+    successes: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        target: _builtins.str = ...,
+        port: _builtins.int = ...,
+        period_s: _builtins.float = ...,
+        timeout_s: _builtins.float = ...,
+        failures: _builtins.int = ...,
+        successes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "kind", b"kind", "period_s", b"period_s", "port", b"port", "successes", b"successes", "target", b"target", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Probe: _TypeAlias = Probe  # noqa: Y015
+
+@_typing.final
+class Limits(_message.Message):
+    """0 and absent: no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RlimitsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CPUS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PIDS_FIELD_NUMBER: _builtins.int
+    RLIMITS_FIELD_NUMBER: _builtins.int
+    cpus: _builtins.float
+    memory_bytes: _builtins.int
+    pids: _builtins.int
+    @_builtins.property
+    def rlimits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """"nofile" → soft and hard limit; -1: unlimited"""
+
+    def __init__(
+        self,
+        *,
+        cpus: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        pids: _builtins.int = ...,
+        rlimits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "memory_bytes", b"memory_bytes", "pids", b"pids", "rlimits", b"rlimits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
 @_typing.final
 class Release(_message.Message):
@@ -219,12 +396,33 @@ class App(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RetryMarksEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     FORMATION_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     LATEST_RELEASE_FIELD_NUMBER: _builtins.int
     RESTART_MARKS_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    RETRY_MARKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     release: _builtins.int
     """the current one"""
@@ -239,6 +437,10 @@ class App(_message.Message):
     def restart_marks(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """"web" or "web.3" → how often a restart was asked for"""
 
+    @_builtins.property
+    def retry_marks(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """"web" or "web.3" → how often "try again now" was asked"""
+
     def __init__(
         self,
         *,
@@ -248,10 +450,11 @@ class App(_message.Message):
         latest_release: _builtins.int = ...,
         restart_marks: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         created_at_ms: _builtins.int = ...,
+        retry_marks: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "formation", b"formation", "latest_release", b"latest_release", "name", b"name", "release", b"release", "restart_marks", b"restart_marks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "formation", b"formation", "latest_release", b"latest_release", "name", b"name", "release", b"release", "restart_marks", b"restart_marks", "retry_marks", b"retry_marks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -269,12 +472,23 @@ class InstanceAssignment(_message.Message):
     ORDINAL_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     RESTART_MARK_FIELD_NUMBER: _builtins.int
+    RETRY_MARK_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    AVOIDED_HOSTS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     app: _builtins.str
     type: _builtins.str
     ordinal: _builtins.int
     release: _builtins.int
     restart_mark: _builtins.int
+    retry_mark: _builtins.int
+    """grown: try again now instead of waiting"""
+    failures: _builtins.int
+    """in a row, before this stay"""
+    @_builtins.property
+    def avoided_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """where this release crash-looped in this slot"""
+
     def __init__(
         self,
         *,
@@ -284,10 +498,13 @@ class InstanceAssignment(_message.Message):
         ordinal: _builtins.int = ...,
         release: _builtins.int = ...,
         restart_mark: _builtins.int = ...,
+        retry_mark: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        avoided_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "ordinal", b"ordinal", "release", b"release", "restart_mark", b"restart_mark", "type", b"type", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "avoided_hosts", b"avoided_hosts", "failures", b"failures", "ordinal", b"ordinal", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "type", b"type", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -345,6 +562,9 @@ class InstanceStatus(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     LAST_EXIT_FIELD_NUMBER: _builtins.int
     RETRY_AT_MS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    CRASH_LOOPING_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     app: _builtins.str
     type: _builtins.str
@@ -363,6 +583,12 @@ class InstanceStatus(_message.Message):
     """"exit 1", "signal KILL", "" when it never ended"""
     retry_at_ms: _builtins.int
     """in BACKOFF: wall clock of the next try, for display only"""
+    failures: _builtins.int
+    """in a row"""
+    crash_looping: _builtins.bool
+    """it should be tried on another host"""
+    told: _builtins.str
+    """its own words: the last STATUS="""
     def __init__(
         self,
         *,
@@ -379,14 +605,65 @@ class InstanceStatus(_message.Message):
         reason: _builtins.str = ...,
         last_exit: _builtins.str = ...,
         retry_at_ms: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        crash_looping: _builtins.bool = ...,
+        told: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attempt", b"attempt", "last_exit", b"last_exit", "ordinal", b"ordinal", "pid", b"pid", "port", b"port", "reason", b"reason", "release", b"release", "retry_at_ms", b"retry_at_ms", "started_at_ms", b"started_at_ms", "state", b"state", "type", b"type", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attempt", b"attempt", "crash_looping", b"crash_looping", "failures", b"failures", "last_exit", b"last_exit", "ordinal", b"ordinal", "pid", b"pid", "port", b"port", "reason", b"reason", "release", b"release", "retry_at_ms", b"retry_at_ms", "started_at_ms", b"started_at_ms", "state", b"state", "told", b"told", "type", b"type", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceStatus: _TypeAlias = InstanceStatus  # noqa: Y015
+
+@_typing.final
+class InstanceUsage(_message.Message):
+    """What the processes of one instance use now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    CPU_S_FIELD_NUMBER: _builtins.int
+    CPU_SHARE_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    LOG_BYTES_FIELD_NUMBER: _builtins.int
+    LOG_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    cpu_s: _builtins.float
+    """of all its processes that live"""
+    cpu_share: _builtins.float
+    """of one core, over the last sampling interval"""
+    memory_bytes: _builtins.int
+    """resident"""
+    processes: _builtins.int
+    files: _builtins.int
+    """open descriptors; -1: we may not look"""
+    log_bytes: _builtins.int
+    """written since this agent's brain started"""
+    log_bytes_per_s: _builtins.float
+    """over the last sampling interval"""
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        cpu_s: _builtins.float = ...,
+        cpu_share: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        processes: _builtins.int = ...,
+        files: _builtins.int = ...,
+        log_bytes: _builtins.int = ...,
+        log_bytes_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_s", b"cpu_s", "cpu_share", b"cpu_share", "files", b"files", "log_bytes", b"log_bytes", "log_bytes_per_s", b"log_bytes_per_s", "memory_bytes", b"memory_bytes", "processes", b"processes", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceUsage: _TypeAlias = InstanceUsage  # noqa: Y015
 
 @_typing.final
 class Capacity(_message.Message):
@@ -450,6 +727,8 @@ class HostStatus(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     DEPARTED_FIELD_NUMBER: _builtins.int
     COMPLAINT_FIELD_NUMBER: _builtins.int
+    ABILITIES_FIELD_NUMBER: _builtins.int
+    INABILITY_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     agent_id: _builtins.str
     """made once per state directory"""
@@ -461,12 +740,18 @@ class HostStatus(_message.Message):
     """the agent said goodbye after stopping everything"""
     complaint: _builtins.str
     """what the agent refuses and why, for people"""
+    inability: _builtins.str
+    """what it cannot and why, for people"""
     @_builtins.property
     def capacity(self) -> Global___Capacity: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceStatus]: ...
+    @_builtins.property
+    def abilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what it can enforce: "cgroup", "cpu", "memory", "pids", "user" """
+
     def __init__(
         self,
         *,
@@ -480,10 +765,12 @@ class HostStatus(_message.Message):
         instances: _abc.Iterable[Global___InstanceStatus] | None = ...,
         departed: _builtins.bool = ...,
         complaint: _builtins.str = ...,
+        abilities: _abc.Iterable[_builtins.str] | None = ...,
+        inability: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "capacity", b"capacity", "complaint", b"complaint", "departed", b"departed", "host", b"host", "instances", b"instances", "labels", b"labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abilities", b"abilities", "address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "capacity", b"capacity", "complaint", b"complaint", "departed", b"departed", "host", b"host", "inability", b"inability", "instances", b"instances", "labels", b"labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
