@@ -44,6 +44,7 @@ proto: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/scale.py
+	$(BIN)/python bench/supervise.py
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist .

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import sys
 
+_COMMANDS = """Commands:
+  reexec [--state-dir DIR]  the running agent becomes the program on disk; its instances run on"""
+
 
 def main() -> int:
     argv = sys.argv[1:]
+    if argv[:1] == ["reexec"]:
+        from formation_agent import reexec
+
+        return reexec.main(argv[1:])
     if "--help" in argv or "-h" in argv:
         from formation_agent.config import help_text
 
-        return _print(help_text())
+        return _print(f"{help_text()}\n\n{_COMMANDS}")
     if "--version" in argv:
         from formation import __version__
 

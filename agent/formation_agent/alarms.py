@@ -28,6 +28,9 @@ class Alarms:
             heapq.heappush(self._heap, (at_s, name))
         self._arm()
 
+    def at_s(self, name: str) -> float | None:
+        return self._at_s.get(name)
+
     def _arm(self) -> None:
         # Replaced deadlines stay in the heap until they come to its top.
         while self._heap and self._at_s.get(self._heap[0][1]) != self._heap[0][0]:

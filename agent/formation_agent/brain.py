@@ -20,17 +20,27 @@ from formation import __version__
 from formation.model import HOST_NAME, AgentMemory, HostStatus
 from formation.runtime import new_id, setup_logging
 from formation.settings import ConfigError
-from formation_agent import facts, link
+from formation_agent import facts, link, machine, takeover
 from formation_agent import journal as journals
 from formation_agent.config import AgentConfig, load
 from formation_agent.environment import Surroundings
+from formation_agent.health import Health
 from formation_agent.journal import Journal, JournalError
-from formation_agent.launch import Launcher
+from formation_agent.launch import Launcher, Powers, powers_of
 from formation_agent.logs import Logs
 from formation_agent.ports import Ports
+from formation_agent.probe_exec import ExecProbes
+from formation_agent.probes import ProbeRuns
 from formation_agent.processes import KeeperGone, KeeperTooNew, Processes, kill_leftovers
 from formation_agent.session import NameTaken, Session
+from formation_agent.statedir import (
+    LOCK_NAME,
+    RefusedError,
+    default_state_dir,
+    prepare_state_dir,
+)
 from formation_agent.supervisor import Supervisor
+from formation_agent.usage import UsageSampler
 from formation_agent.watchdog import Watchdog
 
 # A coordinator that does not take our goodbye in this time finds out by itself.
@@ -40,12 +50,12 @@ _EXIT_FAILED, _EXIT_REFUSED = 1, 2
 log = logging.getLogger(__name__)
 
 
-class RefusedError(Exception):
-    """The agent cannot run like this; the message says what to do."""
-
-
 class _Finished(Exception):
     """Everything has stopped and was said: the way out of the task group."""
+
+
+class _Reload(Exception):
+    """The keeper re-executes itself: the other way out."""
 
 
 def main() -> int:
@@ -55,6 +65,8 @@ def main() -> int:
     try:
         config = load(sys.argv[1:], os.environ, lambda path: Path(path).read_text("utf-8"))
         setup_logging("formation-agent", verbose=config.verbose)
+        if takeover.CHECK_VARIABLE in os.environ:
+            return 0  # everything is there, and these settings can be read
         return asyncio.run(_run(config))
     except ConfigError as error:
         return _refuse(*error.problems)
@@ -90,38 +102,11 @@ def _keeper_fd() -> int:
     return int(number)
 
 
-def default_state_dir() -> str:
-    if os.geteuid() == 0:
-        return "/var/lib/formation"
-    path = os.path.expanduser("~/.local/state/formation")
-    if path.startswith("~"):
-        raise RefusedError(f"user {os.geteuid()} has no home directory here: give --state-dir")
-    return path
-
-
-def prepare_state_dir(name: str) -> Path:
-    """The journal in it holds secrets: for us alone. Raises `RefusedError`."""
-    path = Path(name).absolute()
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.stat()
-        if status.st_uid != os.geteuid():
-            raise RefusedError(f"{path} belongs to another user; choose another --state-dir")
-        if status.st_mode & 0o077:
-            # Never close a directory that is something else's, such as /tmp.
-            if any(path.iterdir()) and not (path / journals.FILE_NAME).exists():
-                raise RefusedError(f"{path} is used for something else; choose another --state-dir")
-            path.chmod(0o700)
-    except OSError as error:
-        raise RefusedError(f"--state-dir {path}: {error.strerror}") from error
-    return path
-
-
 async def _lock(processes: Processes, state_dir: Path) -> None:
     try:
-        holder = await processes.lock(str(state_dir / "lock"))
+        holder = await processes.lock(str(state_dir / LOCK_NAME))
     except OSError as error:
-        raise RefusedError(f"{state_dir / 'lock'}: {error.strerror}") from error
+        raise RefusedError(f"{state_dir / LOCK_NAME}: {error.strerror}") from error
     if holder is not None:
         raise RefusedError(
             f"already running on {state_dir} ({holder}); stop it or choose another --state-dir"
@@ -134,7 +119,11 @@ async def _agent(config: AgentConfig, state_dir: Path, processes: Processes) -> 
         log.error("%s", opened.problem)
     if not processes.children:
         await _end_leftovers(opened.memory)
-    return Agent(config, state_dir, processes, Journal(state_dir, opened.memory))
+    contained = await processes.contain(opened.memory.agent_id)
+    powers = powers_of(contained, is_root=os.geteuid() == 0)
+    if powers.inability:
+        log.info("not everything can be limited here: %s", powers.inability)
+    return Agent(config, state_dir, processes, Journal(state_dir, opened.memory), powers)
 
 
 async def _end_leftovers(memory: AgentMemory) -> None:
@@ -149,9 +138,15 @@ class Agent:
     """The rooms of one brain."""
 
     def __init__(
-        self, config: AgentConfig, state_dir: Path, processes: Processes, journal: Journal
+        self,
+        config: AgentConfig,
+        state_dir: Path,
+        processes: Processes,
+        journal: Journal,
+        powers: Powers,
     ) -> None:
         self._config = config
+        self._powers = powers
         self._name = config.name or _usable(facts.host_name())
         self._processes = processes
         self._journal = journal
@@ -161,11 +156,18 @@ class Agent:
             files=config.log_files,
             host=self._name,
         )
+        self._health = Health(
+            report=self._report, ask=ProbeRuns(ExecProbes(processes)).ask, jitter=random.random
+        )
         self._supervisor = Supervisor(
             children=processes,
             logs=self._logs,
+            health=self._health,
             launcher=Launcher(
-                self._surroundings(), Ports(config.ports, config.foreman_ports), _files_max()
+                self._surroundings(),
+                Ports(config.ports, config.foreman_ports),
+                _files_max(),
+                powers,
             ),
             journal=journal,
             jitter=random.random,
@@ -174,33 +176,50 @@ class Agent:
             supervisor=self._supervisor,
             journal=journal,
             logs=self._logs,
+            usage=UsageSampler(
+                running=self._supervisor.running,
+                log_bytes=self._logs.read_bytes,
+                keeper_pid=os.getppid(),
+            ),
             coordinators=config.coordinators,
             describe=self._describe,
+            moved=self._tell_status,
         )
+        self._told = ""
 
     async def run(self) -> None:
         """Until everything was asked to end and has. Raises `RefusedError` or `KeeperGone`."""
         self._journal.touch()
         self._supervisor.start(self._processes.children)
+        self._told = self._status()
+        self._processes.ready(self._told)
         failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(Watchdog().run())
                 group.create_task(self._journal.run())
                 group.create_task(self._supervisor.run())
+                group.create_task(self._health.run())
                 group.create_task(self._session.run())
                 group.create_task(self._end_when_asked())
+                group.create_task(self._go_when_asked())
         except* _Finished:
             pass
+        except* _Reload:
+            await self._hand_over()
         except* NameTaken as taken:
             failure = RefusedError(str(taken.exceptions[0]))
         except* KeeperGone as gone:
             failure = KeeperGone(str(gone.exceptions[0]))
         finally:
+            self._health.close()
             self._logs.close()
             self._journal.close()
         if failure is not None:
             raise failure
+
+    def _report(self, uid: str, attempt: int, event: machine.Event) -> None:
+        self._supervisor.report(uid, attempt, event)
 
     async def _end_when_asked(self) -> None:
         await self._supervisor.terminate.wait()
@@ -213,6 +232,30 @@ class Agent:
             log.warning("%s", error)
         self._processes.bye()
         raise _Finished
+
+    async def _go_when_asked(self) -> None:
+        await self._supervisor.reload.wait()
+        raise _Reload
+
+    async def _hand_over(self) -> None:
+        """The next brain goes on where this one ends. Nobody changes anything here any more."""
+        try:
+            await self._journal.flush()
+        except JournalError as error:
+            log.warning("%s", error)
+        self._logs.close()
+        self._processes.again()
+
+    def _tell_status(self) -> None:
+        status = self._status()
+        if status != self._told:
+            self._told = status
+            self._processes.status(status)
+
+    def _status(self) -> str:
+        """For `systemctl status`."""
+        count = len(self._journal.memory.assigned)
+        return f"{count} instance{'' if count == 1 else 's'}, {self._session.where}"
 
     async def _remember_the_end(self) -> None:
         try:
@@ -241,6 +284,8 @@ class Agent:
             capacity=facts.capacity(self._config.instances_max),
             labels=self._config.labels,
             address=self._config.address or await facts.local_address(coordinator),
+            abilities=tuple(self._powers.abilities),
+            inability=self._powers.inability,
         )
 
 

@@ -55,6 +55,7 @@ class Brain:
         self.end: socket.socket | None = None
         self.pid = 0
         self.finished = False
+        self.shall_go = False  # told to, or it said so itself: its exit 0 is not the end
 
     def start(self) -> None:
         ours, theirs = link.pair()
@@ -70,6 +71,12 @@ class Brain:
             theirs.close()
         self._started_at_s = self.heard_at_s = time.monotonic()
         self.end = ours
+        self.shall_go = False
+
+    def reload(self) -> None:
+        """It ends soon, and stops nothing."""
+        self.shall_go = True
+        self.send({"op": "reload"})
 
     def died(self) -> float:
         """Forgets the dead one; returns after how many seconds the next may start."""

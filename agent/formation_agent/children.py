@@ -6,18 +6,23 @@ Identity. The keeper is the only reaper of its children, so between spawn and re
 mean anything else; signals to a main process go through its pidfd. A group's number is used only
 until it was seen empty.
 
-A tree is empty when its main process was reaped, its process group has no member, and none of the
-orphans that were handed to us (we are their sub-reaper) carries the stay's mark in its environment.
+A tree in a cgroup of its own is empty exactly when that is. One without is empty when its main
+process was reaped, its process group has no member, and none of the orphans that were handed to us
+(we are their sub-reaper) carries the stay's mark in its environment. One that has joined another's
+cgroup is its process group and no more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import time
 
-from formation_agent import procfs
-from formation_agent.spawn import SpawnError
+from formation_agent import cgroups, procfs
+from formation_agent.containment import Containment, discard
+from formation_agent.spawnerror import NoEntry, SpawnError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 # Orphans are recognised by this variable of the environment that the brain gives every instance.
 MARK = "FORMATION_INSTANCE"
+_EVENTS_BYTES = 4096
+_UNDO_S = 1.0
 
 
 class Child:
@@ -35,12 +42,15 @@ class Child:
 
     __slots__ = (
         "asked",
+        "cgroup",
         "empty",
+        "events",
         "exit",
         "forgotten",
         "group_gone",
         "key",
         "mark",
+        "notify",
         "pid",
         "pidfd",
         "spawned_at_ms",
@@ -59,6 +69,9 @@ class Child:
         self.spawned_at_ms = time.time_ns() // 1_000_000
         self.stdout = spawned.stdout
         self.stderr = spawned.stderr
+        self.notify = spawned.notify
+        self.cgroup = spawned.cgroup
+        self.events = -1  # of the cgroup, while something lives in it that the main process left
         self.exit: Message | None = None
         self.group_gone = False
         self.empty = False
@@ -76,26 +89,68 @@ class Child:
             "mark": self.mark.decode("utf-8", "surrogateescape") if self.mark else None,
             "exited": self.exit,
             "empty": self.empty,
+            "cgroup": self.cgroup,
         }
 
+    def state(self) -> Message:
+        """For the next program in the keeper's process: everything, as JSON takes it."""
+        state = {name: getattr(self, name) for name in self.__slots__}
+        mark = self.mark.decode("utf-8", "surrogateescape") if self.mark else None
+        return {**state, "mark": mark, "told": list(self.told), "events": -1}
+
+    @classmethod
+    def of_state(cls, state: Message) -> Child:
+        child = cls.__new__(cls)
+        for name in cls.__slots__:
+            setattr(child, name, state[name])
+        child.mark = state["mark"].encode("utf-8", "surrogateescape") if state["mark"] else None
+        child.told = set(state["told"])
+        return child
+
+    def descriptors(self) -> Iterable[int]:
+        return [fd for fd in (self.pidfd, *self.pipes()) if fd >= 0]
+
     def pipes(self) -> tuple[int, ...]:
-        return (self.stdout, self.stderr) if self.stdout >= 0 else ()
+        """What a brain is given copies of: stdout, stderr, and its socket if it has one."""
+        fds = (self.stdout, self.stderr, self.notify)
+        return tuple(fd for fd in fds if fd >= 0)
 
     def close(self) -> None:
         for fd in self.pipes():
             os.close(fd)
-        self.stdout = self.stderr = -1
+        self.stdout = self.stderr = self.notify = -1
+
+    def stop_watching(self) -> None:
+        if self.events >= 0:
+            os.close(self.events)  # and is watched no more
+            self.events = -1
 
 
 class Children:
-    """Every child that no brain has taken leave of."""
+    """Every child that no brain has taken leave of.
 
-    def __init__(self, spawner: Spawner) -> None:
+    `states` are those of the program before this one in the keeper's process. What becomes readable
+    in `poll` because of us asks for `reaped` to be called.
+    """
+
+    def __init__(
+        self, spawner: Spawner, poll: select.epoll, states: Iterable[Message] = ()
+    ) -> None:
         self._spawner = spawner
-        self._children: dict[str, Child] = {}
-        self._by_pid: dict[int, Child] = {}  # main processes that are not reaped
-        self._lingering: dict[str, Child] = {}  # reaped, tree not seen empty
+        self._poll = poll
+        self._containment = Containment()
+        given = [Child.of_state(state) for state in states]
+        self._children = {child.key: child for child in given}
+        # Main processes that are not reaped, and those that are with trees not seen empty.
+        self._by_pid = {child.pid: child for child in given if child.exit is None}
+        self._lingering = {child.key: child for child in given if child.exit and not child.empty}
         self.unseen = False  # orphans could not be looked at: `reaped` wants to be called again
+
+    def state(self) -> list[Message]:
+        return [child.state() for child in self]
+
+    def descriptors(self) -> Iterable[int]:
+        return [fd for child in self for fd in child.descriptors()]
 
     def __len__(self) -> int:
         return len(self._children)
@@ -107,23 +162,68 @@ class Children:
     def living(self) -> bool:
         return bool(self._by_pid or self._lingering)
 
-    def spawn(
-        self, key: str, file: str, argv: list[str], env: dict[str, str], cwd: str
-    ) -> Child | str:
+    # --- starting -------------------------------------------------------------------------------
+
+    def contain(self, name: str, brain_pid: int) -> Message:
+        """From here on every tree gets a cgroup, if that can be; the answer says whether."""
+        ours = {os.getpid(), brain_pid}
+        self._containment.contain(name, ours, {child.cgroup for child in self})
+        return {
+            "op": "contained",
+            "path": self._containment.path,
+            "controllers": self._containment.controllers,
+            "problem": self._containment.problem,
+        }
+
+    def close(self) -> None:
+        """At the keeper's end: removes what cgroups it has made."""
+        self._containment.close()
+
+    def spawn(self, order: Message) -> Child | str:
         """The new child, or why there is none. Raises ValueError for a key that is in use."""
+        key = order["key"]
         if key in self._children:
             raise ValueError(f"{key} runs already")
+        host = self._children.get(order.get("join", ""))
+        if "join" in order and (host is None or host.exit is not None):
+            return f"{order['join']} does not run"
         try:
-            spawned = self._spawner.child(file, argv, env, cwd)
+            spawned = self._start(order) if host is None else self._start_in(order, host)
         except SpawnError as error:
             return str(error)
         try:
-            child = Child(key, env.get(MARK), spawned)
+            # Who joined another's tree is known by its group alone: the mark is that tree's.
+            child = Child(key, order["env"].get(MARK) if host is None else None, spawned)
         except OSError as error:  # no descriptor free for the pidfd
             _undo(spawned)
             return f"the agent cannot watch the process: {error.strerror}"
         self._children[key] = self._by_pid[child.pid] = child
         return child
+
+    def _start(self, order: Message) -> Spawned:
+        cgroup = self._containment.make(order["key"])
+        try:
+            spawned = self._spawner.child(order, cgroup, self._containment)
+        except NoEntry as error:
+            discard(cgroup)
+            self._containment.without(str(error))
+            return self._spawner.child(order, "", self._containment)
+        except SpawnError:
+            if cgroup:
+                cgroups.kill_and_remove(cgroup, _UNDO_S)  # a fork may be ending in it
+            raise
+        # Not before the keeper has left it: a child's limits must never hold for the keeper.
+        if spawned.cgroup:
+            self._containment.limit(spawned.cgroup, order.get("limits", {}))
+        return spawned
+
+    def _start_in(self, order: Message, host: Child) -> Spawned:
+        """The keeper never enters a cgroup that may be limited or frozen: the process is moved."""
+        spawned = self._spawner.child(order, "", self._containment)
+        if host.cgroup:
+            with contextlib.suppress(OSError):  # it has ended already, or its host has
+                cgroups.enter(host.cgroup, spawned.pid)
+        return spawned
 
     def forget(self, key: str) -> None:
         """The exit is known; the tree is still watched until it is empty."""
@@ -153,6 +253,9 @@ class Children:
             return
 
     def _signal_tree(self, child: Child, signum: int) -> None:
+        if child.cgroup:
+            _signal_contained(child, signum)
+            return
         groups = self._groups_of(child)
         if signum != signal.SIGCONT and child.asked != signal.SIGKILL:
             child.asked, child.told = signum, set(groups)
@@ -204,15 +307,56 @@ class Children:
             "code": info.si_status if clean else None,
             "signal": None if clean else info.si_status,
             "core_dumped": info.si_code == os.CLD_DUMPED,
+            "oom_killed": bool(child.cgroup) and cgroups.out_of_memory(child.cgroup),
         }
         self._lingering[child.key] = child
         return child
 
     def _emptied(self) -> list[Child]:
-        """The lingering trees that are now empty; passes on to orphans what their tree was told."""
+        """The lingering trees that are now empty."""
         self.unseen = False
+        emptied = self._emptied_cgroups() + self._emptied_groups()
+        for child in emptied:
+            child.empty = True
+            del self._lingering[child.key]
+        return emptied
+
+    def _emptied_cgroups(self) -> list[Child]:
+        emptied = []
+        for child in self._lingering.values():
+            if not child.cgroup:
+                continue
+            try:
+                if self._lives(child):
+                    continue
+            except OSError:
+                self.unseen = True
+                continue
+            child.stop_watching()
+            discard(child.cgroup)
+            emptied.append(child)
+        return emptied
+
+    def _lives(self, child: Child) -> bool:
+        """Whether its cgroup has processes; watched from then on. Raises OSError."""
+        if child.events < 0 and not cgroups.is_populated(cgroups.events(child.cgroup)):
+            return False
+        try:
+            if child.events < 0:
+                path = f"{child.cgroup}/cgroup.events"
+                child.events = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._poll.register(child.events, select.EPOLLPRI | select.EPOLLET)
+            # Every look arms it for the next change.
+            return cgroups.is_populated(os.pread(child.events, _EVENTS_BYTES, 0))
+        except OSError:
+            child.stop_watching()
+            raise
+
+    def _emptied_groups(self) -> list[Child]:
+        """Those without a cgroup; passes on to orphans what their tree was told."""
         asked = [child for child in self._children.values() if child.asked and not child.empty]
-        groupless = [child for child in self._lingering.values() if _group_is_gone(child)]
+        lingering = [child for child in self._lingering.values() if not child.cgroup]
+        groupless = [child for child in lingering if _group_is_gone(child)]
         if not groupless and not asked:
             return []
         try:
@@ -222,11 +366,7 @@ class Children:
             return []
         for child in asked:
             _pass_on(child, orphans.get(child.mark, ()))
-        emptied = [child for child in groupless if child.mark not in orphans]
-        for child in emptied:
-            child.empty = True
-            del self._lingering[child.key]
-        return emptied
+        return [child for child in groupless if child.mark not in orphans]
 
     def _orphans(self) -> dict[bytes | None, list[int]]:
         """Processes handed to us because their parents ended, by the mark of the stay.
@@ -236,7 +376,7 @@ class Children:
         found: dict[bytes | None, list[int]] = {}
         for pid in procfs.own_children():
             if pid not in self._by_pid:
-                mark = procfs.variable_in(procfs.environment(pid), MARK.encode())
+                mark = procfs.variable_in(procfs.settled_environment(pid), MARK.encode())
                 if mark is not None:
                     found.setdefault(mark, []).append(pid)
         return found
@@ -248,12 +388,30 @@ def _exited(child: Child) -> Message:
 
 
 def _undo(spawned: Spawned) -> None:
-    os.close(spawned.stdout)
-    os.close(spawned.stderr)
-    try:
+    spawned.close()
+    with contextlib.suppress(PermissionError):  # a program that changes its user
         os.killpg(spawned.pid, signal.SIGKILL)
-    except PermissionError:
-        return  # a program that changes its user; its output is gone at least
+    if spawned.cgroup:
+        cgroups.kill_and_remove(spawned.cgroup, _UNDO_S)
+
+
+def _signal_contained(child: Child, signum: int) -> None:
+    """To its group at once, and to all others in its cgroup.
+
+    KILL goes to the cgroup as a whole, which nothing in it can outrun.
+    """
+    failure: OSError | None = None
+    try:
+        if child.exit is None:  # later the number may come to mean another group
+            os.killpg(child.pid, signum)
+    except OSError as error:
+        failure = error
+    if signum == signal.SIGKILL:
+        cgroups.kill(child.cgroup)
+        return
+    cgroups.send(child.cgroup, signum, child.pid if child.exit is None else 0)
+    if failure is not None:
+        raise failure
 
 
 def _pass_on(child: Child, orphans: Iterable[int]) -> None:

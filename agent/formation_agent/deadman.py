@@ -2,8 +2,8 @@
 
 Runs in the brain, which may have hung for hours before it noticed: by then another agent may have
 ended what was left and may run the same instances anew. So a process is killed without more ado
-only if it is known to be the same one; what is found by a number or a mark is killed only by who
-holds the state directory's lock.
+only if it is known to be the same one, and its cgroup only while it lives; what is found by a
+number, a mark or the name of a cgroup is killed only by who holds the state directory's lock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from formation_agent import link, procfs
+from formation_agent import cgroups, link, procfs
 from formation_agent.children import MARK
 from formation_agent.leftovers import kill_marked
 
@@ -24,16 +24,26 @@ from formation_agent.leftovers import kill_marked
 _LOCK_TRIES, _LOCK_AGAIN_S = 50, 0.02
 # A child that was being started shows its mark from its exec on.
 _LOOKS, _LOOK_AGAIN_S = 4, 0.05
+_REMOVE_WITHIN_S = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Tree:
-    """A child whose tree is not known to be empty; `pidfd` is -1 when its main process is gone."""
+    """A child whose tree is not known to be empty; `pidfd` is -1 when its main process is gone.
+
+    `cgroup` is its own, or "".
+    """
 
     pid: int
     pidfd: int
     start_ticks: int
     mark: bytes | None
+    cgroup: str = ""
+
+    @property
+    def is_led(self) -> bool:
+        """Whether its main process is not known to be gone."""
+        return self.pidfd >= 0
 
     def close(self) -> None:
         if self.pidfd >= 0:
@@ -44,7 +54,8 @@ class Tree:
 def watch(message: link.Message) -> Tree:
     """Holds on to the process itself; to nothing when the number means another one by now."""
     pid, ticks, mark = message["pid"], message["start_ticks"], message["mark"]
-    tree = Tree(pid=pid, pidfd=-1, start_ticks=ticks, mark=encode_mark(mark))
+    cgroup = message.get("cgroup", "")
+    tree = Tree(pid=pid, pidfd=-1, start_ticks=ticks, mark=encode_mark(mark), cgroup=cgroup)
     if message["exited"] is None:
         with contextlib.suppress(OSError):
             tree.pidfd = os.pidfd_open(pid)
@@ -57,22 +68,34 @@ def encode_mark(mark: str | None) -> bytes | None:
     return mark.encode("utf-8", "surrogateescape") if mark else None
 
 
-def kill_all(trees: Collection[Tree], asked: set[bytes], lock_path: str | None) -> None:
-    """`asked`: the marks of what the keeper was to start and did not report."""
-    if not trees and not asked:
-        return
+def kill_all(
+    trees: Collection[Tree], asked: set[bytes], lock_path: str | None, contained: str = ""
+) -> None:
+    """`asked`: the marks of what the keeper was to start and did not report. `contained`: the
+    directory of all this agent's cgroups, "" without.
+    """
     orphaned = [tree for tree in trees if not _kill_group_of_same(tree)]
+    if not (trees or asked or contained):
+        return
     with _locked(lock_path) as nobody_else:
         if not nobody_else:
             return  # the next agent has killed what was left, and some of this may be its own
+        if contained:
+            _kill_cgroup(contained)  # with all that was being started
         for tree in orphaned:
             _kill_group_unless_another(tree)
-        marks = {tree.mark for tree in trees if tree.mark is not None} | asked
-        if marks:
-            kill_marked(MARK.encode(), marks)
-        for _ in range(_LOOKS if asked else 0):
-            time.sleep(_LOOK_AGAIN_S)
-            kill_marked(MARK.encode(), asked)
+            _kill_cgroup(tree.cgroup)
+        _kill_by_marks({tree.mark for tree in trees if tree.mark is not None}, asked)
+        if contained:
+            cgroups.kill_and_remove(contained, _REMOVE_WITHIN_S)
+
+
+def _kill_by_marks(marks: set[bytes], asked: set[bytes]) -> None:
+    if marks or asked:
+        kill_marked(MARK.encode(), marks | asked)
+    for _ in range(_LOOKS if asked else 0):
+        time.sleep(_LOOK_AGAIN_S)
+        kill_marked(MARK.encode(), asked)
 
 
 def _kill_group_of_same(tree: Tree) -> bool:
@@ -85,10 +108,17 @@ def _kill_group_of_same(tree: Tree) -> bool:
         return False
     except PermissionError:
         pass  # another user's by now, and there
+    _kill_cgroup(tree.cgroup)
     _kill_group(tree.pid)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         signal.pidfd_send_signal(tree.pidfd, signal.SIGKILL)
     return True
+
+
+def _kill_cgroup(path: str) -> None:
+    if path:
+        with contextlib.suppress(OSError):  # gone, or no descriptor is free: the next start's
+            cgroups.kill(path)
 
 
 def _kill_group_unless_another(tree: Tree) -> None:

@@ -6,24 +6,56 @@ Pure but for one look at a stranger's environment.
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from formation.model import Assignment, Slot, Tries
-from formation_agent import facts, processes
-from formation_agent.machine import Stay
+from formation.model import (
+    AgentMemory,
+    Assignment,
+    InstanceState,
+    InstanceStatus,
+    ProcessType,
+    Release,
+    Slot,
+    Tries,
+)
+from formation.policy import is_crash_looping
+from formation_agent import facts, machine, processes
+from formation_agent.launch import Launch
+from formation_agent.machine import Phase, Stay
+from formation_agent.orders import Releases
 
 # What a shell says when it could not run a command.
 _SHELL_EXITS = {126: "exit 126 (not executable?)", 127: "exit 127 (command not found?)"}
+_NAMED_MAX = 10
+_OVER = (Phase.FINISHED, Phase.FAILED)
+# Something of it runs, so it can be heard.
+HEARD = frozenset(
+    {
+        Phase.STARTING,
+        Phase.HEALTHY,
+        Phase.UNREADY,
+        Phase.LEAVING,
+        Phase.RESTARTING,
+        Phase.CLEANING,
+        Phase.STOPPING,
+    }
+)
+# What runs of it shall not be probed.
+ENDING = frozenset({Phase.LEAVING, Phase.RESTARTING, Phase.CLEANING, Phase.STOPPING})
+_MAY_LOOP = (InstanceState.STARTING, InstanceState.BACKOFF, InstanceState.RESTARTING)
 
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """A stay and what the shell around the machine knows of it."""
+    """A stay and what the shell around the machine knows of it. `launch`: while it is started."""
 
     stay: Stay
     start_ticks: int = 0
     started_at_ms: int = 0
     retry_at_ms: int = 0
+    cgroup: str = ""
+    launch: Launch | None = None
 
     @property
     def uid(self) -> str:
@@ -35,18 +67,125 @@ class Entry:
 
     @property
     def key(self) -> str:
-        return f"{self.uid}:{self.stay.attempt}"
+        return key_of(self.uid, self.stay.attempt)
 
-    @property
-    def tries(self) -> Tries:
+    def tries(self, wanted: Assignment | None) -> Tries:
+        """For the journal. `wanted`: as it is written there; a retry that it asks for and that
+        was not begun yet must not be lost with us."""
         stay = self.stay
-        ticks = self.start_ticks if stay.pid else 0
-        return Tries(attempt=stay.attempt, failures=stay.failures, pid=stay.pid, start_ticks=ticks)
+        retried = wanted is not None and wanted.retry_mark > stay.assignment.retry_mark
+        return Tries(
+            attempt=stay.attempt,
+            failures=stay.failures,
+            pid=stay.pid,
+            start_ticks=self.start_ticks if stay.pid else 0,
+            over=0 if retried else over_of(stay),
+            last_exit=stay.last_exit,
+            ready=is_known_ready(stay),
+        )
+
+
+def stay_of(assignment: Assignment, release: Release | None, tries: Tries | None) -> Stay:
+    """`tries`: as the journal remembers them; None of a stay that is new here."""
+    slot = assignment.slot
+    spec = release.type_named(slot.type) if release else None
+    tries = tries or Tries(failures=assignment.failures)
+    stay = Stay(
+        assignment=assignment,
+        # Only a stray has none, and it is only stopped.
+        spec=spec or ProcessType(name=slot.type, command=""),
+        attempt=tries.attempt,
+        failures=tries.failures,
+        last_exit=tries.last_exit,
+    )
+    return machine.over(stay, InstanceState(tries.over)) if tries.over else stay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """The latest of every instance that changed, and the uids that are no more."""
+
+    changed: tuple[InstanceStatus, ...] = ()
+    gone_uids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """One process tree, for who measures it. `pid` 0: only what the main process left behind.
+    `cgroup`: the directory of its own, or ""."""
+
+    uid: str
+    slot: Slot
+    key: str
+    pid: int
+    cgroup: str
+
+
+def running_of(entry: Entry) -> Running:
+    return Running(
+        uid=entry.uid, slot=entry.slot, key=entry.key, pid=entry.stay.pid, cgroup=entry.cgroup
+    )
 
 
 def kept_of(stay: Stay) -> tuple[int, ...]:
-    """What the journal keeps of it."""
-    return stay.attempt, stay.failures, stay.pid
+    """What the journal keeps of it, but for what changes only together with these."""
+    return stay.attempt, stay.failures, stay.pid, over_of(stay), is_known_ready(stay)
+
+
+def over_of(stay: Stay) -> int:
+    return stay.state.value if stay.phase in _OVER else 0
+
+
+def is_known_ready(stay: Stay) -> bool:
+    """Of who says so: readiness that is a matter of time can be found out again."""
+    says = stay.spec.notify or stay.spec.readiness is not None
+    return says and stay.phase is Phase.HEALTHY
+
+
+def remembered(
+    memory: AgentMemory,
+    table: Mapping[str, Entry],
+    live: Iterable[Entry],
+    releases: Releases,
+    ports: Mapping[Slot, int],
+) -> AgentMemory:
+    """What goes to disk: `memory` and all that is known beside it, of what is wanted or live."""
+    wanted = {item.uid: item for item in memory.assigned}
+    ending = tuple(entry.stay.assignment for entry in live if entry.uid not in wanted)
+    kept = (*memory.assigned, *ending)
+    needed = {(item.slot.app, item.release) for item in kept}
+    slots, uids = {item.slot for item in kept}, {item.uid for item in kept}
+    return replace(
+        memory,
+        ending=ending,
+        releases=tuple(release for name, release in releases.items() if name in needed),
+        ports={slot: port for slot, port in ports.items() if slot in slots},
+        tries={uid: entry.tries(wanted.get(uid)) for uid, entry in table.items() if uid in uids},
+    )
+
+
+def status_of(entry: Entry, port: int, now_s: float) -> InstanceStatus:
+    stay = entry.stay
+    return InstanceStatus(
+        uid=entry.uid,
+        slot=entry.slot,
+        release=stay.assignment.release,
+        state=stay.state,
+        pid=stay.pid,
+        port=port if stay.attempt else 0,
+        attempt=stay.attempt,
+        started_at_ms=entry.started_at_ms if stay.pid else 0,
+        reason=stay.reason,
+        last_exit=stay.last_exit,
+        retry_at_ms=entry.retry_at_ms,
+        failures=stay.failures,
+        crash_looping=stay.state in _MAY_LOOP and is_crash_looping(stay.failed_at_s, now_s),
+        told=stay.told,
+    )
+
+
+def key_of(uid: str, attempt: int) -> str:
+    return f"{uid}:{attempt}"
 
 
 def uid_of(key: str) -> str:
@@ -64,8 +203,26 @@ def signal_number(name: str) -> int:
         return signal.SIGTERM
 
 
-def how(event: processes.Exited) -> str:
+def exited(event: processes.Exited, *, just_now: bool) -> machine.Exited:
+    return machine.Exited(
+        how=_how(event), empty=event.empty, success=event.code == 0, just_now=just_now
+    )
+
+
+def _how(event: processes.Exited) -> str:
+    if event.oom_killed:
+        # It may have been another one of the tree, and some time ago.
+        plain = processes.describe_exit(replace(event, oom_killed=False))
+        killed = event.signal == signal.SIGKILL
+        return f"out of memory ({plain})" if killed else f"{plain} (out of memory before)"
     return _SHELL_EXITS.get(event.code or 0) or processes.describe_exit(event)
+
+
+def names_of(living: Sequence[processes.Living]) -> str:
+    """ "4711 (python), 4712 (sleep)"."""
+    named = ", ".join(f"{item.pid} ({item.name})" for item in living[:_NAMED_MAX])
+    more = len(living) - _NAMED_MAX
+    return f"{named} and {more} more" if more > 0 else named
 
 
 def stray(uid: str, pid: int) -> Assignment:

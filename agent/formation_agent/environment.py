@@ -8,13 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from formation.model import Assignment, Release
+from formation.model import Assignment, ProcessType, Release
 
 # What a program needs to know about the machine it runs on.
 _FROM_AGENT = ("PATH", "HOME", "LANG", "TZ")
 # A service manager may start the agent with no PATH at all.
 _DEFAULTS = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/"}
 _OURS = "FORMATION_"
+# Said to our agent by its own service manager, and wrong for anybody else.
+_OF_SERVICE = frozenset(
+    {
+        "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID",
+        "LISTEN_FDNAMES", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "MAINPID",
+        "MANAGERPID", "CREDENTIALS_DIRECTORY",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,29 +35,46 @@ class Surroundings:
     inherit: bool = False
 
 
-def child_environment(
-    around: Surroundings, release: Release, assignment: Assignment, port: int
+def type_environment(
+    around: Surroundings, release: Release, spec: ProcessType, account: Mapping[str, str]
 ) -> dict[str, str]:
-    """A release may change PATH and the like, but not who the instance is or its port."""
-    slot = assignment.slot
+    """What all instances of one type share; `account`: what belongs to the user it runs as.
+
+    A release may change PATH and the like, but not who the instance is.
+    """
+    watchdog = {"WATCHDOG_USEC": str(int(spec.watchdog_s * 1e6))} if spec.watchdog_s > 0 else {}
     return {
         **_of_machine(around),
+        **account,
         **release.env,
-        "PORT": str(port),
-        "PS": slot.short,
-        "FORMATION_APP": slot.app,
-        "FORMATION_TYPE": slot.type,
-        "FORMATION_INSTANCE": assignment.uid,
-        "FORMATION_RELEASE": f"v{assignment.release}",
+        "FORMATION_APP": release.app,
+        "FORMATION_TYPE": spec.name,
+        "FORMATION_RELEASE": f"v{release.number}",
         "FORMATION_HOST": around.host,
         # Leftovers of an agent that was killed are known by this one.
         "FORMATION_AGENT": around.agent_id,
+        **watchdog,
+    }
+
+
+def instance_environment(
+    of_type: Mapping[str, str], assignment: Assignment, port: int
+) -> dict[str, str]:
+    return {
+        **of_type,
+        "PORT": str(port),
+        "PS": assignment.slot.short,
+        "FORMATION_INSTANCE": assignment.uid,
     }
 
 
 def _of_machine(around: Surroundings) -> dict[str, str]:
     if around.inherit:
-        taken = {k: v for k, v in around.environ.items() if not k.startswith(_OURS)}
+        taken = {
+            name: value
+            for name, value in around.environ.items()
+            if not name.startswith(_OURS) and name not in _OF_SERVICE
+        }
     else:
-        taken = {k: around.environ[k] for k in _FROM_AGENT if k in around.environ}
+        taken = {name: around.environ[name] for name in _FROM_AGENT if name in around.environ}
     return {**_DEFAULTS, **taken}

@@ -8,25 +8,29 @@ are kept back for it: an agent that has used up all others can still take orders
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
 from formation import wire
 from formation.model import AgentMemory
 from formation.v1 import journal_pb2
+from formation_agent.statedir import JOURNAL_NAME
 
-FILE_NAME = "agent.pb"
+FILE_NAME = JOURNAL_NAME
 _MAGIC = b"formation-agent-journal 1 sha256="
 # Attempts and ports may be this old after a crash; nothing wrong follows from it.
 WRITE_PERIOD_S = 0.5
+# Where somebody waits for it, only what follows at once is gathered.
+_WRITE_SOON_S = 0.05
 # The file and its directory, and somebody else may be quicker.
 _RESERVED_FDS = 4
 
@@ -92,18 +96,31 @@ def load(state_dir: Path, new_agent_id: str) -> Opened:
         return Opened(memory=fresh, problem=problem)
 
 
-def save(state_dir: Path, data: bytes) -> None:
-    """Either the old file or the whole new one is there afterwards. Raises `JournalError`."""
+class Disk(Protocol):
+    """The system calls that a save is made of: `os`, or what a test puts in its place."""
+
+    def open(self, path: str, flags: int, mode: int = ..., /) -> int: ...
+    def write(self, fd: int, data: memoryview, /) -> int: ...
+    def fsync(self, fd: int, /) -> None: ...
+    def close(self, fd: int, /) -> None: ...
+    def replace(self, source: str, target: str, /) -> None: ...
+
+
+def save(state_dir: Path, data: bytes, disk: Disk = os) -> None:
+    """Either the old file or the whole new one is there afterwards, wherever this process or the
+    machine stops. Raises `JournalError`."""
     path = state_dir / FILE_NAME
-    scratch = path.with_suffix(".pb.new")
+    scratch = str(path.with_suffix(".pb.new"))
     try:
         # Releases hold secrets.
-        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-        _sync_directory(state_dir)
+        with _opened(disk, scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
+            left = memoryview(data)
+            while left:
+                left = left[disk.write(fd, left) :]
+            disk.fsync(fd)
+        disk.replace(scratch, str(path))
+        with _opened(disk, str(state_dir), os.O_RDONLY | os.O_DIRECTORY) as fd:
+            disk.fsync(fd)
     except OSError as error:
         text = f"cannot write {path}: {error.strerror}"
         if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -138,12 +155,13 @@ def _rename(path: Path, aside: Path) -> None:
         raise JournalError(f"cannot rename {path}: {error.strerror}") from error
 
 
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+@contextlib.contextmanager
+def _opened(disk: Disk, path: str, flags: int) -> Iterator[int]:
+    fd = disk.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
-        os.fsync(fd)
+        yield fd
     finally:
-        os.close(fd)
+        disk.close(fd)
 
 
 Collect = Callable[[AgentMemory], AgentMemory]
@@ -156,12 +174,17 @@ class Journal:
     who fills it in when it is written.
     """
 
-    def __init__(self, state_dir: Path, memory: AgentMemory) -> None:
+    def __init__(
+        self, state_dir: Path, memory: AgentMemory, period_s: float = WRITE_PERIOD_S
+    ) -> None:
         self.memory = memory
+        self._period_s = period_s
         self._state_dir = state_dir
         self._collect: Collect = lambda memory: memory
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._waiting: list[Callable[[], None]] = []
         self._reserve = Reserve(_RESERVED_FDS)
 
     def collect_with(self, collect: Collect) -> None:
@@ -170,6 +193,12 @@ class Journal:
     def touch(self) -> None:
         """What `collect` gives has changed: write it soon."""
         self._changed.set()
+
+    def once_written(self, call: Callable[[], None]) -> None:
+        """`call` when what `collect` gives now is on disk; written very soon."""
+        self._waiting.append(call)
+        self._changed.set()
+        self._hurry.set()
 
     async def commit(self, **changes: Any) -> None:
         """On disk when it returns; on failure the memory is as before.
@@ -182,8 +211,15 @@ class Journal:
     async def _commit(self, changes: dict[str, Any]) -> None:
         async with self._lock:
             memory = self._collect(replace(self.memory, **changes))
-            await self._write(memory)
+            waiting, self._waiting = self._waiting, []
+            try:
+                await self._write(memory)
+            except BaseException:
+                self._waiting = waiting + self._waiting
+                raise
             self.memory = memory
+            for call in waiting:
+                call()
 
     async def flush(self) -> None:
         await self.commit()
@@ -194,7 +230,7 @@ class Journal:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await asyncio.sleep(WRITE_PERIOD_S)
+            await self._gather()
             try:
                 await self.flush()
                 failing = False
@@ -203,6 +239,13 @@ class Journal:
                     log.warning("%s; trying again", error)
                 failing = True
                 self._changed.set()
+
+    async def _gather(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._period_s):
+                await self._hurry.wait()
+                await asyncio.sleep(_WRITE_SOON_S)
+        self._hurry.clear()
 
     async def _write(self, memory: AgentMemory) -> None:
         # The disk may be slow; events of children must not wait for it.

@@ -1,50 +1,114 @@
-"""From an assignment to what the keeper needs: argv, environment, directory, port.
+"""From an assignment to what the keeper needs: argv, environment, directory, options, port.
 
-Looks at the disk (is the program there?), starts nothing.
+Looks at the disk and the machine's users (is the program there?), starts nothing.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import resource
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from formation.model import Assignment, Release
+from formation.model import Ability, Assignment, Limits, ProcessType, Release
 from formation_agent import command
-from formation_agent.environment import Surroundings, child_environment
-from formation_agent.ports import Ports, PortsExhausted
+from formation_agent.environment import Surroundings, instance_environment, type_environment
+from formation_agent.ports import Port, PortError, Ports
+from formation_agent.processes import Contained, SpawnOptions
+from formation_agent.users import Account, NoAccount, account
+
+# What one instance takes here: two pipes, its pidfd, its log file, and one for a reader of that
+# or its notify socket.
+_FILES_EACH = 5
+# For sessions, the journal and what a start takes for a moment.
+_FILES_ELSE = 64
+# What was found out about a type holds for a burst of starts, and no longer: users, programs and
+# directories change.
+_PLAN_HOLDS_S = 2.0
+_PLANS_MAX = 1000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """`moved_from`: the port that this slot should have had, or 0."""
+    """`moved_from`: the port that this slot should have had, or 0. `notes`: what the type asked
+    for and does not get here, for people."""
 
     argv: tuple[str, ...]
-    env: dict[str, str]
+    env: Mapping[str, str]
     cwd: str
     port: int
+    options: SpawnOptions
     moved_from: int = 0
+    notes: tuple[str, ...] = ()
 
 
-# What one instance takes here: two pipes, its pidfd, its log file, and one for a reader of that.
-_FILES_EACH = 5
-# For sessions, the journal and what a start takes for a moment.
-_FILES_ELSE = 64
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Powers:
+    """What can be enforced on this host; `inability`: what cannot and why, for people."""
+
+    abilities: tuple[Ability, ...] = ()
+    inability: str = ""
+
+
+def powers_of(contained: Contained, *, is_root: bool) -> Powers:
+    """`is_root`: the agent is, so it may run processes as somebody else."""
+    found: list[Ability] = []
+    if contained.path:
+        found.append(Ability.CGROUP)
+        found += [item for item in _CONTROLLED if item.value in contained.controllers]
+    problems = [contained.problem] if contained.problem else []
+    if is_root:
+        found.append(Ability.USER)
+    else:
+        problems.append("cannot switch users: not root")
+    return Powers(abilities=tuple(found), inability="; ".join(problems))
 
 
 class LaunchError(Exception):
     """The instance cannot be started; the message is its status's reason."""
 
 
-_plan = functools.lru_cache(maxsize=1024)(command.plan)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What all instances of one type of one release share."""
+
+    spec: ProcessType
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    options: SpawnOptions
+    notes: tuple[str, ...]
+
+
+_CONTROLLED = (Ability.CPU, Ability.MEMORY, Ability.PIDS)
+# Frozen, so that everybody may have the same.
+_NONE = Powers()
+_command = functools.lru_cache(maxsize=1024)(command.plan)
 
 
 class Launcher:
-    """`files_max`: how many files this agent may have open; None is no limit."""
+    """`files_max`: how many files this agent may have open; None is no limit. `now_s`: a clock
+    that never goes back."""
 
-    def __init__(self, around: Surroundings, ports: Ports, files_max: int | None = None) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        ports: Ports,
+        files_max: int | None = None,
+        powers: Powers = _NONE,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._around = around
         self._files_max = files_max
+        self._powers = powers
+        self._now_s = now_s
+        self._plans: dict[tuple[str, int, str], tuple[_Plan, float]] = {}
+        self._said: set[tuple[str, str, tuple[str, ...]]] = set()
         self.ports = ports
 
     def prepare(
@@ -55,20 +119,121 @@ class Launcher:
             needed = _FILES_ELSE + _FILES_EACH * (running + 1)
             if needed > self._files_max:
                 raise LaunchError(f"too many open files: raise LimitNOFILE (now {self._files_max})")
+        if release is None or (spec := release.type_named(assignment.slot.type)) is None:
+            raise LaunchError(f"v{assignment.release} is not known here")
+        plan = self._planned(release, spec)
+        try:
+            port = self._port(assignment, release, spec)
+        except PortError as error:
+            raise LaunchError(str(error)) from error
+        return _launch(plan, assignment, port)
+
+    def recall(self, assignment: Assignment, release: Release | None, port: int) -> Launch | None:
+        """How a process that runs already would be started now; takes nothing. None: not known."""
         spec = release.type_named(assignment.slot.type) if release else None
         if release is None or spec is None:
-            raise LaunchError(f"v{assignment.release} is not known here")
+            return None
         try:
-            port = self.ports.take(assignment.slot, release.types.index(spec))
-        except PortsExhausted as error:
-            raise LaunchError(str(error)) from error
-        env = child_environment(self._around, release, assignment, port.number)
-        cwd = release.workdir or env["HOME"]
-        planned = _plan(spec.command)
+            plan = self._planned(release, spec)
+        except LaunchError:
+            return None
+        return _launch(plan, assignment, Port(number=port))
+
+    def _port(self, assignment: Assignment, release: Release, spec: ProcessType) -> Port:
+        if spec.port:
+            return self.ports.take_fixed(assignment.slot, spec.port)
+        return self.ports.take(assignment.slot, release.types.index(spec))
+
+    def _planned(self, release: Release, spec: ProcessType) -> _Plan:
+        name, now_s = (release.app, release.number, spec.name), self._now_s()
+        plan, until_s = self._plans.get(name, (None, 0.0))
+        if plan is None or plan.spec is not spec or until_s <= now_s:
+            plan = self._plan(release, spec)
+            if len(self._plans) >= _PLANS_MAX:
+                self._plans.clear()
+            self._plans[name] = plan, now_s + _PLAN_HOLDS_S
+        return plan
+
+    def _plan(self, release: Release, spec: ProcessType) -> _Plan:
+        notes = self._notes(release, spec)
+        who = _account(spec)
+        env = type_environment(self._around, release, spec, who.env)
+        base = release.workdir or env["HOME"]
+        cwd = os.path.join(base, spec.workdir) if spec.workdir else base
+        planned = _command(spec.command)
         _check(planned, env["PATH"], cwd)
-        return Launch(
-            argv=planned.argv, env=env, cwd=cwd, port=port.number, moved_from=port.moved_from or 0
+        options = SpawnOptions(
+            umask=spec.umask if spec.umask >= 0 else None,
+            user=who.user,
+            rlimits=_rlimits(spec.limits),
+            nice=spec.nice,
+            limits=_enforced(spec.limits, self._powers.abilities),
+            notify=spec.notify or spec.watchdog_s > 0,
         )
+        return _Plan(spec=spec, argv=planned.argv, env=env, cwd=cwd, options=options, notes=notes)
+
+    def _notes(self, release: Release, spec: ProcessType) -> tuple[str, ...]:
+        """What is started without. Raises `LaunchError` for what the type requires."""
+        missing = [item for item in spec.requires if item not in self._powers.abilities]
+        why = f" ({self._powers.inability})" if self._powers.inability else ""
+        if missing:
+            raise LaunchError(f"requires {_listed(missing)}, which this host cannot enforce{why}")
+        without = [item for item in _asked(spec.limits) if item not in self._powers.abilities]
+        if not without:
+            return ()
+        notes = (f"runs without its limit of {_listed(without)}, which this host lacks{why}",)
+        self._say(release.app, spec.name, notes)
+        return notes
+
+    def _say(self, app: str, type_name: str, notes: tuple[str, ...]) -> None:
+        if (app, type_name, notes) not in self._said:
+            self._said.add((app, type_name, notes))
+            for note in notes:
+                log.warning("%s/%s %s", app, type_name, note)
+
+
+def _launch(plan: _Plan, assignment: Assignment, port: Port) -> Launch:
+    return Launch(
+        argv=plan.argv,
+        env=instance_environment(plan.env, assignment, port.number),
+        cwd=plan.cwd,
+        port=port.number,
+        options=plan.options,
+        moved_from=port.moved_from or 0,
+        notes=plan.notes,
+    )
+
+
+def _account(spec: ProcessType) -> Account:
+    try:
+        return account(spec.user, spec.group, our_uid=os.geteuid(), our_gid=os.getegid())
+    except NoAccount as error:
+        raise LaunchError(str(error)) from error
+
+
+def _asked(limits: Limits) -> Mapping[Ability, tuple[str, float]]:
+    """Limits of the tree by what enforces them: name and number, as the keeper takes them."""
+    asked = {
+        Ability.CPU: ("cpus", limits.cpus),
+        Ability.MEMORY: ("memory_bytes", limits.memory_bytes),
+        Ability.PIDS: ("pids", limits.pids),
+    }
+    return {ability: limit for ability, limit in asked.items() if limit[1]}
+
+
+def _enforced(limits: Limits, abilities: Collection[Ability]) -> dict[str, float]:
+    return dict(limit for ability, limit in _asked(limits).items() if ability in abilities)
+
+
+def _rlimits(limits: Limits) -> dict[str, tuple[int, int]]:
+    for name in limits.rlimits:
+        if not hasattr(resource, f"RLIMIT_{name.upper()}"):
+            raise LaunchError(f"rlimit {name} is not known on this host: take it out of the type")
+    return {name: (value, value) for name, value in limits.rlimits.items()}
+
+
+def _listed(abilities: Collection[Ability]) -> str:
+    return " and ".join(ability.value for ability in abilities)
 
 
 def _check(planned: command.Command, path: str, cwd: str) -> None:

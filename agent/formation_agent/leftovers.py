@@ -36,7 +36,9 @@ def kill_leftovers(agent_id: str, known: Iterable[Identity] = ()) -> list[int]:
 
 def kill_marked(name: bytes, values: set[bytes]) -> list[int]:
     """Kills every process that was started with one of these values of a variable."""
-    return _kill_until_none(lambda pid: procfs.variable_in(procfs.environment(pid), name) in values)
+    return _kill_until_none(
+        lambda pid: procfs.variable_in(procfs.awaited_environment(pid), name) in values
+    )
 
 
 def kill_sessions(known: Iterable[Identity]) -> list[int]:

@@ -71,9 +71,11 @@ class _SlotLog:
         self._now_us = now_us
         self._dropped = dropped
         self.streams: dict[int, LineCutter] = {}
+        self.read_bytes = 0
         self.done = asyncio.Event()
 
     def take(self, fd: int, chunk: bytes) -> None:
+        self.read_bytes += len(chunk)
         now = stamp(self._now_us())
         self._append(self.streams[fd].records(chunk, now), now)
 
@@ -186,6 +188,11 @@ class Logs:
                 read_bytes += len(chunk)
                 slot_log.take(fd, chunk)
             self._end(slot, slot_log, fd)
+
+    def read_bytes(self, slot: Slot) -> int:
+        """How much the pipes that are attached now have brought, whatever became of it."""
+        slot_log = self._open.get(slot)
+        return slot_log.read_bytes if slot_log is not None else 0
 
     def note(self, slot: Slot, text: str) -> None:
         """A line of our own in the slot's log."""

@@ -7,240 +7,248 @@ is data (`wake_at_s`). A move that is not in the table raises `IllegalMove` and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
-from formation.model import Assignment, InstanceState, ProcessType
-from formation.policy import failures_after_exit, restart_delay_s
+from formation.model import InstanceState
+from formation_agent import steps
+from formation_agent.stays import (
+    STATE_OF,
+    Event,
+    Exited,
+    Extended,
+    Forget,
+    IllegalMove,
+    Instruction,
+    KillWanted,
+    Look,
+    NotAlive,
+    NotReady,
+    Phase,
+    Ready,
+    RetryWanted,
+    Signal,
+    SlotFree,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Stay,
+    Step,
+    StillThere,
+    StoppingItself,
+    StopWanted,
+    Tick,
+    Told,
+    TreeEmpty,
+    describe_duration,
+)
 
-# A KILL cannot be refused, but a process in an uninterruptible call dies late: ask again.
-KILL_AGAIN_S = 5.0
+__all__ = [
+    "STATE_OF",
+    "TABLE",
+    "Event",
+    "Exited",
+    "Extended",
+    "Forget",
+    "IllegalMove",
+    "Instruction",
+    "KillWanted",
+    "Look",
+    "NotAlive",
+    "NotReady",
+    "Phase",
+    "Ready",
+    "RetryWanted",
+    "Signal",
+    "SlotFree",
+    "Spawn",
+    "SpawnFailed",
+    "Spawned",
+    "Stay",
+    "Step",
+    "StillThere",
+    "StopWanted",
+    "StoppingItself",
+    "Tick",
+    "Told",
+    "TreeEmpty",
+    "adopted",
+    "advance",
+    "describe_duration",
+    "over",
+]
 
-
-class Phase(StrEnum):
-    WAITING = "waiting"  # an earlier stay holds the slot
-    SPAWNING = "spawning"  # a process was asked for; no answer yet
-    STARTING = "starting"  # it runs, not yet long enough to be called healthy
-    HEALTHY = "healthy"
-    CLEANING = "cleaning"  # the main process ended by itself; the rest of its tree is being ended
-    BACKOFF = "backoff"  # nothing runs; the next try has its time
-    ABORTING = "aborting"  # stop wanted while a process was asked for
-    STOPPING = "stopping"  # stop wanted and signalled; its tree is not empty
-    STOPPED = "stopped"  # nothing runs and nothing will
-
-
-STATE_OF: Mapping[Phase, InstanceState] = {
-    Phase.WAITING: InstanceState.WAITING,
-    Phase.SPAWNING: InstanceState.STARTING,
-    Phase.STARTING: InstanceState.STARTING,
-    Phase.HEALTHY: InstanceState.HEALTHY,
-    Phase.CLEANING: InstanceState.BACKOFF,
-    Phase.BACKOFF: InstanceState.BACKOFF,
-    Phase.ABORTING: InstanceState.STOPPING,
-    Phase.STOPPING: InstanceState.STOPPING,
-    Phase.STOPPED: InstanceState.STOPPED,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stay:
-    """Times are seconds of one monotonic clock. `pid` 0: the main process does not run."""
-
-    assignment: Assignment
-    spec: ProcessType
-    phase: Phase = Phase.WAITING
-    attempt: int = 0
-    failures: int = 0
-    pid: int = 0
-    started_s: float = 0.0
-    wake_at_s: float | None = None
-    retry_at_s: float | None = None
-    killing: bool = False
-    reason: str = ""
-    last_exit: str = ""
-
-    @property
-    def state(self) -> InstanceState:
-        return STATE_OF[self.phase]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotFree:
-    """No other stay holds the slot."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spawned:
-    pid: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpawnFailed:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exited:
-    """The main process ended: `how` for people; `empty` when nothing of its tree is left.
-
-    `just_now` False: at some time while nobody looked.
-    """
-
-    how: str
-    empty: bool
-    just_now: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeEmpty:
-    """The last process of a tree whose main process had ended before."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopWanted:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KillWanted:
-    """Stop without any grace."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
-    """Time has passed; legal at any moment before the end."""
-
-
-Event = SlotFree | Spawned | SpawnFailed | Exited | TreeEmpty | StopWanted | KillWanted | Tick
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spawn:
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signal:
-    """`signal` without SIG, as in "TERM"; always to the whole group."""
-
-    signal: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forget:
-    """The tree of this attempt is gone and its end is known: nobody need remember it."""
-
-    attempt: int
-
-
-Instruction = Spawn | Signal | Forget
-Step = tuple[Stay, tuple[Instruction, ...]]
-
-
-class IllegalMove(Exception):
-    """This event cannot happen in this phase."""
-
-    def __init__(self, stay: Stay, event: Event) -> None:
-        uid, phase = stay.assignment.uid, stay.phase
-        super().__init__(f"stay {uid} ({stay.assignment.slot}): {event} while {phase}")
-
-
-def describe_duration(duration_s: float) -> str:
-    """For people: "0.4 s", "3 s", "12 min", "5 h", "3 days"."""
-    if duration_s < 1:
-        return f"{max(duration_s, 0.0):.1f} s"
-    if duration_s < 60:  # noqa: PLR2004
-        return f"{duration_s:.0f} s"
-    for limit_s, unit_s, unit in ((3600, 60, "min"), (48 * 3600, 3600, "h")):
-        if duration_s < limit_s:
-            return f"{duration_s / unit_s:.0f} {unit}"
-    return f"{duration_s / 86400:.0f} days"
-
-
-def adopted(stay: Stay, *, pid: int, attempt: int, started_s: float, now_s: float) -> Stay:
-    """The stay of a process that an earlier brain started; it goes on as if never left."""
-    running = replace(stay, attempt=attempt, pid=pid, started_s=started_s)
-    return _up(running, now_s)
+_LEAVING = "it says that it is stopping"
 
 
 def advance(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     """One move. `jitter` in [0, 1) is used when a delay is drawn. Raises `IllegalMove`."""
-    move = TABLE.get((stay.phase, type(event)))
+    move = TABLE[stay.phase].get(type(event))
     if move is None:
         raise IllegalMove(stay, event)
     return move(stay, event, now_s, jitter)
+
+
+def adopted(
+    stay: Stay, *, pid: int, attempt: int, started_s: float, ready: bool, now_s: float
+) -> Stay:
+    """The stay of a process that an earlier brain started; it goes on as if never left.
+
+    `ready`: it was when that brain last wrote it down.
+    """
+    grace_until_s = started_s + stay.spec.start_grace_s
+    running = replace(
+        stay,
+        attempt=attempt,
+        pid=pid,
+        started_s=started_s,
+        grace_until_s=grace_until_s,
+        after=Phase.BACKOFF,
+        adopted=True,
+        reason="",
+    )
+    if ready and steps.says_when_ready(stay):
+        return replace(running, phase=Phase.HEALTHY, wake_at_s=None, grace_until_s=now_s)
+    return steps.up(running, now_s)[0]
+
+
+def over(stay: Stay, state: InstanceState) -> Stay:
+    """A stay that came to its end before, as FINISHED or FAILED."""
+    phase = Phase.FINISHED if state is InstanceState.FINISHED else Phase.FAILED
+    return replace(stay, phase=phase, after=phase, reason=stay.last_exit)
 
 
 # -- moves: each is (stay, event, now_s, jitter) → (stay, instructions) ---------------------------
 
 
 def _first_spawn(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
-    return _spawn(stay)
+    return steps.spawn(stay)
 
 
 def _spawned(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, Spawned)
-    return _up(replace(stay, pid=event.pid, started_s=now_s, reason=""), now_s), ()
+    grace_until_s = now_s + stay.spec.start_grace_s
+    running = replace(stay, pid=event.pid, started_s=now_s, grace_until_s=grace_until_s, reason="")
+    return steps.up(running, now_s)
 
 
 def _spawn_failed(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    """Nothing has run, so whatever the restart policy says about ends, there is a next try."""
     assert isinstance(event, SpawnFailed)
-    return _again(_failed(stay, event.reason, 0.0, now_s, jitter), now_s)
+    return steps.again(steps.failed(stay, event.reason, 0.0, now_s, jitter), now_s)
 
 
 def _exited(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, Exited)
-    up_s = now_s - stay.started_s if event.just_now else None
-    reason = event.how if up_s is None else f"{event.how} after {describe_duration(up_s)}"
-    failed = replace(_failed(stay, reason, up_s, now_s, jitter), pid=0, last_exit=event.how)
+    ended = steps.ended(stay, event, now_s, jitter)
     if event.empty:
-        return _again(failed, now_s, Forget(attempt=stay.attempt))
-    cleaning = replace(failed, phase=Phase.CLEANING, reason=f"{reason}; it left processes behind")
-    return _signalled(cleaning, now_s)
+        return steps.carry_on(ended, now_s, Forget(attempt=stay.attempt))
+    reason = f"{ended.reason}; it left processes behind"
+    cleaning = replace(ended, phase=Phase.CLEANING, cause=reason, reason=reason)
+    if stay.phase is Phase.RESTARTING:  # signalled already: its grace runs on
+        return cleaning, steps.signals_to_the_rest(stay)
+    return steps.signalled(cleaning, now_s)
 
 
 def _cleaned(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
-    return _again(stay, now_s, Forget(attempt=stay.attempt))
+    return steps.carry_on(stay, now_s, Forget(attempt=stay.attempt))
+
+
+def _ready(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    if stay.phase is Phase.HEALTHY and stay.grace_until_s <= now_s:
+        return stay, ()
+    # Who was ready once has started: from now on it can be found dead.
+    grace_until_s = min(stay.grace_until_s, now_s)
+    healthy = replace(stay, phase=Phase.HEALTHY, wake_at_s=None, reason="")
+    return replace(healthy, grace_until_s=grace_until_s), ()
+
+
+def _not_ready_yet(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    assert isinstance(event, NotReady)
+    return replace(stay, reason=f"not ready yet: {event.reason}"), ()
+
+
+def _unready(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    assert isinstance(event, NotReady)
+    return replace(stay, phase=Phase.UNREADY, reason=f"not ready: {event.reason}"), ()
+
+
+def _not_alive(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    assert isinstance(event, NotAlive)
+    if now_s < stay.grace_until_s:
+        return stay, ()
+    return steps.restarting(stay, f"not alive: {event.reason}", now_s)
+
+
+def _told(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    assert isinstance(event, Told)
+    return (stay if event.text == stay.told else replace(stay, told=event.text)), ()
+
+
+def _start_extended(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    assert isinstance(event, Extended)
+    if stay.phase is not Phase.STARTING and stay.grace_until_s <= now_s:
+        return stay, ()
+    grace_until_s = max(stay.grace_until_s, now_s + event.by_s)
+    if stay.phase is Phase.STARTING and steps.says_when_ready(stay):
+        stay = replace(stay, wake_at_s=grace_until_s)
+    return replace(stay, grace_until_s=grace_until_s), ()
+
+
+def _stop_extended(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    assert isinstance(event, Extended)
+    assert stay.deadline_s is not None
+    if stay.killing:
+        return stay, ()
+    return steps.until(stay, max(stay.deadline_s, now_s + event.by_s), stay.look_at_s), ()
+
+
+def _leaving(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    if stay.spec.stop_grace_s <= 0:
+        return steps.restarting(stay, _LEAVING, now_s)
+    leaving = replace(stay, phase=Phase.LEAVING, cause=_LEAVING, reason=_LEAVING)
+    return steps.until(leaving, now_s + stay.spec.stop_grace_s, None), ()
 
 
 def _stop(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, StopWanted)
-    return _signalled(replace(stay, phase=Phase.STOPPING, reason=event.reason), now_s)
+    reason = event.reason
+    return steps.signalled(replace(stay, phase=Phase.STOPPING, cause=reason, reason=reason), now_s)
 
 
-def _stop_while_cleaning(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
-    """The rest of the tree is signalled already: its grace runs on."""
+def _stop_while_ending(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    """The tree is signalled already: its grace runs on."""
     assert isinstance(event, StopWanted)
-    return replace(stay, phase=Phase.STOPPING, reason=event.reason, retry_at_s=None), ()
+    reason = event.reason
+    return replace(stay, phase=Phase.STOPPING, cause=reason, reason=reason, retry_at_s=None), ()
 
 
 def _kill(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, KillWanted)
-    stopping = replace(stay, phase=Phase.STOPPING, reason=event.reason, retry_at_s=None)
-    return _killed(stopping, now_s)
+    reason = event.reason
+    stopping = replace(stay, phase=Phase.STOPPING, cause=reason, reason=reason, retry_at_s=None)
+    return steps.killed(stopping, now_s)
 
 
 def _stop_idle(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, StopWanted | KillWanted)
-    return _stopped(replace(stay, reason=event.reason))
+    return steps.stopped(replace(stay, reason=event.reason))
 
 
 def _abort(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, StopWanted | KillWanted)
     killing = isinstance(event, KillWanted)
-    return replace(stay, phase=Phase.ABORTING, reason=event.reason, killing=killing), ()
+    reason = event.reason
+    return replace(stay, phase=Phase.ABORTING, cause=reason, reason=reason, killing=killing), ()
 
 
 def _abort_spawned(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, Spawned)
     running = replace(stay, phase=Phase.STOPPING, pid=event.pid, started_s=now_s)
-    return _killed(running, now_s) if stay.killing else _signalled(running, now_s)
+    return steps.killed(running, now_s) if stay.killing else steps.signalled(running, now_s)
 
 
 def _abort_failed(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
-    return _stopped(stay)
+    return steps.stopped(stay)
 
 
 def _exited_as_wanted(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
@@ -248,129 +256,144 @@ def _exited_as_wanted(stay: Stay, event: Event, now_s: float, jitter: float) -> 
     if stay.pid == 0:
         raise IllegalMove(stay, event)
     ended = replace(stay, pid=0, last_exit=event.how)
+    if event.empty:
+        return steps.stopped(ended, Forget(attempt=stay.attempt))
     # The escalation goes on for what is left: it is never cancelled by the main process's end.
-    return _stopped(ended, Forget(attempt=stay.attempt)) if event.empty else (ended, ())
+    return ended, steps.signals_to_the_rest(stay)
 
 
 def _emptied_as_wanted(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     if stay.pid != 0:
         raise IllegalMove(stay, event)
-    return _stopped(stay, Forget(attempt=stay.attempt))
+    return steps.stopped(stay, Forget(attempt=stay.attempt))
+
+
+def _still_there(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    assert isinstance(event, StillThere)
+    if not event.names:
+        return stay, ()
+    when = "" if stay.killing else f" after {describe_duration(steps.LOOK_AFTER_S)}"
+    return replace(stay, reason=f"{stay.cause}; still there{when}: {event.names}"), ()
+
+
+def _retry(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    return steps.spawn(stay)
+
+
+def _retry_over(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    return steps.spawn(replace(stay, failures=0))
+
+
+def _retry_when_clean(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    return replace(stay, after=Phase.BACKOFF, retry_at_s=now_s), ()
 
 
 def _tick(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     if stay.wake_at_s is None or now_s < stay.wake_at_s:
         return stay, ()
-    if stay.phase is Phase.STARTING:
-        return replace(stay, phase=Phase.HEALTHY, wake_at_s=None), ()
-    if stay.phase is Phase.BACKOFF:
-        return _spawn(stay)
-    assert stay.phase in (Phase.CLEANING, Phase.STOPPING), stay.phase
-    if not stay.killing:
-        grace = describe_duration(stay.spec.stop_grace_s)
-        stay = replace(stay, reason=f"{stay.reason}; not gone within {grace}: killed")
-    return _killed(stay, now_s)
+    match stay.phase:
+        case Phase.STARTING:
+            return steps.start_over(stay, now_s)
+        case Phase.BACKOFF:
+            return steps.spawn(stay)
+        case Phase.LEAVING:
+            return steps.restarting(stay, f"{_LEAVING}; {steps.not_gone(stay)}", now_s)
+        case _:
+            assert stay.phase in (Phase.RESTARTING, Phase.CLEANING, Phase.STOPPING), stay.phase
+            return steps.waited(stay, now_s)
 
 
 def _stay(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     return stay, ()
 
 
-# -- what the moves are made of --------------------------------------------------------------------
-
-
-def _spawn(stay: Stay, *before: Instruction) -> Step:
-    attempt = stay.attempt + 1
-    spawning = replace(
-        stay, phase=Phase.SPAWNING, attempt=attempt, wake_at_s=None, retry_at_s=None, killing=False
-    )
-    return spawning, (*before, Spawn(attempt=attempt))
-
-
-def _up(stay: Stay, now_s: float) -> Stay:
-    ready_at_s = stay.started_s + stay.spec.ready_after_s
-    if ready_at_s <= now_s:
-        return replace(stay, phase=Phase.HEALTHY, wake_at_s=None)
-    return replace(stay, phase=Phase.STARTING, wake_at_s=ready_at_s)
-
-
-def _failed(stay: Stay, reason: str, up_s: float | None, now_s: float, jitter: float) -> Stay:
-    failures = failures_after_exit(stay.failures, up_s)
-    retry_at_s = now_s + restart_delay_s(failures, jitter)
-    return replace(stay, failures=failures, retry_at_s=retry_at_s, reason=reason)
-
-
-def _again(stay: Stay, now_s: float, *before: Instruction) -> Step:
-    """The next try: now, or when its time has come."""
-    assert stay.retry_at_s is not None
-    if stay.retry_at_s <= now_s:
-        return _spawn(stay, *before)
-    return replace(stay, phase=Phase.BACKOFF, wake_at_s=stay.retry_at_s), before
-
-
-def _signalled(stay: Stay, now_s: float) -> Step:
-    if stay.spec.stop_grace_s <= 0:
-        return _killed(stay, now_s)
-    wake_at_s = now_s + stay.spec.stop_grace_s
-    return replace(stay, wake_at_s=wake_at_s), (Signal(signal=stay.spec.stop_signal),)
-
-
-def _killed(stay: Stay, now_s: float) -> Step:
-    return replace(stay, killing=True, wake_at_s=now_s + KILL_AGAIN_S), (Signal(signal="KILL"),)
-
-
-def _stopped(stay: Stay, *before: Instruction) -> Step:
-    return replace(stay, phase=Phase.STOPPED, pid=0, wake_at_s=None, retry_at_s=None), before
-
-
 # Theory of operation
 #
-#            SlotFree            Spawned             Tick
-#   WAITING ---------> SPAWNING ---------> STARTING ------> HEALTHY
-#                       ^  ^ |                |  Exited       |
-#                  Tick |  | | SpawnFailed    +-------+-------+
-#                       |  | v                        | tree empty: at once, or BACKOFF
-#                    BACKOFF <------------------------+ else: CLEANING until it is
+#            SlotFree            Spawned            ready           NotReady, Ready
+#   WAITING ---------> SPAWNING ---------> STARTING -----> HEALTHY <---------------> UNREADY
+#                       ^  ^ |                |               |                         |
+#                  Tick |  | | SpawnFailed    +-------+-------+-------------------------+
+#                       |  | v                        |
+#                    BACKOFF <------------------------+ Exited: at once, BACKOFF, or the end;
+#                                                     |   CLEANING before that until the tree
+#           FINISHED, FAILED <------------------------+   is empty
+#                                                     + NotAlive: RESTARTING until it exited
+#                                                     + StoppingItself: LEAVING until it exited
 #
 # One stay never has two processes: SPAWNING is left only by an answer, and entered again only when
-# the tree of the attempt before is empty. A stop signals the whole group, waits the grace, KILLs
-# the group, and is over when the tree is empty - never when only the main process ended. What does
-# not run (WAITING, BACKOFF) is stopped at once; what may be about to run (SPAWNING) is ABORTING
-# until the answer is there. STOPPED is the end: a slot that is wanted again gets a new stay.
+# the tree of the attempt before is empty. Whatever ends a process - a stop, its death while others
+# of its tree live on, not being alive - signals, waits the grace, KILLs the tree, and is over when
+# the tree is empty, never when only the main process ended. What does not run (WAITING, BACKOFF,
+# FINISHED, FAILED) is stopped at once; what may be about to run (SPAWNING) is ABORTING until the
+# answer is there. STOPPED is the end: a slot that is wanted again gets a new stay.
 Move = Callable[[Stay, Event, float, float], Step]
-TABLE: Mapping[tuple[Phase, type[Event]], Move] = {
-    (Phase.WAITING, SlotFree): _first_spawn,
-    (Phase.WAITING, StopWanted): _stop_idle,
-    (Phase.WAITING, KillWanted): _stop_idle,
-    (Phase.WAITING, Tick): _tick,
-    (Phase.SPAWNING, Spawned): _spawned,
-    (Phase.SPAWNING, SpawnFailed): _spawn_failed,
-    (Phase.SPAWNING, StopWanted): _abort,
-    (Phase.SPAWNING, KillWanted): _abort,
-    (Phase.SPAWNING, Tick): _tick,
-    (Phase.STARTING, Exited): _exited,
-    (Phase.STARTING, StopWanted): _stop,
-    (Phase.STARTING, KillWanted): _kill,
-    (Phase.STARTING, Tick): _tick,
-    (Phase.HEALTHY, Exited): _exited,
-    (Phase.HEALTHY, StopWanted): _stop,
-    (Phase.HEALTHY, KillWanted): _kill,
-    (Phase.HEALTHY, Tick): _tick,
-    (Phase.CLEANING, TreeEmpty): _cleaned,
-    (Phase.CLEANING, StopWanted): _stop_while_cleaning,
-    (Phase.CLEANING, KillWanted): _kill,
-    (Phase.CLEANING, Tick): _tick,
-    (Phase.BACKOFF, StopWanted): _stop_idle,
-    (Phase.BACKOFF, KillWanted): _stop_idle,
-    (Phase.BACKOFF, Tick): _tick,
-    (Phase.ABORTING, Spawned): _abort_spawned,
-    (Phase.ABORTING, SpawnFailed): _abort_failed,
-    (Phase.ABORTING, StopWanted): _stay,
-    (Phase.ABORTING, KillWanted): _abort,
-    (Phase.ABORTING, Tick): _tick,
-    (Phase.STOPPING, Exited): _exited_as_wanted,
-    (Phase.STOPPING, TreeEmpty): _emptied_as_wanted,
-    (Phase.STOPPING, StopWanted): _stay,
-    (Phase.STOPPING, KillWanted): _kill,
-    (Phase.STOPPING, Tick): _tick,
+Row = Mapping[type[Event], Move]
+_UP: Row = {
+    Exited: _exited,
+    Ready: _ready,
+    NotReady: _unready,
+    NotAlive: _not_alive,
+    Told: _told,
+    Extended: _start_extended,
+    StoppingItself: _leaving,
+    StopWanted: _stop,
+    KillWanted: _kill,
+    RetryWanted: _stay,
+    Tick: _tick,
+}
+_ENDING: Row = {
+    StillThere: _still_there,
+    Ready: _stay,
+    NotReady: _stay,
+    NotAlive: _stay,
+    Told: _told,
+    Extended: _stop_extended,
+    StoppingItself: _stay,
+    StopWanted: _stop_while_ending,
+    KillWanted: _kill,
+    RetryWanted: _stay,
+    Tick: _tick,
+}
+_IDLE: Row = {StopWanted: _stop_idle, KillWanted: _stop_idle, RetryWanted: _stay, Tick: _tick}
+TABLE: Mapping[Phase, Row] = {
+    Phase.WAITING: {**_IDLE, SlotFree: _first_spawn},
+    Phase.SPAWNING: {
+        Spawned: _spawned,
+        SpawnFailed: _spawn_failed,
+        StopWanted: _abort,
+        KillWanted: _abort,
+        RetryWanted: _stay,
+        Tick: _tick,
+    },
+    Phase.STARTING: {**_UP, NotReady: _not_ready_yet},
+    Phase.HEALTHY: _UP,
+    Phase.UNREADY: _UP,
+    Phase.LEAVING: {
+        **_UP,
+        Ready: _stay,
+        NotReady: _stay,
+        NotAlive: _stay,
+        Extended: _stop_extended,
+        StoppingItself: _stay,
+    },
+    Phase.RESTARTING: {**_ENDING, Exited: _exited},
+    Phase.CLEANING: {**_ENDING, TreeEmpty: _cleaned, RetryWanted: _retry_when_clean},
+    Phase.BACKOFF: {**_IDLE, RetryWanted: _retry},
+    Phase.FINISHED: {**_IDLE, RetryWanted: _retry_over},
+    Phase.FAILED: {**_IDLE, RetryWanted: _retry_over},
+    Phase.ABORTING: {
+        Spawned: _abort_spawned,
+        SpawnFailed: _abort_failed,
+        StopWanted: _stay,
+        KillWanted: _abort,
+        RetryWanted: _stay,
+        Tick: _tick,
+    },
+    Phase.STOPPING: {
+        **_ENDING,
+        Exited: _exited_as_wanted,
+        TreeEmpty: _emptied_as_wanted,
+        StopWanted: _stay,
+    },
+    Phase.STOPPED: {},
 }

@@ -33,8 +33,8 @@ class Port:
     moved_from: int | None = None
 
 
-class PortsExhausted(Exception):
-    """Its text is one line for people, with numbers."""
+class PortError(Exception):
+    """There is no port to be had; its text is one line for people, with numbers."""
 
 
 def is_free(number: int) -> bool:
@@ -96,7 +96,7 @@ class Ports:
         """The slot's port until `release`: `wanted`, foreman's, its last or any other, if free.
 
         For a slot without a running process: what it holds is let go first. For one that runs
-        already there is `hold`. Raises PortsExhausted.
+        already there is `hold`. Raises PortError.
         """
         first: int | None = None
         self.release(slot)
@@ -105,6 +105,18 @@ class Ports:
                 return self._give(slot, number, first)
             first = number if first is None else first
         return self._give(slot, self._any(), first)
+
+    def take_fixed(self, slot: Slot, number: int) -> Port:
+        """This port and no other, for a slot without a running process. Raises PortError."""
+        self.release(slot)
+        if (holder := self._holders.get(number)) is not None:
+            advice = "; choose one outside of --port-range" if number in self._numbers else ""
+            raise PortError(f"port {number} is given to {holder} on this host{advice}")
+        if not self._may_give(number):
+            if number in self._denied:
+                raise PortError(f"port {number} needs root or net.ipv4.ip_unprivileged_port_start")
+            raise PortError(f"port {number} is taken by another program")
+        return self._give(slot, number, None)
 
     def hold(self, slot: Slot, number: int) -> None:
         """For a process that runs already: the port is this slot's, whoever listens there."""
@@ -140,7 +152,7 @@ class Ports:
                 if (number in self._last_of) == remembered and self._may_give(number):
                     self._next = self._numbers.index(number) + 1
                     return number
-        raise PortsExhausted(self._why_none())
+        raise PortError(self._why_none())
 
     def _in_turn(self) -> Iterator[int]:
         count = len(self._numbers)
@@ -157,7 +169,7 @@ class Ports:
         except OSError as error:
             # The next number would not be found out either.
             reason = _CANNOT_LOOK.get(error.errno or 0, error.strerror)
-            raise PortsExhausted(f"cannot look for a free port: {reason}") from error
+            raise PortError(f"cannot look for a free port: {reason}") from error
         self._denied.discard(number)
         return free
 

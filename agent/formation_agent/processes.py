@@ -12,101 +12,61 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
-from formation_agent import deadman, link
+from formation_agent import deadman, happenings, link, living
 from formation_agent.children import MARK
-from formation_agent.command import find_program
+from formation_agent.happenings import (
+    Child,
+    Contained,
+    Event,
+    Exited,
+    Reload,
+    SpawnFailed,
+    SpawnOptions,
+    Started,
+    Terminate,
+    TreeEmpty,
+    User,
+    describe_exit,
+)
 from formation_agent.leftovers import kill_leftovers
+from formation_agent.living import Living
+from formation_agent.programs import Programs, not_found
 
 __all__ = [
+    "PROBE",
     "Child",
+    "Contained",
     "Event",
     "Exited",
     "KeeperGone",
     "KeeperTooNew",
+    "Living",
     "Processes",
+    "Reload",
     "SpawnFailed",
+    "SpawnOptions",
     "Started",
     "Terminate",
     "TreeEmpty",
+    "User",
     "describe_exit",
     "kill_leftovers",
 ]
 
+# A process whose key begins so belongs to this brain alone and is told of to who asked for it.
+PROBE = "probe:"
 _HELLO_TIMEOUT_S = 10.0
 _MESSAGES_PER_ROUND = 64
 _SEND_AGAIN_S = 0.1
 _GONE = "the keeper ended; every process that it had was killed"
-# What a shell takes when nobody set one.
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TOO_OLD = "the keeper is older than its brain: formation-agent reexec"
+_NEEDS_VERSION = 2  # of the keeper, for all but the oldest messages
+_DEFAULTS = SpawnOptions()
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """`stdout_fd` and `stderr_fd` now belong to the receiver; -1 when there is none.
-
-    `pid` and `start_ticks` (0: not known) name the process for as long as the machine runs.
-    """
-
-    key: str
-    pid: int
-    stdout_fd: int
-    stderr_fd: int
-    start_ticks: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpawnFailed:
-    """`reason` is for people: "command not found: X"."""
-
-    key: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exited:
-    """The main process ended; `empty` when nothing else of its tree is left."""
-
-    key: str
-    code: int | None
-    signal: int | None
-    core_dumped: bool
-    empty: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeEmpty:
-    """The last process of the tree is gone, some time after `Exited(empty=False)`."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terminate:
-    """Somebody wants the agent to end; `urgent` from the second time on."""
-
-    urgent: bool
-
-
-Event = Started | SpawnFailed | Exited | TreeEmpty | Terminate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Child:
-    """One child that the keeper had when this brain connected; its descriptors are the brain's."""
-
-    key: str
-    pid: int
-    start_ticks: int
-    exited: Exited | None
-    empty: bool
-    stdout_fd: int
-    stderr_fd: int
-    spawned_at_ms: int = 0
 
 
 class KeeperGone(Exception):
@@ -125,8 +85,13 @@ class Processes:
         self._loop = asyncio.get_running_loop()
         self._hello: asyncio.Future[None] = self._loop.create_future()
         self._expected = -1
+        self._version = self._keeper_pid = 0
         self._found: list[Child] = []
         self._locks: deque[tuple[str, asyncio.Future[str | None]]] = deque()
+        self._contains: deque[asyncio.Future[Contained]] = deque()
+        self._contained = ""  # below it are all cgroups of this agent, and no others
+        self._probes: dict[str, Callable[[Event], None]] = {}
+        self._programs = Programs()
         self._inbox: deque[Event] = deque()  # bounded by what was asked for
         self._outbox: deque[link.Message] = deque()
         self._news = asyncio.Event()
@@ -158,8 +123,8 @@ class Processes:
 
     @property
     def children(self) -> tuple[Child, ...]:
-        """As of the connection."""
-        return tuple(self._found)
+        """As of the connection, without an earlier brain's probes, which are ended."""
+        return tuple(child for child in self._found if not child.key.startswith(PROBE))
 
     async def lock(self, path: str) -> str | None:
         """None when the lock is the keeper's now (for its life), else who holds it.
@@ -176,25 +141,49 @@ class Processes:
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
 
-    def spawn(self, key: str, *, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
-        """Answered by `Started` or `SpawnFailed`. `argv[0]` is looked up in the child's PATH."""
-        file = _resolve(argv[0], env, cwd)
+    async def contain(self, name: str) -> Contained:
+        """From here on every tree gets a cgroup, where this is possible; what an earlier agent of
+        this name left in cgroups is killed. Raises KeeperGone.
+        """
+        self._raise_if_gone()
+        if self._version < _NEEDS_VERSION:
+            return Contained(path="", controllers=(), problem=_TOO_OLD)
+        answer: asyncio.Future[Contained] = self._loop.create_future()
+        self._contains.append(answer)
+        self._send({"op": "contain", "name": name})
+        return await answer
+
+    def spawn(
+        self,
+        key: str,
+        *,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        options: SpawnOptions = _DEFAULTS,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        """Answered by `Started` or `SpawnFailed`. `argv[0]` is looked up in the child's PATH.
+
+        What happens to a key that begins with `PROBE` is told to `on_event`, never before this
+        returns, and not in `events`; it is forgotten by itself.
+        """
+        assert key.startswith(PROBE) == (on_event is not None)
+        if on_event is not None:
+            self._probes[key] = on_event
+        file = self._programs.find(argv[0], env, cwd)
         if file is None:
-            self._put(SpawnFailed(key=key, reason=_not_found(argv[0], cwd)))
+            failed = SpawnFailed(key=key, reason=not_found(argv[0], cwd))
+            if on_event is None:
+                self._put(failed)
+            else:
+                self._loop.call_soon(self._put, failed)
             return
         mark = deadman.encode_mark(env.get(MARK))
         if mark is not None:
             self._asked[key] = mark
-        self._send(
-            {
-                "op": "spawn",
-                "key": key,
-                "file": file,
-                "argv": list(argv),
-                "env": dict(env),
-                "cwd": cwd,
-            }
-        )
+        start = {"op": "spawn", "key": key, "file": file, "argv": list(argv), "env": dict(env)}
+        self._send({**start, "cwd": cwd, **options.fields()})
 
     def signal(self, key: str, signum: int, *, whole_group: bool = True) -> None:
         """To everything of the tree that is still there, or to the main process alone."""
@@ -206,6 +195,30 @@ class Processes:
         A tree that is not empty yet stays watched, and `TreeEmpty` still comes.
         """
         self._send({"op": "forget", "key": key})
+
+    def living(self, key: str) -> tuple[Living, ...]:
+        """What of a tree still lives, as far as it can be seen. Reads a few files per process."""
+        tree = self._trees.get(key)
+        if tree is None:
+            return ()
+        mains = {other.pid for other in self._trees.values() if other.is_led}
+        return living.of_tree(tree, self._keeper_pid, mains - {tree.pid})
+
+    def ready(self, status: str) -> None:
+        """This brain is up; `status` is one line for who looks at the agent's service."""
+        self._send_if_known({"op": "ready", "status": status})
+
+    def status(self, text: str) -> None:
+        """One line for who looks at the agent's service."""
+        self._send_if_known({"op": "status", "text": text})
+
+    def again(self) -> None:
+        """This brain ends because of `Reload`: the agent goes on, with the next brain."""
+        self._send_if_known({"op": "again"})
+
+    def _send_if_known(self, message: link.Message) -> None:
+        if self._version >= _NEEDS_VERSION:
+            self._send(message)
 
     def bye(self) -> None:
         """This brain is finished: however its process exits now, the keeper ends too."""
@@ -277,8 +290,21 @@ class Processes:
     # --- receiving ------------------------------------------------------------------------------
 
     def _put(self, event: Event) -> None:
-        self._inbox.append(event)
-        self._news.set()
+        on_event = None if isinstance(event, Terminate | Reload) else self._probes.get(event.key)
+        if on_event is None:
+            self._inbox.append(event)
+            self._news.set()
+            return
+        if isinstance(event, Exited):
+            self.forget(event.key)
+        if isinstance(event, SpawnFailed | TreeEmpty) or (
+            isinstance(event, Exited) and event.empty
+        ):
+            del self._probes[event.key]
+        try:
+            on_event(event)
+        except Exception:
+            log.exception("an error while a probe was told of %s", type(event).__name__)
 
     def _on_readable(self) -> None:
         for _ in range(_MESSAGES_PER_ROUND):
@@ -303,16 +329,18 @@ class Processes:
             case "started":
                 self._asked.pop(message["key"], None)
                 self._trees[message["key"]] = deadman.watch(message)
-                self._put(_started(message, fds))
+                self._put(happenings.started(message, fds))
             case "spawn_failed":
                 self._asked.pop(message["key"], None)
                 self._put(SpawnFailed(key=message["key"], reason=message["reason"]))
             case "terminate":
                 self._put(Terminate(urgent=message["urgent"]))
+            case "reload":
+                self._put(Reload())
             case "exited" | "empty":
                 self._on_end(message)
-            case "locked" | "busy" | "lock_failed":
-                self._on_lock(message)
+            case "locked" | "busy" | "lock_failed" | "contained":
+                self._on_answer(message)
             case link.PING:
                 self._send({"op": link.PONG})
 
@@ -323,26 +351,28 @@ class Processes:
                 f"{message['version']}, this agent only {link.VERSION}: restart formation-agent"
             )
             self._settle_hello(KeeperTooNew(reason))
+        self._version, self._keeper_pid = message["version"], message["pid"]
         self._expected = message["children"]
         self._settle_hello_if_complete()
 
     def _on_child(self, message: link.Message, fds: list[int]) -> None:
-        stdout, stderr = _two(fds)
-        exited = message["exited"]
-        child = Child(
-            key=message["key"],
-            pid=message["pid"],
-            start_ticks=message["start_ticks"],
-            exited=None if exited is None else _exited({**message, **exited}),
-            empty=message["empty"],
-            stdout_fd=stdout,
-            stderr_fd=stderr,
-            spawned_at_ms=message["spawned_at_ms"],
-        )
+        child = happenings.child(message, fds)
         if not child.empty:
             self._trees[child.key] = deadman.watch(message)
         self._found.append(child)
+        if child.key.startswith(PROBE):
+            self._end_old_probe(child)
         self._settle_hello_if_complete()
+
+    def _end_old_probe(self, child: Child) -> None:
+        """Who asked for it is gone."""
+        for fd in (child.stdout_fd, child.stderr_fd, child.notify_fd):
+            if fd >= 0:
+                os.close(fd)
+        if not child.empty:
+            self._probes[child.key] = lambda _event: None
+            self.signal(child.key, signal.SIGKILL)
+        self.forget(child.key)
 
     def _settle_hello_if_complete(self) -> None:
         if len(self._found) == self._expected:
@@ -362,7 +392,7 @@ class Processes:
             self._drop_tree(key)
             self._put(TreeEmpty(key=key))
             return
-        event = _exited(message)
+        event = happenings.exited(message)
         if event.empty:
             self._drop_tree(key)
         elif (tree := self._trees.get(key)) is not None:
@@ -373,6 +403,12 @@ class Processes:
         tree = self._trees.pop(key, None)
         if tree is not None:
             tree.close()
+
+    def _on_answer(self, message: link.Message) -> None:
+        if message["op"] == "contained":
+            self._on_contained(message)
+        else:
+            self._on_lock(message)
 
     def _on_lock(self, message: link.Message) -> None:
         if not self._locks:
@@ -387,70 +423,35 @@ class Processes:
         else:
             answer.set_result(message.get("by"))
 
+    def _on_contained(self, message: link.Message) -> None:
+        self._contained = message["path"]
+        controllers = tuple(message["controllers"])
+        if not self._contains:
+            return  # a brain before us asked
+        answer = self._contains.popleft()
+        if not answer.done():
+            problem = message["problem"]
+            answer.set_result(
+                Contained(path=self._contained, controllers=controllers, problem=problem)
+            )
+
     def _on_keeper_gone(self) -> None:
         self._gone = True
         self._loop.remove_reader(self._end)
         self._loop.remove_writer(self._end)
-        deadman.kill_all(self._trees.values(), set(self._asked.values()), self._lock_path)
+        asked = set(self._asked.values())
+        deadman.kill_all(self._trees.values(), asked, self._lock_path, self._contained)
         self._settle_hello(KeeperGone("the keeper ended before it said hello"))
         self._fail_waiters("the keeper ended")
         self._news.set()
 
     def _fail_waiters(self, reason: str) -> None:
         while self._locks:
-            _, answer = self._locks.popleft()
-            if not answer.done():
-                answer.set_exception(KeeperGone(reason))
+            _fail(self._locks.popleft()[1], reason)
+        while self._contains:
+            _fail(self._contains.popleft(), reason)
 
 
-def _two(fds: Sequence[int]) -> tuple[int, int]:
-    """Fewer arrive when this process had no room for more."""
-    return (fds[0], fds[1]) if len(fds) >= 2 else (fds[0] if fds else -1, -1)  # noqa: PLR2004
-
-
-def _started(message: link.Message, fds: Sequence[int]) -> Started:
-    stdout, stderr = _two(fds)
-    return Started(
-        key=message["key"],
-        pid=message["pid"],
-        stdout_fd=stdout,
-        stderr_fd=stderr,
-        start_ticks=message["start_ticks"],
-    )
-
-
-def _exited(message: link.Message) -> Exited:
-    return Exited(
-        key=message["key"],
-        code=message["code"],
-        signal=message["signal"],
-        core_dumped=message["core_dumped"],
-        empty=message["empty"],
-    )
-
-
-def _resolve(program: str, env: Mapping[str, str], cwd: str) -> str | None:
-    if "/" in program:
-        return os.path.join(cwd, program)
-    return find_program(program, env.get("PATH", _DEFAULT_PATH), cwd, _is_executable)
-
-
-def _is_executable(path: str) -> bool:
-    return os.path.isfile(path) and os.access(path, os.X_OK)
-
-
-def _not_found(program: str, cwd: str) -> str:
-    if not os.path.lexists(cwd):
-        return f"working directory does not exist: {cwd}"
-    return f"command not found: {program}"
-
-
-def describe_exit(event: Exited) -> str:
-    """`exit 1`, `signal KILL`, `signal SEGV (core dumped)`."""
-    if event.signal is None:
-        return f"exit {event.code}"
-    try:
-        name = signal.Signals(event.signal).name.removeprefix("SIG")
-    except ValueError:  # real-time signals have numbers only
-        name = str(event.signal)
-    return f"signal {name}{' (core dumped)' if event.core_dumped else ''}"
+def _fail(answer: asyncio.Future[Any], reason: str) -> None:
+    if not answer.done():
+        answer.set_exception(KeeperGone(reason))

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 _SESSION, _START_TIME = 3, 19  # fields 6 and 22 of stat, counted after the name
-_PARENT = 1
+_STATE, _PARENT, _ENVIRONMENT_START = 0, 1, 47
+_DEAD = (b"Z", b"X")
+_EXECUTING_LOOKS, _EXECUTING_AGAIN_S = 20, 0.001
 _CANNOT_LOOK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class Executing(OSError):
+    """The process is between two programs: for this moment it shows no environment."""
 
 
 def start_ticks(pid: int) -> int | None:
@@ -41,6 +48,39 @@ def environment(pid: int | str) -> bytes:
     return _read(f"/proc/{pid}/environ")
 
 
+def settled_environment(pid: int) -> bytes:
+    """The same, but it raises `Executing` rather than to take that moment for an empty one."""
+    found = environment(pid)
+    if not found and _is_executing(pid):
+        raise Executing(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return found or environment(pid)
+
+
+def awaited_environment(pid: int) -> bytes:
+    """The same, but it waits for that moment to pass: 20 ms at most, mostly much less."""
+    for _ in range(_EXECUTING_LOOKS):
+        try:
+            return settled_environment(pid)
+        except Executing:
+            time.sleep(_EXECUTING_AGAIN_S)
+    return b""
+
+
+def _is_executing(pid: int) -> bool:
+    fields = _fields(pid)
+    if len(fields) <= _ENVIRONMENT_START or fields[_STATE] in _DEAD:
+        return False
+    return fields[_ENVIRONMENT_START] == b"0" and _may_look_at(pid)
+
+
+def _may_look_at(pid: int) -> bool:
+    try:
+        os.close(os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def variable_in(environment: bytes, name: bytes) -> bytes | None:
     prefix = b"\0" + name + b"="
     start = (b"\0" + environment).find(prefix)
@@ -54,6 +94,26 @@ def own_children() -> list[int]:
     return [int(word) for word in _read(f"/proc/self/task/{os.getpid()}/children").split()]
 
 
+def children(pid: int) -> list[int]:
+    """The direct children of another process, whichever of its threads started them."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError as error:
+        _nothing(error)
+        return []
+    files = (f"/proc/{pid}/task/{thread}/children" for thread in threads)
+    return [int(word) for file in files for word in _read(file).split()]
+
+
+def name(pid: int) -> str | None:
+    """The program's, as `ps` shows it; None for a process that has ended, reaped or not."""
+    data = _read(f"/proc/{pid}/stat")
+    start, end = data.find(b"("), data.rfind(b")")
+    if start < 0 or data[end + 2 : end + 3] in _DEAD:
+        return None
+    return data[start + 1 : end].decode("utf-8", "replace")
+
+
 def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
@@ -64,11 +124,15 @@ def boot_id() -> str:
 
 
 def _field(pid: int, index: int) -> int | None:
+    fields = _fields(pid)
+    return int(fields[index]) if fields else None
+
+
+def _fields(pid: int) -> list[bytes]:
+    """Of stat, from the third on; none when it is gone."""
     data = _read(f"/proc/{pid}/stat")
-    if not data:
-        return None
     # The name is in brackets and may itself hold brackets and blanks.
-    return int(data[data.rindex(b")") + 2 :].split()[index])
+    return data[data.rindex(b")") + 2 :].split() if data else []
 
 
 def _read(path: str) -> bytes:

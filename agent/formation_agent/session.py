@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from formation_agent import orders
 from formation_agent.journal import Journal, JournalError
 from formation_agent.logpush import LogPusher, LogReader
 from formation_agent.supervisor import Supervisor
+from formation_agent.usage import UsageReader
 
 if TYPE_CHECKING:  # the stubs know this class, the generated code does not
     from formation.v1.agent_pb2_grpc import AgentAsyncStub
@@ -43,6 +45,8 @@ REFUSED_PAUSE_S = 10.0
 # A full disk may get room again.
 RESEND_AFTER_S = 5.0
 _HEARTBEAT_PERIOD_S = 5.0
+# Who asks for more at once gets no answer to the first ones.
+_REPORTS_MAX = 16
 _FULL_JITTER = tenacity.wait_random_exponential(multiplier=0.1, max=5)
 
 log = logging.getLogger(__name__)
@@ -64,7 +68,8 @@ class NameTaken(Exception):
 
 
 class Session:
-    """`left` is set when a coordinator has taken our goodbye."""
+    """`left` is set when a coordinator has taken our goodbye; `where` says for people which one
+    we are connected to. `moved` is called when that changed or other orders are followed."""
 
     def __init__(
         self,
@@ -72,20 +77,26 @@ class Session:
         supervisor: Supervisor,
         journal: Journal,
         logs: LogReader,
+        usage: UsageReader,
         coordinators: tuple[str, ...],
         describe: Describe,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._supervisor = supervisor
         self._journal = journal
         self._logs = logs
+        self._usage = usage
+        self._reports: deque[pb.UsageReport] = deque(maxlen=_REPORTS_MAX)
         self._configured = coordinators
         self._addresses = deque(coordinators)
         self._describe = describe
+        self._moved = moved
         self._leaving = False
         self._ever_welcome = False
         self._resend = False
         self._complaint = ""
         self._reported: set[str] = set()
+        self.where = _nobody()
         self.left = asyncio.Event()
         # One event wakes the writer for everything: changes of instances and what is set here.
         self._wake = supervisor.news
@@ -115,6 +126,9 @@ class Session:
         except SessionLost as lost:
             self._addresses.rotate(-1)
             self._report(address, lost)
+            if self.where == _connected(address):
+                self.where = _nobody()
+                self._moved()
             pause_s = lost.pause_s * random.uniform(1.0, 1.2)  # noqa: S311
             if loop.time() - began_s < STEADY_AFTER_S:
                 await asyncio.sleep(pause_s)
@@ -147,11 +161,12 @@ class Session:
 
     async def _talk(self, call: Call, stub: AgentAsyncStub, address: str) -> None:
         period_s, told = await self._join(call, address)
+        self._reports.clear()  # another asked for them
         async with asyncio.TaskGroup() as group:
             writer = Writer(self, call, period_s, told)
             writing = group.create_task(writer.run())
             pusher = LogPusher(self._logs, stub, group)
-            await self._listen(call, pusher)
+            await self._listen(call, pusher, group)
             if not writer.said_goodbye:
                 raise SessionLost("it ended the stream")
             self.left.set()
@@ -218,12 +233,14 @@ class Session:
         self._reported.clear()
         others = (*welcome.coordinator_addresses, *self._configured)
         self._addresses = deque(dict.fromkeys((address, *others)))
+        self.where = _connected(address)
+        self._moved()
         log.info("session %s with coordinator %s at %s",
                  welcome.session_id, welcome.coordinator_id, address)  # fmt: skip
 
     # -- listening ---------------------------------------------------------------------------------
 
-    async def _listen(self, call: Call, pusher: LogPusher) -> None:
+    async def _listen(self, call: Call, pusher: LogPusher, group: asyncio.TaskGroup) -> None:
         """Until the coordinator ends the stream."""
         while True:
             message = await call.read()
@@ -236,6 +253,8 @@ class Session:
                     pusher.open(message.open_logs)
                 case "close_logs":
                     pusher.close(message.close_logs.request_id)
+                case "sample_usage":
+                    group.create_task(self._sample(message.sample_usage))
                 case other:
                     # Acks too: after a break the whole table is sent, so nothing waits for one.
                     log.debug("coordinator: %s", other)
@@ -254,10 +273,23 @@ class Session:
             case orders.Obey():
                 self._complaint = ""
                 self._wake.set()
+                self._moved()
             case orders.Resend():
                 self._ask_for_all()
             case orders.Refuse(complaint=complaint):
                 self._complain(complaint)
+
+    async def _sample(self, request: pb.SampleUsage) -> None:
+        try:
+            usages = await self._usage.sample(request.app)
+        except OSError as error:
+            log.warning("what instances use cannot be looked at now: %s", error.strerror)
+            usages = ()
+        report = pb.UsageReport(
+            request_id=request.request_id, instances=[wire.usage_to_pb(item) for item in usages]
+        )
+        self._reports.append(report)
+        self._wake.set()
 
     def _complain(self, complaint: str) -> None:
         if complaint != self._complaint:
@@ -274,6 +306,11 @@ class Session:
     def take_resend(self) -> bool:
         wanted, self._resend = self._resend, False
         return wanted
+
+    def take_reports(self) -> tuple[pb.UsageReport, ...]:
+        reports = tuple(self._reports)
+        self._reports.clear()
+        return reports
 
     def take_state(self) -> State:
         return State(
@@ -330,10 +367,13 @@ class Writer:
 
     async def _tell(self) -> bool:
         """All there is to say now; True when that was the goodbye."""
-        if self._session.take_resend():
-            await self._call.write(pb.AgentMessage(resend=pb.ResendAssignments()))
+        # First, since it clears the event: what comes while we write is told in the next round.
         changes = self._session.supervisor.take_changes()
         state = self._session.take_state()
+        if self._session.take_resend():
+            await self._call.write(pb.AgentMessage(resend=pb.ResendAssignments()))
+        for report in self._session.take_reports():
+            await self._call.write(pb.AgentMessage(usage=report))
         if changes.changed or changes.gone_uids or state != self._told:
             self._sequence += 1
             batch = pb.StatusBatch(
@@ -354,6 +394,14 @@ class Writer:
     def _next_heartbeat_s(self) -> float:
         # Spread, so that ten thousand agents do not beat in step.
         return self._loop.time() + self._period_s * random.uniform(0.9, 1.1)  # noqa: S311
+
+
+def _connected(address: str) -> str:
+    return f"connected to {address}"
+
+
+def _nobody() -> str:
+    return f"no coordinator reached since {time.strftime('%H:%M:%S')}"
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

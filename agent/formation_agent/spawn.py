@@ -1,7 +1,8 @@
 """Starts one process, safely and fast. Used by the keeper alone; standard library only.
 
-`posix_spawn` only: no Python runs between fork and exec. What it cannot set (working directory,
-limits) the single-threaded caller takes on for a moment and puts back.
+Mostly `posix_spawn`: no Python runs between fork and exec. What it cannot set (working directory,
+umask, cgroup, the limit of open files) the single-threaded caller takes on for a moment and puts
+back; what nobody could take on safely is left to `forkspawn`.
 """
 
 from __future__ import annotations
@@ -11,44 +12,72 @@ import fcntl
 import os
 import resource
 import signal
+import socket
+
+from formation_agent import forkspawn
+from formation_agent.spawnerror import (
+    NoEntry,
+    SpawnError,
+    encode,
+    encode_all,
+    encode_env,
+    enter_directory,
+    reason,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from formation_agent.containment import Containment
+    from formation_agent.link import Message
 
 _EVERY_SIGNAL = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _ABOVE_STANDARD_FDS = 10
 _SHELL = b"/bin/sh"
 
 
-class SpawnError(Exception):
-    """Its text is one line for people."""
-
-
 class Spawned:
-    """A running process and the read ends of its pipes."""
+    """A running process and the read ends of its pipes.
 
-    __slots__ = ("pid", "stderr", "stdout")
+    `notify`: the socket that it may send to, or -1. `cgroup`: its own, or "".
+    """
 
-    def __init__(self, pid: int, stdout: int, stderr: int) -> None:
+    __slots__ = ("cgroup", "notify", "pid", "stderr", "stdout")
+
+    def __init__(self, pid: int, fds: Sequence[int], cgroup: str) -> None:
         self.pid = pid
-        self.stdout = stdout
-        self.stderr = stderr
+        self.stdout, self.stderr, self.notify = fds
+        self.cgroup = cgroup
+
+    def close(self) -> None:
+        _close([self.stdout, self.stderr, self.notify])
 
 
 class Spawner:
-    """Raises this process's limit of open files; children get the one it came with."""
+    """Raises this process's limit of open files; children get the one it came with.
 
-    def __init__(self) -> None:
-        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._raised = (self._limit[1], self._limit[1])
+    `state` is that of the program before this one in the same process.
+    """
+
+    def __init__(self, state: Message | None = None) -> None:
+        soft, hard = state["limit"] if state else resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._limit = (soft, hard)
+        self._raised = (hard, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._raised)
         _close_on_exec()
-        self._null = _open_null()
+        self._null = state["null"] if state else _open_null()
         # glibc refuses to duplicate descriptors at or above the limit that children get, so a
         # child's pipes pass through two low ones that were taken before there were many.
-        self._low = (os.dup(self._null), os.dup(self._null))
-        self._home = _open_directory()
+        first, second = state["low"] if state else (os.dup(self._null), os.dup(self._null))
+        self._low = (first, second)
+        self._home = state["home"] if state else _open_directory()
+
+    def state(self) -> Message:
+        return {"limit": self._limit, "null": self._null, "low": self._low, "home": self._home}
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._null, *self._low, self._home)
 
     def program(self, argv: Sequence[str], env: dict[bytes, bytes], fd: int, as_fd: int) -> int:
         """Starts a program of ours: our output, our working directory, one descriptor more."""
@@ -61,52 +90,96 @@ class Spawner:
         finally:
             os.close(high)
 
-    def child(self, file: str, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> Spawned:
-        """Starts `file` with two pipes, in `cwd`. Raises SpawnError and leaves nothing behind."""
+    def child(self, order: Message, cgroup: str, containment: Containment) -> Spawned:
+        """Starts what a `spawn` of the brain asks for, in its new cgroup; "" is none.
+
+        Raises SpawnError, or NoEntry when the cgroup is of no use, and leaves nothing behind.
+        """
+        kept: list[int] = []  # in this order: stdout, stderr, notify
         ends: list[int] = []
         try:
-            ends += os.pipe()
-            ends += os.pipe()
-            out, out_end, err, err_end = ends
-            os.set_blocking(out, False)
-            os.set_blocking(err, False)
-            pid = self._in_its_place(file, argv, env, cwd, (out_end, err_end))
-        except OSError as error:
-            _close(ends)
-            raise SpawnError(_reason(error, file, argv)) from error
-        except ValueError as error:
-            _close(ends)
-            raise SpawnError(f"cannot run {argv[0]}: {error}") from error
-        except SpawnError:
-            _close(ends)
+            for _ in range(2):
+                reader, writer = os.pipe()
+                kept.append(reader)
+                ends.append(writer)
+                os.set_blocking(reader, False)
+            order = _with_notify(order, kept)
+            return Spawned(*self._start(order, kept, ends, cgroup, containment))
+        except (OSError, ValueError) as error:
+            _close(kept)
+            raise SpawnError(_why(error, order)) from error
+        except (SpawnError, NoEntry):
+            _close(kept)
             raise
-        _close((out_end, err_end))
-        return Spawned(pid, out, err)
+        finally:
+            _close(ends)
 
-    def _in_its_place(
+    def _start(
         self,
-        file: str,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str,
-        outputs: tuple[int, int],
-    ) -> int:
+        order: Message,
+        kept: Sequence[int],
+        ends: Sequence[int],
+        cgroup: str,
+        containment: Containment,
+    ) -> tuple[int, Sequence[int], str]:
+        if forkspawn.is_needed(order):
+            pid = forkspawn.start(order, (self._null, *ends), self._limit, cgroup)
+            return pid, kept, cgroup
+        if not cgroup:
+            return self._in_its_place(order, ends), kept, ""
+        try:
+            containment.enter(cgroup)
+        except OSError as error:
+            raise NoEntry(error.strerror) from error
+        stays = True
+        try:
+            pid = self._in_its_place(order, ends)
+        finally:
+            stays = not containment.leave()
+        return pid, kept, "" if stays else cgroup
+
+    def _in_its_place(self, order: Message, ends: Sequence[int]) -> int:
         actions = [
             (os.POSIX_SPAWN_DUP2, self._null, 0),
             (os.POSIX_SPAWN_DUP2, self._low[0], 1),
             (os.POSIX_SPAWN_DUP2, self._low[1], 2),
         ]
-        _enter(cwd)
+        file, env = encode(order["file"]), encode_env(order["env"])
+        enter_directory(order["cwd"])
+        umask = os.umask(order["umask"]) if "umask" in order else None
         try:
-            for end, low in zip(outputs, self._low, strict=True):
+            for end, low in zip(ends, self._low, strict=True):
                 os.dup2(end, low, inheritable=False)
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
-            return _spawn_or_interpret(_encode(file), _bytes(argv), _bytes_of(env), actions)
+            return _spawn_or_interpret(file, encode_all(order["argv"]), env, actions)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, self._raised)
+            if umask is not None:
+                os.umask(umask)
             os.fchdir(self._home)
             for low in self._low:
                 os.dup2(self._null, low, inheritable=False)
+
+
+def _with_notify(order: Message, kept: list[int]) -> Message:
+    """The socket is ours, so that what is sent while no brain is there waits in it."""
+    if not order.get("notify"):
+        kept.append(-1)
+        return order
+    # A name that nobody can guess: an abstract one has no owner who keeps others out.
+    name = f"formation/{os.urandom(16).hex()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # who sent it
+        end.bind(f"\0{name}")
+        kept.append(end.detach())
+    return {**order, "env": {**order["env"], "NOTIFY_SOCKET": f"@{name}"}}
+
+
+def _why(error: OSError | ValueError, order: Message) -> str:
+    name = order["argv"][0]
+    if isinstance(error, OSError):
+        return reason(error, order["file"], name)
+    return f"cannot run {name}: {error}"
 
 
 def _spawn_or_interpret(
@@ -135,41 +208,6 @@ def _posix_spawn(
     )
 
 
-def _enter(cwd: str) -> None:
-    try:
-        os.chdir(_encode(cwd))
-    except FileNotFoundError:
-        raise SpawnError(f"working directory does not exist: {cwd}") from None
-    except NotADirectoryError:
-        raise SpawnError(f"working directory is not a directory: {cwd}") from None
-    except PermissionError:
-        raise SpawnError(f"permission denied: working directory {cwd}") from None
-    except OSError as error:
-        raise SpawnError(f"cannot enter working directory {cwd}: {error.strerror}") from None
-
-
-_REASONS = {
-    errno.E2BIG: "arguments and environment are too long: {}",
-    errno.EAGAIN: "no more processes are allowed here (see ulimit -u and pids.max): {}",
-    errno.ENOMEM: "not enough memory to start: {}",
-    errno.EMFILE: "the agent has too many open files (raise LimitNOFILE= or ulimit -Hn): {}",
-    errno.ENFILE: "this machine has too many open files: {}",
-}
-
-
-def _reason(error: OSError, file: str, argv: Sequence[str]) -> str:
-    name = argv[0]
-    if error.errno == errno.ENOENT:
-        if "/" in file and os.path.lexists(file):
-            return f"its interpreter does not exist: {file}"
-        return f"command not found: {name}"
-    if error.errno == errno.EACCES:
-        return f"{'is a directory' if os.path.isdir(file) else 'permission denied'}: {name}"
-    if error.errno in _REASONS:
-        return _REASONS[error.errno].format(name)
-    return f"cannot run {name}: {error.strerror}"
-
-
 def _close_on_exec() -> None:
     """Whatever our own parent left open must not leak into children."""
     for name in os.listdir("/proc/self/fd"):
@@ -196,17 +234,5 @@ def _open_directory() -> int:
 
 def _close(fds: Sequence[int]) -> None:
     for fd in fds:
-        os.close(fd)
-
-
-def _encode(text: str) -> bytes:
-    """Never the locale's encoding: the bytes that the brain was given."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _bytes(texts: Sequence[str]) -> list[bytes]:
-    return [_encode(text) for text in texts]
-
-
-def _bytes_of(env: Mapping[str, str]) -> dict[bytes, bytes]:
-    return {_encode(name): _encode(value) for name, value in env.items()}
+        if fd >= 0:
+            os.close(fd)

@@ -12,91 +12,78 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from formation.model import (
     AgentMemory,
     Assignment,
     Assignments,
     InstanceStatus,
-    ProcessType,
     Slot,
     Tries,
 )
 from formation.runtime import now_ms
 from formation_agent import entries, facts, machine, orders, processes
 from formation_agent.alarms import Alarms
-from formation_agent.entries import Entry
+from formation_agent.ending import Ending
+from formation_agent.entries import Changes, Entry, Running
+from formation_agent.forgetting import Forgetting
 from formation_agent.journal import Journal
 from formation_agent.launch import Launcher, LaunchError
 from formation_agent.machine import Phase, Stay
 from formation_agent.news import News
+from formation_agent.output import Output, say
+from formation_agent.rooms import Children, Health, LogRoom
+from formation_agent.slots import Slots
 
-# A stop that takes this long is worth telling who blocks it.
-BLOCKER_AFTER_S = 5.0
-_BLOCKERS_NAMED = 10
+# How long an agent that finds none of its processes, as after a boot, waits for word that what it
+# remembers was moved meanwhile.
+START_WAIT_S = 5.0
+_LOOK_AGAIN_S = 0.1
 _NOT_WANTED = "no longer wanted on this host"
-_AGENT_STOPS = "the agent is stopping"
+_HELD = "the agent has just started: waits a moment for orders"
 
 log = logging.getLogger(__name__)
 
 
-class Children(Protocol):
-    """What is needed of `processes.Processes`."""
-
-    def spawn(self, key: str, *, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None: ...
-    def signal(self, key: str, signum: int, *, whole_group: bool = True) -> None: ...
-    def forget(self, key: str) -> None: ...
-    def events(self) -> AsyncIterator[processes.Event]: ...
-
-
-class LogRoom(Protocol):
-    """What is needed of `logs.Logs`."""
-
-    def attach(self, slot: Slot, stdout_fd: int, stderr_fd: int) -> None: ...
-    def close_pipes(self, slot: Slot) -> None: ...
-    def note(self, slot: Slot, text: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """The latest of every instance that changed, and the uids that are no more."""
-
-    changed: tuple[InstanceStatus, ...] = ()
-    gone_uids: tuple[str, ...] = ()
-
-
 class Supervisor:
     """`news` is set while `take_changes` has something to give; `terminate` when somebody asked
-    the agent to end, `urgent` from the second time on."""
+    the agent to end, `urgent` from the second time on; `reload` when this brain shall end and
+    nothing else."""
 
     def __init__(
         self,
         *,
         children: Children,
         logs: LogRoom,
+        health: Health,
         launcher: Launcher,
         journal: Journal,
         jitter: Callable[[], float],
+        start_wait_s: float = START_WAIT_S,
     ) -> None:
         self._children = children
-        self._logs = logs
+        self._output = Output(logs)
+        self._health = health
         self._launcher = launcher
         self._journal = journal
         self._jitter = jitter
-        self._now_s = asyncio.get_running_loop().time
+        self._start_wait_s = start_wait_s
+        self._loop = asyncio.get_running_loop()
+        self._now_s = self._loop.time
         self._entries: dict[str, Entry] = {}
         self._live: set[str] = set()
         # What is followed: the assignments of the journal, a moment later.
         self._wanted: dict[str, Assignment] = {}
+        # Not to be started before the first orders, or before the timer.
+        self._held: set[str] = set()
+        self._hold_timer: asyncio.TimerHandle | None = None
         self._obeying = asyncio.Lock()
         # Keys of processes that were asked for or run, or left something behind that does.
         self._trees: set[str] = set()
-        self._pipes_lost = 0
-        # The first uid of a slot holds it; the others wait for its processes to be gone.
-        self._slots: dict[Slot, deque[str]] = {}
+        self._ends = Forgetting(children.forget, journal.once_written)
+        self._slots = Slots()
         self._ports: dict[Slot, int] = dict(journal.memory.ports)
         self._releases = orders.by_key(journal.memory.releases)
         self._inbox: deque[tuple[str, machine.Event]] = deque()
@@ -109,44 +96,83 @@ class Supervisor:
         self.news = self._news.event
         self.terminate = asyncio.Event()
         self.urgent = asyncio.Event()
+        self.reload = asyncio.Event()
         journal.collect_with(self.remembered)
 
     # -- starting: what the journal says × what the keeper has -------------------------------------
 
     def start(self, children: Iterable[processes.Child]) -> None:
-        """Goes on where an earlier brain ended; starts what has no process."""
+        """Goes on where an earlier brain ended; starts what has no process, after a moment if
+        nothing has one."""
         memory = self._journal.memory
         for slot, port in memory.ports.items():
             self._launcher.ports.remember(slot, port)
         known = {item.uid: item for item in (*memory.assigned, *memory.ending)}
         self._wanted = {item.uid: item for item in memory.assigned}
-        for child in sorted(children, key=lambda child: entries.attempt_of(child.key)):
-            uid = entries.uid_of(child.key)
-            self._adopt(child, known.get(uid))
-            # Before its exit is heard, or it would be started again.
-            if uid not in self._wanted:
-                self._feed(uid, machine.StopWanted(reason=_NOT_WANTED))
-            if child.exited is not None:
-                self._exited(replace(child.exited, empty=child.empty), just_now=False)
-        for item in memory.assigned:
-            if item.uid not in self._entries:
-                self._add(item)
+        found = sorted(children, key=lambda child: entries.attempt_of(child.key))
+        for child in found:
+            self._find(child, known.get(entries.uid_of(child.key)))
+        new = [item for item in memory.assigned if item.uid not in self._entries]
+        if not found:
+            self._held.update(item.uid for item in new)
+        for item in new:
+            self._add(item)
+        if self._held:
+            self._hold_timer = self._loop.call_later(self._start_wait_s, self._waited)
+
+    def _find(self, child: processes.Child, assignment: Assignment | None) -> None:
+        uid = entries.uid_of(child.key)
+        self._adopt(child, assignment)
+        # Before its exit is heard, or it would be started again.
+        if uid not in self._wanted:
+            self._feed(uid, machine.StopWanted(reason=_NOT_WANTED))
+        if child.exited is not None:
+            self._exited(replace(child.exited, empty=child.empty), just_now=False)
 
     def _adopt(self, child: processes.Child, assignment: Assignment | None) -> None:
-        uid = entries.uid_of(child.key)
+        uid, attempt = entries.uid_of(child.key), entries.attempt_of(child.key)
         stay = self._stay_of(assignment or entries.stray(uid, child.pid))
-        now_s = self._now_s()
-        started_s = facts.monotonic_of_ticks(child.start_ticks, now_s)
-        attempt = entries.attempt_of(child.key)
+        tries, now_s = self._journal.memory.tries.get(uid, Tries()), self._now_s()
         stay = machine.adopted(
-            stay, pid=child.pid, attempt=attempt, started_s=started_s, now_s=now_s
+            stay,
+            pid=child.pid,
+            attempt=attempt,
+            started_s=facts.monotonic_of_ticks(child.start_ticks, now_s),
+            ready=tries.ready and tries.attempt == attempt,
+            now_s=now_s,
         )
-        ticks, started_at_ms = child.start_ticks, child.spawned_at_ms
-        self._enter(Entry(stay=stay, start_ticks=ticks, started_at_ms=started_at_ms))
+        entry = Entry(stay=stay, start_ticks=child.start_ticks, started_at_ms=child.spawned_at_ms)
+        entry.cgroup = child.cgroup
+        self._enter(entry)
         self._trees.add(child.key)
-        if (port := self._ports.get(stay.assignment.slot)) is not None:
-            self._launcher.ports.hold(stay.assignment.slot, port)
-        self._attach(self._entries[uid], child.stdout_fd, child.stderr_fd, lost=not child.empty)
+        port = self._ports.get(entry.slot)
+        if port is not None:
+            self._launcher.ports.hold(entry.slot, port)
+        lost = not child.empty
+        self._output.attach(entry.slot, child.stdout_fd, child.stderr_fd, lost=lost)
+        if child.exited is None:
+            release = self._releases.get((entry.slot.app, stay.assignment.release))
+            entry.launch = self._launcher.recall(stay.assignment, release, port or 0)
+            self._watch(entry, child.notify_fd, ready=stay.phase is not Phase.STARTING)
+        else:
+            _close(child.notify_fd)
+
+    def _waited(self) -> None:
+        if self._obeying.locked():  # word has come and is being written down
+            self._hold_timer = self._loop.call_later(_LOOK_AGAIN_S, self._waited)
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """No word came, or it has come: what was held back starts, if it is still wanted."""
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
+        held, self._held = self._held, set()
+        for uid in held:
+            entry = self._entries.get(uid)
+            if entry is not None and not self._closing:
+                self._start_if_free(entry)
 
     # -- orders ------------------------------------------------------------------------------------
 
@@ -179,10 +205,21 @@ class Supervisor:
         self._wanted = {item.uid: item for item in assigned}
         # New stays first: one that takes a slot over then keeps the slot's port.
         for item in assigned:
-            if item.uid not in self._entries:
+            entry = self._entries.get(item.uid)
+            if entry is None:
                 self._add(item)
+            elif item != entry.stay.assignment:
+                self._change(entry, item)
         for uid in [uid for uid in self._entries if uid not in self._wanted]:
             self._feed(uid, machine.StopWanted(reason=_NOT_WANTED))
+        self._let_go()
+
+    def _change(self, entry: Entry, assignment: Assignment) -> None:
+        """Of a stay only this can change: that somebody asked for another try."""
+        retried = assignment.retry_mark > entry.stay.assignment.retry_mark
+        entry.stay = replace(entry.stay, assignment=assignment)
+        if retried:
+            self._feed(entry.uid, machine.RetryWanted())
 
     async def forget_orders(self) -> None:
         """The last thing: what was assigned runs elsewhere. Raises `JournalError`."""
@@ -191,21 +228,9 @@ class Supervisor:
 
     def remembered(self, memory: AgentMemory) -> AgentMemory:
         """What goes to disk: `memory` and all that is known here beside it."""
-        assigned = {item.uid for item in memory.assigned}
-        ending = tuple(
-            self._entries[uid].stay.assignment for uid in self._live if uid not in assigned
-        )
-        kept = (*memory.assigned, *ending)
-        needed = {(item.slot.app, item.release) for item in kept}
-        slots, uids = {item.slot for item in kept}, {item.uid for item in kept}
-        return replace(
-            memory,
-            ending=ending,
-            releases=tuple(release for key, release in self._releases.items() if key in needed),
-            ports={slot: port for slot, port in self._ports.items() if slot in slots},
-            tries={uid: entry.tries for uid, entry in self._entries.items() if uid in uids},
-            boot_id=self._boot_id,
-        )
+        ending = [self._entries[uid] for uid in self._live]
+        memory = entries.remembered(memory, self._entries, ending, self._releases, self._ports)
+        return replace(memory, boot_id=self._boot_id)
 
     def _add(self, assignment: Assignment, before: Stay | None = None) -> None:
         stay = self._stay_of(assignment)
@@ -213,31 +238,30 @@ class Supervisor:
             stay = replace(stay, attempt=before.attempt, failures=before.failures)
         entry = Entry(stay=stay)
         self._enter(entry)
-        if self._slots[entry.slot][0] == entry.uid:
-            self._feed(entry.uid, machine.SlotFree())
-        else:
+        self._start_if_free(entry)
+
+    def _start_if_free(self, entry: Entry) -> None:
+        if self._closing or entry.stay.phase is not Phase.WAITING:
+            return  # what does not wait came to its end before
+        if not self._slots.holds(entry.slot, entry.uid):
             reason = f"waits until the stay before it in {entry.slot.short} has ended"
             entry.stay = replace(entry.stay, reason=reason)
+        elif entry.uid in self._held:
+            entry.stay = replace(entry.stay, reason=_HELD)
+        else:
+            self._feed(entry.uid, machine.SlotFree())
 
     def _enter(self, entry: Entry) -> None:
         self._entries[entry.uid] = entry
         self._live.add(entry.uid)
-        self._slots.setdefault(entry.slot, deque()).append(entry.uid)
+        self._slots.enter(entry.slot, entry.uid)
         self._alarms.set(entry.uid, entry.stay.wake_at_s)
         self._news.changed(entry.uid)
 
     def _stay_of(self, assignment: Assignment) -> Stay:
-        slot = assignment.slot
-        tries = self._journal.memory.tries.get(assignment.uid, Tries())
-        release = self._releases.get((slot.app, assignment.release))
-        spec = release.type_named(slot.type) if release else None
-        return Stay(
-            assignment=assignment,
-            # Only a stray has none, and it is only stopped.
-            spec=spec or ProcessType(name=slot.type, command=""),
-            attempt=tries.attempt,
-            failures=tries.failures,
-        )
+        release = self._releases.get((assignment.slot.app, assignment.release))
+        tries = self._journal.memory.tries.get(assignment.uid)
+        return entries.stay_of(assignment, release, tries)
 
     # -- events of children ------------------------------------------------------------------------
 
@@ -252,6 +276,8 @@ class Supervisor:
                 self.terminate.set()
                 if urgent:
                     self.urgent.set()
+            case processes.Reload():
+                self.reload.set()
             case processes.Started():
                 self._started(event)
             case processes.SpawnFailed(key=key, reason=reason):
@@ -262,37 +288,42 @@ class Supervisor:
             case processes.TreeEmpty(key=key):
                 self._of_child(key, machine.TreeEmpty(), empty=True)
 
+    def report(self, uid: str, attempt: int, event: machine.Event) -> None:
+        """What `Health` found out; of a process that is gone by now it is dropped."""
+        entry = self._entries.get(uid)
+        if entry is None or entry.stay.attempt != attempt:
+            return
+        if entry.stay.phase in entries.HEARD:
+            self._feed(uid, event)
+
     def _exited(self, event: processes.Exited, *, just_now: bool) -> None:
-        exited = machine.Exited(how=entries.how(event), empty=event.empty, just_now=just_now)
+        exited = entries.exited(event, just_now=just_now)
         self._of_child(event.key, exited, empty=event.empty)
 
     def _started(self, event: processes.Started) -> None:
         entry = self._entry_of(event.key)
         if entry is None:
             log.error("pid %d was started as %s, unknown here: killed", event.pid, event.key)
-            for fd in (event.stdout_fd, event.stderr_fd):
-                with contextlib.suppress(OSError):
-                    os.close(fd)
+            for fd in (event.stdout_fd, event.stderr_fd, event.notify_fd):
+                _close(fd)
             self._children.signal(event.key, signal.SIGKILL)
             return
         entry.start_ticks, entry.started_at_ms = event.start_ticks, now_ms()
-        heard = self._attach(entry, event.stdout_fd, event.stderr_fd, lost=True)
+        entry.cgroup = event.cgroup
+        heard = self._output.attach(entry.slot, event.stdout_fd, event.stderr_fd, lost=True)
+        self._watch(entry, event.notify_fd, ready=False, pid=event.pid)
         self._of_child(event.key, machine.Spawned(pid=event.pid))
         if not heard:
             # Nobody would read what it writes: it would wait for ever. Later there may be room.
             self._children.signal(event.key, signal.SIGKILL)
 
-    def _attach(self, entry: Entry, stdout_fd: int, stderr_fd: int, *, lost: bool) -> bool:
-        """False when a pipe did not arrive; `lost`: then one is missing."""
-        if stdout_fd >= 0 or stderr_fd >= 0:
-            self._logs.attach(entry.slot, stdout_fd, stderr_fd)
-        missing = (stdout_fd, stderr_fd).count(-1) if lost else 0
-        if missing:
-            self._pipes_lost += missing
-            text = f"too many open files: raise LimitNOFILE ({self._pipes_lost} pipes lost so far)"
-            log.error("%s: its output cannot be read: %s", entry.slot, text)
-            self._logs.note(entry.slot, f"its output cannot be read: {text}")
-        return not missing
+    def _watch(self, entry: Entry, notify_fd: int, *, ready: bool, pid: int = 0) -> None:
+        stay, launch = entry.stay, entry.launch
+        entry.launch = None
+        port = self._ports.get(entry.slot, 0)
+        self._health.watch(
+            entry.uid, stay.attempt, stay.spec, launch, pid or stay.pid, port, notify_fd, ready
+        )
 
     def _of_child(self, key: str, event: machine.Event, *, empty: bool = False) -> None:
         entry = self._entry_of(key)
@@ -300,11 +331,12 @@ class Supervisor:
             self._trees.discard(key)
         if entry is None:
             if empty:
-                self._children.forget(key)
+                self._ends.now(key)
             return
         if empty:
+            self._health.unwatch(entry.uid)
             # Before the next process of this slot writes: what the last one wrote comes first.
-            self._logs.close_pipes(entry.slot)
+            self._output.close_pipes(entry.slot)
         self._feed(entry.uid, event)
 
     def _entry_of(self, key: str) -> Entry | None:
@@ -340,19 +372,24 @@ class Supervisor:
             self._carry_out(entry, instruction)
         if stay is not before:
             self._moved(entry, before)
+            say(event, before, stay, self._now_s())
 
     def _carry_out(self, entry: Entry, instruction: machine.Instruction) -> None:
         match instruction:
             case machine.Spawn():
                 self._spawn(entry)
-            case machine.Signal(signal=name):
+            case machine.Signal(signal=name, whole_group=whole):
                 number = entries.signal_number(name)
-                self._children.signal(entry.key, number)
+                self._children.signal(entry.key, number, whole_group=whole)
                 if number != signal.SIGKILL:
                     # A process that somebody stopped cannot handle it otherwise.
-                    self._children.signal(entry.key, signal.SIGCONT)
+                    self._children.signal(entry.key, signal.SIGCONT, whole_group=whole)
+            case machine.Look():
+                names = entries.names_of(self._children.living(entry.key))
+                self._inbox.appendleft((entry.uid, machine.StillThere(names=names)))
             case machine.Forget(attempt=attempt):
-                self._children.forget(f"{entry.uid}:{attempt}")
+                key, over = entries.key_of(entry.uid, attempt), entries.over_of(entry.stay)
+                (self._ends.once_known if over else self._ends.now)(key)
 
     def _moved(self, entry: Entry, before: Stay) -> None:
         stay = entry.stay
@@ -361,10 +398,8 @@ class Supervisor:
         entry.retry_at_ms = self._wall_ms(stay.retry_at_s)
         if entries.kept_of(stay) != entries.kept_of(before):
             self._journal.touch()
-        if stay.failures > before.failures or (stay.killing and not before.killing):
-            log.warning("%s: %s", entry.slot, stay.reason)
-        elif stay.phase is not before.phase:
-            log.debug("%s (%s): %s %s", entry.slot, entry.uid, stay.phase, stay.reason)
+        if stay.phase in entries.ENDING and before.phase not in entries.ENDING:
+            self._health.relax(entry.uid)
         if stay.phase is Phase.STOPPED:
             self._ended(entry)
 
@@ -379,29 +414,28 @@ class Supervisor:
             self._feed(entry.uid, machine.SpawnFailed(reason=f"cannot be started: {error!r}"))
 
     def _launch(self, entry: Entry) -> None:
+        self._ends.at_last(entries.key_of(entry.uid, entry.stay.attempt - 1))
         assignment = entry.stay.assignment
         release = self._releases.get((entry.slot.app, assignment.release))
         launch = self._launcher.prepare(assignment, release, running=len(self._trees))
-        if launch.moved_from:
-            moved = f"port {launch.moved_from} is not free: PORT is {launch.port}"
-            log.info("%s: %s", entry.slot, moved)
-            self._logs.note(entry.slot, moved)
+        self._output.note(entry.slot, launch, entry.stay.attempt)
         if self._ports.get(entry.slot) != launch.port:
             self._ports[entry.slot] = launch.port
             self._journal.touch()
         self._trees.add(entry.key)
-        self._children.spawn(entry.key, argv=launch.argv, env=launch.env, cwd=launch.cwd)
+        entry.launch = launch
+        self._children.spawn(
+            entry.key, argv=launch.argv, env=launch.env, cwd=launch.cwd, options=launch.options
+        )
 
     def _ended(self, entry: Entry) -> None:
         """The tree is gone: its slot is free for the next stay."""
         self._live.discard(entry.uid)
         if not self._live:
             self._idle.set()
-        holders = self._slots[entry.slot]
-        held = holders[0] == entry.uid
-        holders.remove(entry.uid)
-        if holders and held:
-            self._feed(holders[0], machine.SlotFree())
+        following = self._slots.leave(entry.slot, entry.uid)
+        if following is not None:
+            self._start_if_free(self._entries[following])
         # While the agent ends, the table keeps what it has stopped.
         if not self._closing:
             self._drop(entry)
@@ -410,8 +444,7 @@ class Supervisor:
     def _drop(self, entry: Entry) -> None:
         del self._entries[entry.uid]
         self._news.gone(entry.uid)
-        if not self._slots[entry.slot]:
-            del self._slots[entry.slot]
+        if self._slots.is_empty(entry.slot):
             self._ports.pop(entry.slot, None)
             self._launcher.ports.release(entry.slot)
         if (wanted := self._wanted.get(entry.uid)) is not None:
@@ -432,62 +465,35 @@ class Supervisor:
         changed = tuple(self._status(self._entries[uid]) for uid in taken.changed_uids)
         return Changes(changed=changed, gone_uids=taken.gone_uids)
 
+    def running(self) -> tuple[Running, ...]:
+        """Every instance of which something runs."""
+        return tuple(
+            entries.running_of(entry)
+            for entry in self._entries.values()
+            if entry.stay.phase in entries.HEARD
+        )
+
     @property
     def runs_anything(self) -> bool:
         return any(self._entries[uid].stay.pid for uid in self._live)
 
     def _status(self, entry: Entry) -> InstanceStatus:
-        stay = entry.stay
-        return InstanceStatus(
-            uid=entry.uid,
-            slot=entry.slot,
-            release=stay.assignment.release,
-            state=stay.state,
-            pid=stay.pid,
-            port=self._ports.get(entry.slot, 0) if stay.attempt else 0,
-            attempt=stay.attempt,
-            started_at_ms=entry.started_at_ms if stay.pid else 0,
-            reason=stay.reason,
-            last_exit=stay.last_exit,
-            retry_at_ms=entry.retry_at_ms,
-        )
+        return entries.status_of(entry, self._ports.get(entry.slot, 0), self._now_s())
 
     # -- the end -----------------------------------------------------------------------------------
 
     async def stop_all(self) -> None:
         """Stop every stay, each with its own grace; at once when `urgent` is set. Waits for all."""
         self._closing = True
-        if not self._live:
-            return
-        self._idle.clear()
-        for uid in list(self._live):
-            self._feed(uid, machine.StopWanted(reason=_AGENT_STOPS))
-        async with asyncio.TaskGroup() as group:
-            helpers = (
-                group.create_task(self._kill_when_urgent()),
-                group.create_task(self._name_blockers()),
+        if self._live:
+            self._idle.clear()
+            ending = Ending(
+                self._live, lambda uid: self._entries[uid].stay, self._feed, self.urgent
             )
-            await self._idle.wait()
-            for helper in helpers:
-                helper.cancel()
+            await ending.run(self._idle)
 
-    async def _kill_when_urgent(self) -> None:
-        await self.urgent.wait()
-        for uid in list(self._live):
-            self._feed(uid, machine.KillWanted(reason="killed: the agent was told to end at once"))
 
-    async def _name_blockers(self) -> None:
-        while True:
-            await asyncio.sleep(BLOCKER_AFTER_S)
-            log.info("still running: %s", self._blockers())
-
-    def _blockers(self) -> str:
-        stays = sorted(
-            (self._entries[uid].stay for uid in self._live), key=lambda stay: stay.assignment.slot
-        )
-        named = ", ".join(
-            f"{stay.assignment.slot} ({f'pid {stay.pid}' if stay.pid else 'what it left behind'})"
-            for stay in stays[:_BLOCKERS_NAMED]
-        )
-        more = len(stays) - _BLOCKERS_NAMED
-        return f"{named} and {more} more" if more > 0 else named
+def _close(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        if fd >= 0:
+            os.close(fd)

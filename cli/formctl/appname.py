@@ -44,11 +44,9 @@ async def known_app(client: Client, named: str, directory_name: str = "") -> App
 
 async def known_type(client: Client, app: str, type_name: str) -> None:
     """InputError for a type that no release of the app has ever defined."""
-    from formation.v1 import control_pb2 as pb
-
-    response = await client.read(lambda stub: stub.ListReleases, pb.ListReleasesRequest(app=app))
     # Newest first, so that today's types come first.
-    names = dict.fromkeys(item.name for release in response.releases for item in release.types)
+    releases = await client.releases(app)
+    names = dict.fromkeys(item.name for release in releases for item in release.types)
     if type_name not in names:
         raise InputError(no_type(type_name, names))
 

@@ -10,20 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 from grpc import aio
 
 from formation import runtime, wire
-from formation.model import HostState
+from formation.model import HostState, Release
 from formation.v1 import control_pb2 as pb
 from formation.v1.control_pb2_grpc import ControlStub
 from formctl.discovery import Target
 from formctl.errors import CommandError, InputError, UnreachableError
 from formctl.settings import note
-from formctl.views import AppLine, HostLine, Instance, Update
+from formctl.views import AppLine, HostLine, Instance, Update, UsageReport
 
 if TYPE_CHECKING:
     from formation.v1.control_pb2_grpc import ControlAsyncStub  # exists for type checkers alone
@@ -177,6 +177,21 @@ class Client:
         response = await self.read(lambda stub: stub.ListHosts, pb.ListHostsRequest())
         return [_host_line(view) for view in response.hosts]
 
+    async def releases(self, app: str) -> list[Release]:
+        """Newest first; without values of the environment."""
+        request = pb.ListReleasesRequest(app=app)
+        response = await self.read(lambda stub: stub.ListReleases, request)
+        with _understanding():
+            return [wire.release_from_pb(message) for message in response.releases]
+
+    async def usage(self, app: str) -> UsageReport:
+        """`app` "": of all apps."""
+        response = await self.read(lambda stub: stub.Usage, pb.UsageRequest(app=app))
+        found = map(wire.usage_from_pb, response.instances)
+        return UsageReport(
+            of_uid={usage.uid: usage for usage in found}, notices=tuple(response.notices)
+        )
+
     async def instances(self, app: str) -> Update:
         """Everything as it is now."""
         request = pb.WatchInstancesRequest(app=app, once=True)
@@ -322,8 +337,14 @@ async def _is_listening(address: str) -> bool:
 
 def update_from_pb(message: pb.WatchUpdate) -> Update:
     """CommandError for what only a newer coordinator can have meant."""
-    try:
+    with _understanding():
         return _update(message)
+
+
+@contextlib.contextmanager
+def _understanding() -> Iterator[None]:
+    try:
+        yield
     except wire.WireError as error:
         raise CommandError(f"{error}; is formctl older than the coordinator?") from None
 

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from formation.model import Slot
 from formation.v1 import agent_pb2, control_pb2
 from formctl.client import Client, Stream
 from formctl.loglines import History, Line
@@ -138,6 +139,18 @@ async def follow(
     finally:
         timer.cancel()
         feed.end_history()
+
+
+async def last_lines(client: Client, slot: Slot, count: int) -> list[Line]:
+    """The newest that are kept of one slot, oldest first, on whichever hosts it was."""
+    found: list[Line] = []
+    feed = LogFeed(found.extend, lambda _: None, tail_lines=count, started_us=0)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HISTORY_PATIENCE_S):
+            await follow(
+                client, feed, app=slot.app, type_name=slot.type, ordinal=slot.ordinal, live=False
+            )
+    return found
 
 
 def _line(message: agent_pb2.LogLine, number: int) -> Line:

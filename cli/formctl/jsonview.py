@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 
-from formation.model import AuditRecord, Release
+from formation.model import AuditRecord, Probe, ProcessType, Release, Usage
 from formctl import render, wording
+from formctl.details import Details
 from formctl.loglines import Line
 from formctl.views import AppLine, HostLine, Instance
 
@@ -37,6 +38,77 @@ def instance(item: Instance) -> Json:
         "surplus": item.surplus,
         "host_silent": item.host_silent,
         "current": item.current,
+        "failures": status.failures,
+        "crash_looping": status.crash_looping,
+        "told": status.told,
+    }
+
+
+def usage(found: Usage | None) -> Json | None:
+    """null: nobody could be asked."""
+    if found is None:
+        return None
+    return {
+        "cpu_s": found.cpu_s,
+        "cpu_share": found.cpu_share,
+        "memory_bytes": found.memory_bytes,
+        "processes": found.processes,
+        "files": found.files if found.files >= 0 else None,
+        "log_bytes": found.log_bytes,
+        "log_bytes_per_s": found.log_bytes_per_s,
+    }
+
+
+def details(found: Details) -> Json:
+    return {
+        **instance(found.instance),
+        "settings": process_type(found.spec) if found.spec else None,
+        "usage": usage(found.usage),
+        "lines": [log_line(line) for line in found.lines],
+    }
+
+
+def process_type(spec: ProcessType) -> Json:
+    return {
+        "type": spec.name,
+        "command": spec.command,
+        "restart": spec.restart.value,
+        "stop_signal": spec.stop_signal,
+        "stop_grace_s": spec.stop_grace_s,
+        "stop_to": spec.stop_to.value,
+        "ready_after_s": spec.ready_after_s,
+        "readiness": _probe(spec.readiness),
+        "liveness": _probe(spec.liveness),
+        "notify": spec.notify,
+        "watchdog_s": spec.watchdog_s or None,
+        "start_grace_s": spec.start_grace_s,
+        "port": spec.port or None,
+        "user": spec.user or None,
+        "group": spec.group or None,
+        "workdir": spec.workdir or None,
+        "umask": f"{spec.umask:03o}" if spec.umask >= 0 else None,
+        "nice": spec.nice,
+        "requires": [ability.value for ability in spec.requires],
+        "limits": {
+            "cpus": spec.limits.cpus or None,
+            "memory_bytes": spec.limits.memory_bytes or None,
+            "pids": spec.limits.pids or None,
+            "rlimits": dict(sorted(spec.limits.rlimits.items())),
+        },
+    }
+
+
+def _probe(probe: Probe | None) -> Json | None:
+    if probe is None:
+        return None
+    return {
+        "kind": probe.kind.value,
+        "target": probe.target or None,
+        "port": probe.port or None,
+        "every_s": probe.period_s,
+        "timeout_s": probe.timeout_s,
+        "failures": probe.failures,
+        "successes": probe.successes,
     }
 
 
@@ -56,6 +128,8 @@ def host(line: HostLine) -> Json:
         "coordinator": line.coordinator_id or None,
         "session_since": _time(line.since_ms),
         "complaint": status.complaint,
+        "abilities": [ability.value for ability in status.abilities],
+        "inability": status.inability,
     }
 
 
@@ -75,16 +149,7 @@ def release(item: Release, *, current: int) -> Json:
         "app": item.app,
         "release": item.number,
         "current": item.number == current,
-        "types": [
-            {
-                "type": spec.name,
-                "command": spec.command,
-                "stop_signal": spec.stop_signal,
-                "stop_grace_s": spec.stop_grace_s,
-                "ready_after_s": spec.ready_after_s,
-            }
-            for spec in item.types
-        ],
+        "types": [process_type(spec) for spec in item.types],
         "env_names": sorted(item.env),
         "workdir": item.workdir,
         "created_at": _time(item.created_at_ms),

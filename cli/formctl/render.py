@@ -5,62 +5,112 @@ Columns are for eyes and may change; programs read `-o json` (formctl.jsonview).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from formation.model import AuditRecord, HostState, Release
+from formation.model import Ability, AuditRecord, HostState, InstanceState, Release, Usage
 from formation.quantities import show
-from formctl import wording
+from formctl import typelines, wording
+from formctl.tables import Paint, printable, table
 from formctl.views import AppLine, HostLine, Instance
 
 _GIB = 1024**3
+_RESET = "\x1b[0m"
+_GREEN, _YELLOW, _RED, _CYAN, _GREY = "32", "33", "31", "36", "90"
+_COLOURS = {
+    InstanceState.PENDING: _YELLOW,
+    InstanceState.WAITING: _YELLOW,
+    InstanceState.STARTING: _YELLOW,
+    InstanceState.HEALTHY: _GREEN,
+    InstanceState.UNREADY: _YELLOW,
+    InstanceState.BACKOFF: _RED,
+    InstanceState.RESTARTING: _RED,
+    InstanceState.FAILED: _RED,
+    InstanceState.FINISHED: _CYAN,
+    InstanceState.STOPPING: _GREY,
+    InstanceState.STOPPED: _GREY,
+}
+# A cgroup alone limits nothing.
+_ENFORCED = (Ability.CPU, Ability.MEMORY, Ability.PIDS, Ability.USER)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Left-aligned columns, two blanks between; a last column that is empty leaves no blanks."""
-    lines = [tuple(header), *(tuple(printable(cell) for cell in row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def printable(text: str) -> str:
-    """What a machine far away wrote must not move this terminal's cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def instances(found: Sequence[Instance], *, now_ms: int, with_app: bool = False) -> str:
+def instances(
+    found: Sequence[Instance],
+    *,
+    now_ms: int,
+    with_app: bool = False,
+    usage: Mapping[str, Usage] | None = None,
+    width: int | None = None,
+    colour: bool = False,
+) -> str:
+    """With `usage`, what they use instead of where to find them. `width`: of the terminal."""
     if not found:
         return "no instances"
-    header = ("INSTANCE", "STATE", "HOST", "PORT", "PID", "UP", "RESTARTS", "RELEASE", "NOTE")
-    return table(header, (_instance(item, now_ms, with_app) for item in found))
+    facts = ("PORT", "PID", "UP", "RESTARTS", "RELEASE")
+    if usage is not None:
+        facts = ("CPU", "MEMORY", "PROCS", "FILES", "LOG")
+    rows = [
+        (
+            str(item.slot) if with_app else item.slot.short,
+            wording.state(item),
+            item.host or "-",
+            *(_facts(item, now_ms) if usage is None else _used(usage.get(item.uid))),
+            wording.note(item, now_ms),
+        )
+        for item in found
+    ]
+    header = ("INSTANCE", "STATE", "HOST", *facts, "NOTE")
+    return table(header, rows, width=width, paint=_states(found) if colour else None)
 
 
-def _instance(item: Instance, now_ms: int, with_app: bool) -> tuple[str, ...]:
+def _facts(item: Instance, now_ms: int) -> tuple[str, ...]:
     status = item.status
     return (
-        str(item.slot) if with_app else item.slot.short,
-        wording.state(item),
-        item.host or "-",
         _or_dash(status.port),
         _or_dash(status.pid),
         wording.since(status.started_at_ms, now_ms) or "-",
         str(max(0, status.attempt - 1)),
         f"v{status.release}",
-        wording.trouble(item, now_ms),
     )
 
 
-def hosts(found: Sequence[HostLine]) -> str:
+def _used(usage: Usage | None) -> tuple[str, ...]:
+    """`-` for what nobody knows."""
+    if usage is None:
+        return ("-",) * 5
+    return (
+        wording.share(usage.cpu_share),
+        wording.amount(usage.memory_bytes),
+        str(usage.processes),
+        str(usage.files) if usage.files >= 0 else "-",
+        f"{wording.amount(usage.log_bytes_per_s)}/s",
+    )
+
+
+def _states(found: Sequence[Instance]) -> Paint:
+    """A colour for the second column."""
+
+    def paint(row: int, column: int, padded: str) -> str:
+        return painted_state(found[row], padded) if column == 1 else padded
+
+    return paint
+
+
+def painted_state(item: Instance, text: str) -> str:
+    code = _GREY if item.surplus or item.host_silent else _COLOURS[item.state]
+    return f"\x1b[{code}m{text}{_RESET}"
+
+
+def hosts(found: Sequence[HostLine], *, wide: bool = False, width: int | None = None) -> str:
     if not found:
         return "no hosts; start one with: formation-agent --coordinator ADDR"
-    header = (
-        "HOST", "STATE", "HEALTHY", "LIMIT", "CPUS", "MEMORY", "ADDRESS", "AGENT", "VIA", "LABELS",
-        "NOTE",
-    )  # fmt: skip
-    return table(header, map(_host, found))
+    header = ("HOST", "STATE", "HEALTHY", "CPUS", "MEMORY", "ADDRESS", "ENFORCES")
+    more = ("LIMIT", "AGENT", "VIA") if wide else ()
+    rows = (
+        (*_host(line), *(_more(line) if wide else ()), _labels(line), line.status.complaint)
+        for line in found
+    )
+    return table((*header, *more, "LABELS", "NOTE"), rows, width=width)
 
 
 def _host(line: HostLine) -> tuple[str, ...]:
@@ -69,15 +119,40 @@ def _host(line: HostLine) -> tuple[str, ...]:
         status.host,
         host_state(line),
         f"{line.healthy}/{line.instances}",
-        _or_dash(capacity.instances_max),
         f"{capacity.cpus:g}" if capacity.cpus else "-",
         f"{capacity.memory_bytes / _GIB:.1f} GiB" if capacity.memory_bytes else "-",
         status.address or "-",
-        status.agent_version or "-",
-        line.coordinator_id or "-",
-        " ".join(f"{key}={value}" for key, value in sorted(status.labels.items())) or "-",
-        status.complaint,
+        _enforces(line),
     )
+
+
+def _more(line: HostLine) -> tuple[str, ...]:
+    status = line.status
+    limit = _or_dash(status.capacity.instances_max)
+    return (limit, status.agent_version or "-", line.coordinator_id or "-")
+
+
+def _labels(line: HostLine) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(line.status.labels.items())) or "-"
+
+
+def _enforces(line: HostLine) -> str:
+    """Of what a type may ask for: cpu, memory and pids limits, and another user."""
+    abilities = line.status.abilities
+    if not line.status.agent_version:
+        return "-"  # nobody has said it
+    if all(ability in abilities for ability in _ENFORCED):
+        return "all"
+    return " ".join(ability.value for ability in _ENFORCED if ability in abilities) or "none"
+
+
+def inabilities(found: Sequence[HostLine]) -> list[str]:
+    """`a, b: cannot …`, one line for each reason."""
+    hosts_of: dict[str, list[str]] = {}
+    for line in found:
+        if line.status.inability and not line.status.departed:
+            hosts_of.setdefault(line.status.inability, []).append(line.status.host)
+    return [printable(f"{', '.join(names)}: {why}") for why, names in hosts_of.items()]
 
 
 def host_state(line: HostLine) -> str:
@@ -145,19 +220,15 @@ def release_changes(before: Release | None, after: Release) -> list[str]:
             if name in old and new[name].command != old[name].command
         ),
         *(
-            f"{name}: stop or ready settings changed"
+            f"{name}: {', '.join(keys)} changed"
             for name in new
-            if name in old and _settings(new[name]) != _settings(old[name])
+            if name in old and (keys := typelines.changed(old[name], new[name]))
         ),
         _listed("env added", sorted(set(after.env) - set(before.env))),
         _listed("env removed", sorted(set(before.env) - set(after.env))),
         f"workdir: {after.workdir}" if after.workdir != before.workdir else "",
     ]
     return [printable(line) for line in lines if line]
-
-
-def _settings(spec: object) -> tuple[object, ...]:
-    return tuple(getattr(spec, name) for name in ("stop_signal", "stop_grace_s", "ready_after_s"))
 
 
 def _env_names(env: Mapping[str, str]) -> list[str]:

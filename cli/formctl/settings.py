@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -179,6 +180,11 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def terminal_width() -> int | None:
+    """None where a line may be as long as it is."""
+    return shutil.get_terminal_size().columns if is_terminal() else None
+
+
 def parse_target(text: str | None) -> tuple[str, int]:
     """`web` → ("web", 0), `web.3` → ("web", 3), nothing → ("", 0): every type."""
     if not text:
@@ -187,6 +193,14 @@ def parse_target(text: str | None) -> tuple[str, int]:
     if not TYPE_NAME.fullmatch(name) or (dot and not _ORDINAL.fullmatch(number)):
         raise InputError(f"{text!r} is neither a type (web) nor an instance (web.3)")
     return name, int(number or 0)
+
+
+def parse_instance(text: str) -> tuple[str, int]:
+    """`web.3` alone: for what is about one instance."""
+    name, ordinal = parse_target(text)
+    if not ordinal:
+        raise InputError(f"{text!r} is no instance; name one as in {name or 'web'}.1")
+    return name, ordinal
 
 
 def who() -> str:

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from formation.model import App, HostState, HostStatus, InstanceState, InstanceStatus, Slot
+from formation.model import App, HostState, HostStatus, InstanceState, InstanceStatus, Slot, Usage
+
+# As their types want it: running, or done with their work.
+_ARRIVED = (InstanceState.HEALTHY, InstanceState.FINISHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +43,16 @@ class Instance:
     @property
     def is_good(self) -> bool:
         """Exactly what was asked for, as far as anyone can see."""
-        good = self.state is InstanceState.HEALTHY and self.current
-        return good and not self.surplus and not self.host_silent
+        return self.state in _ARRIVED and self._counts
+
+    @property
+    def has_failed(self) -> bool:
+        """For good: it is not started again by itself."""
+        return self.state is InstanceState.FAILED and self._counts
+
+    @property
+    def _counts(self) -> bool:
+        return self.current and not self.surplus and not self.host_silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +64,14 @@ class Update:
     gone_uids: tuple[str, ...] = ()
     apps: tuple[App, ...] | None = None
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """By uid; who is not in it could not be asked. `notices`: whom that was, for people."""
+
+    of_uid: Mapping[str, Usage] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,14 +6,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from formation import runtime
+from formctl import details
 from formctl.client import Client
 from formctl.errors import CommandError
+from formctl.following import last_lines
 from formctl.settings import note, say
 from formctl.views import Instance
 from formctl.watching import Goal, Progress
+
+# By whether a retry was asked for.
+_FAILED = {
+    False: "not done; what has failed is not started again by itself, but by formctl retry:",
+    True: "the retry has failed:",
+}
+# Of each instance whose output is shown when the waiting was in vain.
+_LOG_LINES = 20
+_LOGS_MAX = 3
 
 
 async def wait_until(
@@ -25,27 +36,52 @@ async def wait_until(
     started_s: float,
     baseline: Iterable[Instance] = (),
     every_app: bool = False,
+    tell: Callable[[str], None] = say,
 ) -> None:
-    """`every_app`: watch without naming the app, since it may be gone already."""
+    """`every_app`: watch without naming the app, since it may be gone already. CommandError when
+    it does not arrive, with what is missing and the last output of what fails."""
     progress = Progress(goal, started_s=started_s, baseline=baseline)
+    app = "" if every_app else goal.app
     try:
         async with asyncio.timeout(timeout_s):
-            await _follow(client, progress, "" if every_app else goal.app, revision)
+            await _follow(client, progress, app, revision, tell)
     except asyncio.CancelledError:
         note("interrupted: the change itself stays, only the waiting has ended")
         raise
     except TimeoutError:
-        missing = progress.missing(now_ms=runtime.now_ms())
         reached = f"not done after {timeout_s:g} s; the change stays and may still arrive:"
-        raise CommandError("\n  ".join([reached, *missing])) from None
-    say(progress.summary(now_s=runtime.monotonic_s()))
+        raise CommandError(await _in_vain(client, progress, reached)) from None
+    if not progress.is_done:
+        raise CommandError(await _in_vain(client, progress, _FAILED[bool(goal.tried)]))
+    tell(progress.summary(now_s=runtime.monotonic_s()))
 
 
-async def _follow(client: Client, progress: Progress, app: str, revision: int) -> None:
+async def _follow(
+    client: Client, progress: Progress, app: str, revision: int, tell: Callable[[str], None]
+) -> None:
     async with contextlib.aclosing(client.watch(app, revision)) as updates:
         async for update in updates:
             now_s, now_ms = runtime.monotonic_s(), runtime.now_ms()
             for line in progress.feed(update, now_s=now_s, now_ms=now_ms):
-                say(line)
-            if progress.is_done:
+                tell(line)
+            if progress.is_done or progress.has_failed:
                 return
+
+
+async def _in_vain(client: Client, progress: Progress, reached: str) -> str:
+    """What is missing, and how the output of what fails ends."""
+    lines = [reached, *progress.missing(now_ms=runtime.now_ms())]
+    for instance in progress.failing()[:_LOGS_MAX]:
+        lines += await _last_lines(client, instance)
+    return "\n  ".join(lines)
+
+
+async def _last_lines(client: Client, instance: Instance) -> list[str]:
+    name = instance.slot.short
+    try:
+        found = await last_lines(client, instance.slot, _LOG_LINES)
+    except CommandError:
+        return []  # what is missing matters more than why this cannot be shown
+    if not found:
+        return [f"{name} has printed nothing"]
+    return [f"the last output of {name}:", *(f"  {line}" for line in details.log_lines(found))]

@@ -5,15 +5,18 @@ revision or later. A type has arrived when exactly the wanted number is healthy 
 nothing else of it is left on a host that can be heard: until the leader has planned, a type that
 shrinks shows too many healthy ones and no surplus, so both numbers have to match. What is left on
 a silent host cannot be stopped by anybody now and is only mentioned.
+
+What has FINISHED has arrived too. What has FAILED is not started again by itself: when only such
+ones are missing, waiting longer is of no use.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from formation.model import InstanceState
+from formation.model import InstanceState, Slot
 from formation.quantities import show
 from formctl import wording
 from formctl.views import Instance, Table, Update
@@ -21,6 +24,12 @@ from formctl.views import Instance, Table, Update
 _MISSING_LINES_MAX = 20
 # On its way out for so long: that is worth a word.
 _STUCK_MS = 10_000
+_FAILING = {
+    InstanceState.BACKOFF: "failing",
+    InstanceState.FAILED: "failed",
+    InstanceState.UNREADY: "not ready",
+    InstanceState.RESTARTING: "restarting",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +37,32 @@ class Goal:
     """What is waited for.
 
     `wanted` names the types that matter; with `whole` every other type of the app must be gone.
-    `ordinal` (not 0) narrows it to one slot of the only type wanted.
+    `slots` (not empty) narrows it to these. `tried`: attempts by uid before a retry; only a later
+    one counts, and ends the waiting when it fails.
     """
 
     app: str
     wanted: Mapping[str, int]
     whole: bool = False
-    ordinal: int = 0
+    slots: frozenset[Slot] = frozenset()
+    tried: Mapping[str, int] = field(default_factory=dict)
 
     def covers(self, instance: Instance) -> bool:
         slot = instance.slot
-        if slot.app != self.app or (self.ordinal and slot.ordinal != self.ordinal):
+        if slot.app != self.app or (self.slots and slot not in self.slots):
             return False
         return self.whole or slot.type in self.wanted
+
+    def reached_by(self, instance: Instance) -> bool:
+        return instance.is_good and self.was_tried(instance)
+
+    def failed_by(self, instance: Instance) -> bool:
+        """For good, or in the try that was asked for."""
+        failed_again = bool(self.tried) and instance.state is InstanceState.BACKOFF
+        return (instance.has_failed or failed_again) and self.was_tried(instance)
+
+    def was_tried(self, instance: Instance) -> bool:
+        return instance.status.attempt > self.tried.get(instance.uid, -1)
 
 
 class Progress:
@@ -51,6 +73,7 @@ class Progress:
         self._started_s = started_s
         self._table = Table()
         self._good: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
         self._present: Counter[str] = Counter()
         self._kept: Counter[str] = Counter()
         self._leaving_ms: dict[str, int] = {}
@@ -59,7 +82,7 @@ class Progress:
         self._healthy: set[str] = set()
         known = tuple(instance for instance in baseline if goal.covers(instance))
         self._table.apply(Update(complete=True, changed=known))
-        self._healthy.update(instance.uid for instance in known if instance.is_good)
+        self._healthy.update(instance.uid for instance in known if goal.reached_by(instance))
 
     @property
     def is_done(self) -> bool:
@@ -67,6 +90,22 @@ class Progress:
             self._good[name] == quantity == self._present[name]
             for name, quantity in self._wanted().items()
         )
+
+    @property
+    def has_failed(self) -> bool:
+        """Nothing that is still missing comes by itself."""
+        return self._synced and all(
+            self._good[name] + self._failed[name] == quantity == self._present[name]
+            for name, quantity in self._wanted().items()
+        )
+
+    def failing(self) -> list[Instance]:
+        """Those whose output may tell why: the first one of each type."""
+        found: dict[str, Instance] = {}
+        for instance in sorted(self._covered(), key=lambda i: (i.slot, i.uid)):
+            if self._fails(instance) and not self._is_leaving(instance):
+                found.setdefault(instance.slot.type, instance)
+        return list(found.values())
 
     def feed(self, update: Update, *, now_s: float, now_ms: int) -> list[str]:
         before = {uid: self._table.instances.get(uid) for uid in (i.uid for i in update.changed)}
@@ -83,18 +122,20 @@ class Progress:
 
     def summary(self, *, now_s: float) -> str:
         wanted = {name: n for name, n in self._wanted().items() if name in self.goal.wanted}
-        healthy = sum(wanted.values())
+        good = [i for i in self._covered() if i.is_good]
+        finished = sum(i.state is InstanceState.FINISHED for i in good)
+        healthy = len(good) - finished
+        counts = [f"{healthy} healthy"] if healthy else []
+        counts += [f"{finished} finished"] if finished else []
         took = f"in {now_s - self._started_s:.1f} s"
-        target = f"{self._only()}.{self.goal.ordinal}" if self.goal.ordinal else show(wanted)
-        text = (
-            f"{target or self.goal.app}: {f'{healthy} healthy' if healthy else 'none left'} {took}"
-        )
+        target = " ".join(sorted(slot.short for slot in self.goal.slots)) or show(wanted)
+        text = f"{target or self.goal.app}: {', '.join(counts) or 'none left'} {took}"
         silent = sum(i.surplus and i.host_silent for i in self._covered())
         return f"{text}; {silent} on silent hosts, stopped when they return" if silent else text
 
     def missing(self, *, now_ms: int) -> list[str]:
         """What is still in the way, for a person whose patience has ended."""
-        waiting = [i for i in self._covered() if not i.is_good]
+        waiting = [i for i in self._covered() if not self.goal.reached_by(i)]
         waiting = [i for i in waiting if not i.surplus or self._is_stuck(i, now_ms)] or waiting
         lines = [
             f"{i.slot.short} {wording.state(i)}{_on(i)}{_because(i, now_ms)}"
@@ -113,8 +154,9 @@ class Progress:
         return [*lines, note] if note and note not in self._reasons() else lines
 
     def _wanted(self) -> dict[str, int]:
-        if self.goal.ordinal:
-            return {name: min(1, quantity) for name, quantity in self.goal.wanted.items()}
+        if self.goal.slots:
+            asked = Counter(slot.type for slot in self.goal.slots)
+            return {name: min(asked[name], n) for name, n in self.goal.wanted.items()}
         # Types that are not wanted at all: none of them may be left.
         others = set(self._present) if self.goal.whole else set()
         return {**self.goal.wanted, **dict.fromkeys(sorted(others - set(self.goal.wanted)), 0)}
@@ -122,15 +164,13 @@ class Progress:
     def _covered(self) -> list[Instance]:
         return [i for i in self._table.instances.values() if self.goal.covers(i)]
 
-    def _only(self) -> str:
-        return next(iter(self.goal.wanted))
-
     def _count(
         self, update: Update, before: Mapping[str, Instance | None], gone: Iterable[Instance]
     ) -> None:
         """Keeps the two numbers per type without going through the whole table."""
         if update.complete:
             self._good.clear()
+            self._failed.clear()
             self._present.clear()
             self._kept.clear()
         else:
@@ -144,7 +184,8 @@ class Progress:
 
     def _tally(self, instance: Instance, by: int) -> None:
         if self.goal.covers(instance):
-            self._good[instance.slot.type] += by * instance.is_good
+            self._good[instance.slot.type] += by * self.goal.reached_by(instance)
+            self._failed[instance.slot.type] += by * self.goal.failed_by(instance)
             self._kept[instance.slot.type] += by * (not instance.surplus)
             self._present[instance.slot.type] += by * (
                 not (instance.surplus and instance.host_silent)
@@ -157,41 +198,46 @@ class Progress:
         app = self._table.apps.get(self.goal.app)
         formation = app.formation if app else {}
         wanted = {name: formation.get(name, 0) for name in self.goal.wanted}
-        goal = self.goal
-        self.goal = Goal(app=goal.app, wanted=wanted, whole=goal.whole, ordinal=goal.ordinal)
+        self.goal = replace(self.goal, wanted=wanted)
 
     def _seen(self, instance: Instance, now_s: float, now_ms: int) -> str:
         if not self.goal.covers(instance):
             return ""
-        if instance.is_good:
-            return self._became_healthy(instance, now_s)
+        if self.goal.reached_by(instance):
+            return self._arrived(instance, now_s)
         self._healthy.discard(instance.uid)
         status = instance.status
         if instance.state is InstanceState.STOPPED:
             return self._left(instance)
-        if instance.state is InstanceState.BACKOFF and not self._is_leaving(instance):
-            once = (instance.uid, str(status.attempt), status.reason)
-            text = f"{instance.slot.short} failing{_on(instance)}{_because(instance, now_ms)}"
+        if self._fails(instance) and not self._is_leaving(instance):
+            once = (instance.uid, str(status.attempt), instance.state.name, status.reason)
+            word = _FAILING[instance.state]
+            text = f"{instance.slot.short} {word}{_on(instance)}{_because(instance, now_ms)}"
             return self._once(once, text)
         if instance.state is InstanceState.PENDING and status.reason and not instance.surplus:
             return self._once((instance.slot.type, status.reason), _waits(instance))
         return ""
 
+    def _fails(self, instance: Instance) -> bool:
+        return instance.state in _FAILING and self.goal.was_tried(instance)
+
     def _is_leaving(self, instance: Instance) -> bool:
         """On its way out, also when the leader has not said of all of them which ones go."""
         kind = instance.slot.type
-        too_many = not self.goal.ordinal and self._kept[kind] > self._wanted().get(kind, 0)
+        too_many = not self.goal.slots and self._kept[kind] > self._wanted().get(kind, 0)
         return instance.surplus or not instance.current or too_many
 
     def _is_stuck(self, instance: Instance, now_ms: int) -> bool:
         return now_ms - self._leaving_ms.get(instance.uid, now_ms) >= _STUCK_MS
 
-    def _became_healthy(self, instance: Instance, now_s: float) -> str:
+    def _arrived(self, instance: Instance, now_s: float) -> str:
         if instance.uid in self._healthy:
             return ""
         self._healthy.add(instance.uid)
         port = f" (port {instance.status.port})" if instance.status.port else ""
         took = f"{now_s - self._started_s:.1f}s"
+        if instance.state is InstanceState.FINISHED:
+            return f"{instance.slot.short} finished{_on(instance)} {took}"
         return f"{instance.slot.short} healthy{_on(instance)}{port} {took}"
 
     def _left(self, instance: Instance) -> str:

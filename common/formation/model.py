@@ -357,7 +357,7 @@ class AuditRecord:
 class Tries:
     """How often a stay was started, how often it failed in a row, and its process (pid 0: none).
 
-    `over`: FINISHED or FAILED, it is not started again; 0: neither.
+    `over`: FINISHED or FAILED, it is not started again; 0: neither. `ready`: its process was.
     """
 
     attempt: int = 0
@@ -366,6 +366,7 @@ class Tries:
     start_ticks: int = 0
     over: int = 0
     last_exit: str = ""
+    ready: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

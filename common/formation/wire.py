@@ -390,6 +390,7 @@ def agent_memory_to_pb(memory: m.AgentMemory) -> journal.AgentJournal:
                 start_ticks=tries.start_ticks,
                 over=tries.over,
                 last_exit=tries.last_exit,
+                ready=tries.ready,
             )
             for uid, tries in memory.tries.items()
         ],
@@ -417,6 +418,7 @@ def agent_memory_from_pb(message: journal.AgentJournal) -> m.AgentMemory:
                 start_ticks=item.start_ticks,
                 over=item.over,
                 last_exit=item.last_exit,
+                ready=item.ready,
             )
             for item in message.tries
         },

@@ -7,7 +7,6 @@ away; a caller that has just changed something asks for a world at least that ne
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
 from typing import Any
@@ -16,24 +15,22 @@ import grpc
 
 import formation
 from formation import wire
-from formation.manifest import STOP_SIGNALS
 from formation.model import (
-    APP_NAME,
-    QUANTITY_MAX,
-    TYPE_NAME,
+    App,
     AuditRecord,
     Coordinator,
-    ProcessType,
     Release,
 )
 from formation.v1 import control_pb2 as pb
 from formation.v1 import control_pb2_grpc, types_pb2
 from formation_coordinator import control, views
+from formation_coordinator.checks import BadRelease, release_wanted
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logfan import LogFan
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import Store, StoreError, TooLarge
 from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.usagefan import UsageFan
 from formation_coordinator.watching import InstanceWatch
 
 log = logging.getLogger(__name__)
@@ -57,7 +54,7 @@ def _worded(method: Unary) -> Unary:
     async def call(self: Any, request: Any, context: Context) -> Any:
         try:
             return await method(self, request, context)
-        except (control.ControlError, StoreError, wire.WireError) as error:
+        except (control.ControlError, StoreError, wire.WireError, BadRelease) as error:
             code, words = _status_of(error)
         return await context.abort(code, words)
 
@@ -67,7 +64,7 @@ def _worded(method: Unary) -> Unary:
 def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, control.ControlError):
         return _CODES[type(error)], str(error)
-    if isinstance(error, wire.WireError | TooLarge):
+    if isinstance(error, wire.WireError | BadRelease | TooLarge):
         return grpc.StatusCode.INVALID_ARGUMENT, str(error)
     return grpc.StatusCode.UNAVAILABLE, str(error)
 
@@ -81,6 +78,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         live: LiveWorld,
         changes: control.Control,
         logs: LogFan,
+        usage: UsageFan,
         watch: InstanceWatch,
         me: Coordinator,
         clock: Callable[[], float],
@@ -88,7 +86,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         connected: Callable[[], bool],
     ) -> None:
         self._store, self._mirror, self._live = store, mirror, live
-        self._changes, self._logs, self._watch = changes, logs, watch
+        self._changes, self._logs, self._usage, self._watch = changes, logs, usage, watch
         self._me, self._clock, self._replace_after_s = me, clock, replace_after_s
         self._connected = connected
 
@@ -97,12 +95,19 @@ class ControlService(control_pb2_grpc.ControlServicer):
             why = self._mirror.failure or "the store is not read yet"
             raise StoreError(f"coordinator {self._me.id} is not ready: {why}")
 
+    def _known_app(self, name: str) -> App:
+        app = self._live.world.apps.get(name)
+        if app is None:
+            known = ", ".join(sorted(self._live.world.apps)) or "none"
+            raise control.Unknown(f"no app {name!r}; known apps: {known}")
+        return app
+
     # ------------------------------------------------------------------ changes
 
     @_worded
     async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:  # noqa: N802
         self._ready()
-        wanted = _release_wanted(request)
+        wanted = release_wanted(request)
         applied = await self._changes.apply(wanted, dict(request.formation), request.who)
         return pb.ApplyResponse(
             release=wire.release_to_pb(applied.release),
@@ -126,6 +131,15 @@ class ControlService(control_pb2_grpc.ControlServicer):
         )
         replaced = [wire.assignment_to_pb(item) for item in stays]
         return pb.RestartResponse(replaced=replaced, revision=revision)
+
+    @_worded
+    async def Retry(self, request: pb.RetryRequest, context: Context) -> pb.RetryResponse:  # noqa: N802
+        self._ready()
+        stays, revision = await self._changes.retry(
+            request.app, request.type, request.ordinal, request.who, self._live.world
+        )
+        retried = [wire.assignment_to_pb(item) for item in stays]
+        return pb.RetryResponse(retried=retried, revision=revision)
 
     @_worded
     async def DeleteApp(self, request: pb.DeleteAppRequest, context: Context) -> Any:  # noqa: N802
@@ -176,11 +190,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     @_worded
     async def ListReleases(self, request: pb.ListReleasesRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
-        world = self._live.world
-        app = world.apps.get(request.app)
-        if app is None:
-            known = ", ".join(sorted(world.apps)) or "none"
-            raise control.Unknown(f"no app {request.app!r}; known apps: {known}")
+        app, world = self._known_app(request.app), self._live.world
         found = [r for (name, _), r in world.releases.items() if name == app.name and r.types]
         newest_first = sorted(found, key=lambda release: -release.number)
         return pb.ListReleasesResponse(
@@ -194,6 +204,13 @@ class ControlService(control_pb2_grpc.ControlServicer):
             self._live.world, now_s=self._clock(), replace_after_s=self._replace_after_s
         )
         return pb.ListHostsResponse(hosts=[_host_view(view) for view in found])
+
+    @_worded
+    async def Usage(self, request: pb.UsageRequest, context: Context) -> pb.UsageResponse:  # noqa: N802
+        self._ready()
+        if request.app and not request.relayed:
+            self._known_app(request.app)
+        return await self._usage.read(request)
 
     @_worded
     async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> Any:  # noqa: N802
@@ -211,9 +228,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
         try:
             self._ready()
             await self._mirror.wait_for(request.min_revision, MIRROR_WAIT_S)
-            if request.app and request.app not in self._live.world.apps and request.once:
-                known = ", ".join(sorted(self._live.world.apps)) or "none"
-                raise control.Unknown(f"no app {request.app!r}; known apps: {known}")
+            if request.app and request.once:
+                self._known_app(request.app)
         except (control.ControlError, StoreError) as error:
             code, words = _status_of(error)
             await context.abort(code, words)
@@ -233,55 +249,6 @@ class ControlService(control_pb2_grpc.ControlServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         async for response in self._logs.read(request):
             yield response
-
-
-def _release_wanted(request: pb.ApplyRequest) -> Release:
-    """What the caller wants, checked: formctl checks too, but others may call."""
-    if not APP_NAME.fullmatch(request.app):
-        raise control.Invalid(
-            f"bad app name {request.app!r}: lower-case letters, digits, '.', '_', '-', at most 63"
-        )
-    types = tuple(wire.process_type_from_pb(spec) for spec in request.types)
-    if not types:
-        raise control.Invalid(f"app {request.app}: no process types defined")
-    names = [spec.name for spec in types]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise control.Invalid(f"app {request.app}: type {', '.join(twice)} is defined twice")
-    problems = [problem for spec in types for problem in _type_problems(spec)]
-    problems += [
-        f"bad environment variable {name!r}"
-        for name, value in request.env.items()
-        if not name or "=" in name or "\0" in name + value
-    ]
-    problems += [
-        f"{name}: quantity {quantity} is over {QUANTITY_MAX}"
-        for name, quantity in request.formation.items()
-        if quantity > QUANTITY_MAX
-    ]
-    if problems:
-        raise control.Invalid(f"app {request.app}: {'; '.join(problems)}")
-    return Release(
-        app=request.app,
-        number=0,
-        types=types,
-        env=dict(request.env),
-        workdir=request.workdir,
-        reason=request.reason,
-    )
-
-
-def _type_problems(spec: ProcessType) -> list[str]:
-    checks = {
-        f"bad type name {spec.name!r}": TYPE_NAME.fullmatch(spec.name),
-        f"{spec.name}: no command": spec.command.strip(),
-        f"{spec.name}: quantity over {QUANTITY_MAX}": spec.initial_quantity <= QUANTITY_MAX,
-        f"{spec.name}: a NUL byte in the command": "\0" not in spec.command,
-        f"{spec.name}: unknown stop signal {spec.stop_signal!r}": spec.stop_signal in STOP_SIGNALS,
-        f"{spec.name}: bad stop grace": 0 <= spec.stop_grace_s < math.inf,
-        f"{spec.name}: bad ready after": 0 <= spec.ready_after_s < math.inf,
-    }
-    return [problem for problem, passed in checks.items() if not passed]
 
 
 def _without_values(release: Release) -> types_pb2.Release:

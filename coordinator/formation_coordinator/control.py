@@ -7,7 +7,9 @@ record in the same breath. A lost race reads and decides again, a bounded number
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from formation.model import (
@@ -15,12 +17,14 @@ from formation.model import (
     Assignment,
     AssignmentDocument,
     AuditRecord,
+    InstanceState,
     ProcessType,
     QuantityChange,
     Release,
     Session,
 )
 from formation.quantities import QuantityError, apply_changes, show
+from formation.wire import WireError
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import (
     Compare,
@@ -39,6 +43,8 @@ from formation_coordinator.world import World
 log = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 8
+# Those that a retry means something to; anything else ignores it.
+RETRIED = frozenset({InstanceState.BACKOFF, InstanceState.FINISHED, InstanceState.FAILED})
 
 
 class ControlError(Exception):
@@ -98,7 +104,7 @@ class Control:
         """
         for _ in range(ATTEMPTS_MAX):
             app, seen = await self._read_app(wanted.app)
-            current = await self._read_release(app) if app else None
+            current = await self._read_readable(app) if app else None
             if app and current and _same(current, wanted):
                 revision = seen.revision
                 return Applied(app=app, release=current, unchanged=True, revision=revision)
@@ -129,7 +135,7 @@ class Control:
         numbers = [int(item.key.rsplit("/", 1)[1]) for item in left]
         return max(numbers, default=0) + 1
 
-    # ------------------------------------------------------------------ scale and restart
+    # ------------------------------------------------------------------ scale, restart, retry
 
     async def scale(self, name: str, changes: Sequence[QuantityChange], who: str) -> Scaled:
         """Change quantities, all or none. Raises `Unknown`, `Invalid`, `RaceLost`."""
@@ -145,11 +151,7 @@ class Control:
                 return Scaled(before=before, after=after, revision=seen.revision)
             changed = replace(app, formation={**app.formation, **after})
             detail = f"{show(before)} -> {show(after)}"
-            revision = await self._commit(
-                [ModRevision(keys.app(name), seen.mod_revision)],
-                [Put(keys.app(name), codec.encode(changed))],
-                self._audit(who, "scale", name, detail),
-            )
+            revision = await self._put_app(changed, seen, self._audit(who, "scale", name, detail))
             if revision:
                 return Scaled(before=before, after=after, revision=revision)
         raise RaceLost(f"app {name}: others are changing it at the same time; try again")
@@ -159,24 +161,36 @@ class Control:
     ) -> tuple[tuple[Assignment, ...], int]:
         """Ask for new stays, which the leader makes step by step. Gives those that will end."""
         for _ in range(ATTEMPTS_MAX):
-            app, release, seen = await self._read(name)
-            known = [spec.name for spec in release.types]
-            if type_name and type_name not in known:
-                raise Unknown(f"app {name} has no type {type_name!r}; it has {', '.join(known)}")
+            app, seen, types = await self._read_types(name, type_name)
             stays = _stays(world, name, type_name, ordinal)
-            if not stays:
-                what = f"{type_name}.{ordinal}" if ordinal else type_name or "instance"
-                raise Unknown(f"app {name} has no {what}; see formctl ps")
-            types = [type_name] if type_name else known
             changed = replace(app, restart_marks=_marked(app.restart_marks, types, ordinal))
-            target = f"{type_name}.{ordinal}" if ordinal else type_name or "all"
-            revision = await self._commit(
-                [ModRevision(keys.app(name), seen.mod_revision)],
-                [Put(keys.app(name), codec.encode(changed))],
-                self._audit(who, "restart", name, target),
-            )
+            detail = _short(type_name, ordinal) or "all"
+            revision = await self._put_app(changed, seen, self._audit(who, "restart", name, detail))
             if revision:
-                return stays, revision
+                return tuple(stay for stay, _ in stays), revision
+        raise RaceLost(f"app {name}: others are changing it at the same time; try again")
+
+    async def retry(
+        self, name: str, type_name: str, ordinal: int, who: str, world: World
+    ) -> tuple[tuple[Assignment, ...], int]:
+        """Ask the same stays to try again now. Gives those that wait or have ended.
+
+        Raises `Refused` when none does.
+        """
+        for _ in range(ATTEMPTS_MAX):
+            app, seen, types = await self._read_types(name, type_name)
+            stays = _stays(world, name, type_name, ordinal)
+            waiting = tuple(stay for stay, state in stays if state in RETRIED)
+            what = _short(type_name, ordinal) or name
+            if not waiting:
+                raise Refused(
+                    f"{what} is {_states([state for _, state in stays])}: nothing to retry"
+                )
+            changed = replace(app, retry_marks=_marked(app.retry_marks, types, ordinal))
+            detail = _short(type_name, ordinal) or "all"
+            revision = await self._put_app(changed, seen, self._audit(who, "retry", name, detail))
+            if revision:
+                return waiting, revision
         raise RaceLost(f"app {name}: others are changing it at the same time; try again")
 
     # ------------------------------------------------------------------ delete and forget
@@ -252,18 +266,41 @@ class Control:
         return record, _Seen(item.mod_revision, snapshot.revision)
 
     async def _read_release(self, app: App) -> Release | None:
+        """Raises WireError for one that this version cannot read."""
         item = await self._store.get(keys.release(app.name, app.release))
         record = codec.decode(item.key, item.value) if item else None
         return record if isinstance(record, Release) else None
+
+    async def _read_readable(self, app: App) -> Release | None:
+        with suppress(WireError):  # then anything that is applied now differs from it
+            return await self._read_release(app)
+        return None
 
     async def _read(self, name: str) -> tuple[App, Release, _Seen]:
         app, seen = await self._read_app(name)
         if app is None:
             raise Unknown(await self._no_such_app(name))
-        release = await self._read_release(app)
+        try:
+            release = await self._read_release(app)
+        except WireError as error:
+            raise Refused(f"app {name}: {error}; apply it again") from error
         if release is None:
             raise Refused(f"app {name}: its release v{app.release} is missing; apply it again")
         return app, release, seen
+
+    async def _read_types(self, name: str, type_name: str) -> tuple[App, _Seen, list[str]]:
+        """The app and the types that are meant: the named one, which must be there, or all."""
+        app, release, seen = await self._read(name)
+        known = [spec.name for spec in release.types]
+        if type_name and type_name not in known:
+            raise Unknown(f"app {name} has no type {type_name!r}; it has {', '.join(known)}")
+        return app, seen, [type_name] if type_name else known
+
+    async def _put_app(self, app: App, seen: _Seen, audit: Put) -> int:
+        """Like `_commit`, when nothing else is written than the app as it was read and changed."""
+        key = keys.app(app.name)
+        compares = [ModRevision(key, seen.mod_revision)]
+        return await self._commit(compares, [Put(key, codec.encode(app))], audit)
 
     async def _no_such_app(self, name: str) -> str:
         items = (await self._store.ranges([Span.prefix("apps/")])).items
@@ -334,15 +371,37 @@ def _with_release(
     return replace(old, formation=formation, release=release.number, latest_release=release.number)
 
 
-def _stays(world: World, app: str, type_name: str, ordinal: int) -> tuple[Assignment, ...]:
-    return tuple(
-        item
-        for entry in world.hosts.values()
-        for item in entry.assigned
-        if item.slot.app == app
-        and type_name in ("", item.slot.type)
-        and ordinal in (0, item.slot.ordinal)
-    )
+def _stays(
+    world: World, app: str, type_name: str, ordinal: int
+) -> list[tuple[Assignment, InstanceState]]:
+    """Those that are meant, each as it was last seen. Raises `Unknown` when there are none."""
+    found = []
+    for entry in world.hosts.values():
+        observed = entry.observed()
+        for item in entry.assigned:
+            slot = item.slot
+            if slot.app != app or (ordinal and slot.ordinal != ordinal):
+                continue
+            if type_name in ("", slot.type):
+                status = observed.get(item.uid)
+                found.append((item, status.state if status else InstanceState.WAITING))
+    if not found:
+        what = _short(type_name, ordinal) or "instance"
+        raise Unknown(f"app {app} has no {what}; see formctl ps")
+    return found
+
+
+def _short(type_name: str, ordinal: int) -> str:
+    """`web.3`, `web`, or nothing when all are meant."""
+    return f"{type_name}.{ordinal}" if ordinal else type_name
+
+
+def _states(states: Sequence[InstanceState]) -> str:
+    """`healthy` when all are, else `3 healthy, 1 starting`."""
+    counts = Counter(state.name.lower() for state in states)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{number} {word}" for word, number in counts.most_common())
 
 
 def _marked(marks: Mapping[str, int], types: Sequence[str], ordinal: int) -> dict[str, int]:

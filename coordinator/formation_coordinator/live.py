@@ -91,8 +91,8 @@ class LiveWorld:
         try:
             record = codec.decode(event.key, event.value.value)
         except WireError as error:
-            log.warning("etcd holds something that is not ours: %s; it is left alone", error)
-            return None
+            log.warning("etcd holds what this version cannot read: %s; it is left alone", error)
+            return Change(kind=kind, names=names, record=None, problem=str(error))
         assert not isinstance(record, AuditRecord), "the audit trail is not mirrored"
         return Change(kind=kind, names=names, record=record)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 ZONE_LABEL = "zone"
 # What one host's document and status hold within etcd's limit of 1.5 MiB a request.
@@ -18,13 +19,17 @@ HOST_INSTANCES_MAX = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """One host as placement sees it. `refusal` non-empty: it takes nothing, for this reason."""
+    """One host as placement sees it. `refusal` non-empty: it takes nothing, for this reason.
+
+    `port`: the fixed one of the type that is placed, so the host takes one of it; 0: none.
+    """
 
     host: str
     zone: str = ""
     of_type: int = 0
     total: int = 0
     instances_max: int = 0
+    port: int = 0
     refusal: str = ""
 
     @property
@@ -32,7 +37,8 @@ class Offer:
         """How many more it takes."""
         if self.refusal:
             return 0
-        return max(0, self.limit - self.total)
+        free = max(0, self.limit - self.total)
+        return min(1, free) if self.port else free
 
     @property
     def limit(self) -> int:
@@ -45,6 +51,13 @@ class Offer:
         if self.free == 0:
             return f"full ({self.total} of {self.limit} instances)"
         return ""
+
+    def taking(self, count: int) -> Offer:
+        """The same host once it has taken so many."""
+        if count and self.port:
+            refusal = f"port {self.port} is taken by another of this type"
+            return replace(self, total=self.total + count, refusal=refusal)
+        return replace(self, total=self.total + count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +104,7 @@ def place(count: int, offers: Sequence[Offer]) -> Placement:
         ]
         counts.update(fill(glasses, share))
     unplaced = count - sum(counts.values())
-    filled = [replace(o, total=o.total + counts.get(o.host, 0)) for o in offers]
+    filled = [offer.taking(counts.get(offer.host, 0)) for offer in offers]
     refusals = {o.host: why for o in filled if (why := o.explain())} if unplaced else {}
     return Placement(counts=counts, unplaced=unplaced, refusals=refusals)
 
@@ -128,22 +141,31 @@ def _water_line(glasses: Sequence[Glass], count: int) -> int:
     return low
 
 
+class Worth(IntEnum):
+    """What a scale-down takes first. FINISHED costs nothing: no process of it is stopped."""
+
+    UNHEALTHY = 0
+    FINISHED = 1
+    HEALTHY = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A running stay that a scale-down may take."""
+    """A stay that a scale-down may take."""
 
-    uid: str
     host: str
     zone: str
-    healthy: bool
+    worth: Worth
     ordinal: int
 
 
-def choose_surplus(candidates: Sequence[Candidate], count: int) -> tuple[str, ...]:
-    """Which `count` go: unhealthy first, then from the most crowded zone and host, newest first."""
-    unhealthy = sorted((c for c in candidates if not c.healthy), key=lambda c: -c.ordinal)
-    chosen = [c.uid for c in unhealthy[:count]]
-    healthy = [c for c in candidates if c.healthy]
+def choose_surplus(candidates: Sequence[Candidate], count: int) -> tuple[int, ...]:
+    """The ordinals of the `count` that go: unhealthy and finished ones first, newest before older;
+    then healthy ones from the most crowded zone and host, newest first."""
+    idle = [c for c in candidates if c.worth is not Worth.HEALTHY]
+    idle.sort(key=lambda c: (c.worth, -c.ordinal))
+    chosen = [c.ordinal for c in idle[:count]]
+    healthy = [c for c in candidates if c.worth is Worth.HEALTHY]
     by_zone: dict[str, list[Candidate]] = {}
     for candidate in healthy:
         by_zone.setdefault(candidate.zone, []).append(candidate)
@@ -153,7 +175,7 @@ def choose_surplus(candidates: Sequence[Candidate], count: int) -> tuple[str, ..
             by_host.setdefault(candidate.host, []).append(candidate)
         for host, units in _drain(by_host, share).items():
             newest = sorted(by_host[host], key=lambda c: -c.ordinal)
-            chosen += [c.uid for c in newest[:units]]
+            chosen += [c.ordinal for c in newest[:units]]
     return tuple(chosen)
 
 

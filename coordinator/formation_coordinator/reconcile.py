@@ -5,37 +5,50 @@ right after any number of lost events and a pass over a satisfied world changes 
 
 Theory of operation, per process type:
 
-1. Stays whose app or type is gone are dropped; so is a host's document entry that nobody wants.
+1. Stays whose app or type is gone are dropped; so is a host's document entry that nobody wants. An
+   app whose record or release cannot be read is left alone.
 2. A slot with two stays (one was replaced while its host was silent) keeps the better one; the
-   other goes only when the kept one is healthy.
+   other goes only when the kept one is healthy, or at once where the kept one has moved away from.
 3. More slots than wanted: `placement.choose_surplus` says which go.
-4. A slot whose every stay sits on a lost host is placed again elsewhere, unless the brake is on.
+4. What is left hears of a retry that was asked for: the same stay, with a grown mark.
+5. A slot whose every stay sits on a lost host is placed again elsewhere, unless the brake is on.
    The entry on the lost host stays until rule 2 drops it: if the host comes back first, nothing was
-   lost.
-5. Missing slots get the lowest free ordinals and are placed: one of every type, then the rest.
-6. Stale stays (older release, restart asked for) are replaced in place as `rollout` allows.
+   lost. What is over (FINISHED, FAILED) is not run again because its host went away.
+6. Missing slots get the lowest free ordinals and are placed: one of every type, then the rest.
+7. Stale stays (older release, restart asked for) are replaced as `rollout` allows: in place, or
+   elsewhere when the host cannot run the new release; when nobody can, the old one goes on.
+8. Last, with what room is left, crash-looping stays hop to other hosts as `hops` allows.
+
+What is placed because of 5 goes to hosts that its slot left by 8 only when no other takes it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count as count_from
 
-from formation.model import App, Assignment, AssignmentDocument, HostState, Slot
-from formation_coordinator import placement, rollout
+from formation.model import (
+    App,
+    Assignment,
+    AssignmentDocument,
+    HostState,
+    ProcessType,
+    Slot,
+)
+from formation_coordinator import moves, placement, rollout, stays
+from formation_coordinator.draft import FRESH, Draft, NewUid, Past
+from formation_coordinator.moves import Moves, failed_there
+from formation_coordinator.stays import OfType, Stay
 from formation_coordinator.world import (
-    HostEntry,
     World,
     brake_is_on,
     departed,
     host_state,
     is_current,
-    is_healthy,
+    is_over,
 )
 
-NewUid = Callable[[Slot], str]
 # Slots without room beyond these are counted, not listed one by one.
 PENDING_NAMED_MAX = 1_000
 BRAKE = (
@@ -46,31 +59,28 @@ BRAKE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to write, when to look again without an event, and one sentence about it."""
+    """What to write, when to look again without an event, and one sentence about it.
+
+    `pending`: slots that are not where they should be, with the reason. `left_alone`: apps of which
+    nothing is changed, with the reason.
+    """
 
     documents: tuple[AssignmentDocument, ...] = ()
     wake_at_s: float | None = None
     sentence: str = "nothing to do"
     pending: Mapping[Slot, str] = field(default_factory=dict)
+    left_alone: Mapping[str, str] = field(default_factory=dict)
     brake: bool = False
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Stay:
-    """One document entry with all that is known about it. Mutable: private to one pass."""
-
-    assignment: Assignment
-    entry: HostEntry
-    state: HostState
-    healthy: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
     app: App
+    spec: ProcessType
     slot: Slot
-    moved_from: str
+    moved: bool
     first_of_type: bool
+    past: Past = FRESH
 
 
 def reconcile(
@@ -88,177 +98,169 @@ class _Pass:
     def __init__(
         self, world: World, now_s: float, epoch: int, replace_after_s: float, new_uid: NewUid
     ) -> None:
-        self.world, self.now_s, self.epoch = world, now_s, epoch
-        self.replace_after_s, self.new_uid = replace_after_s, new_uid
+        self.world, self.epoch = world, epoch
+        self.replace_after_s = replace_after_s
         self.states = {
             name: host_state(entry, now_s=now_s, replace_after_s=replace_after_s)
             for name, entry in world.hosts.items()
         }
         self.brake = brake_is_on(world)
-        self.kept: dict[str, dict[str, Assignment]] = {name: {} for name in world.hosts}
-        self.of_type: dict[str, Counter[tuple[str, str]]] = {
-            name: Counter() for name in world.hosts
-        }
-        self.stays: dict[tuple[str, str], dict[int, list[_Stay]]] = {}
-        self.room = sum(offer.free for offer in self._offers("", ""))
+        self.draft = Draft(world, self.states, new_uid)
+        self.room = self.draft.room()
+        self.stays = stays.index(world, self.states)
         self.unnamed = 0  # wanted, beyond all room, and too many to list one by one
         self.demands: list[_Demand] = []
         self.pending: dict[Slot, str] = {}
-        self.tally = {"placed": 0, "moved": 0, "replaced": 0, "removed": 0}
+        self.left_alone: dict[str, str] = {}
+        self.moves = Moves(self.draft)
+        self.tally = dict.fromkeys(("placed", "moved", "replaced", "removed", "told to retry"), 0)
 
     def run(self) -> Plan:
-        self._index()
+        self._leave_unreadable_alone()
         for app in sorted(self.world.apps.values(), key=lambda item: item.name):
             release = self.world.current_release(app)
-            if release is None:
-                self._leave_alone(app)
-                continue
-            for spec in release.types:
-                self._one_type(app, spec.name)
+            for spec in release.types if release else ():
+                self._one_type(app, spec)
         self._drop_unwanted_types()
         self._place_demands()
+        self.moves.carry_out()
+        self.tally["replaced"] += self.moves.replaced
+        self.pending |= self.moves.pending
         return self._plan()
 
-    def _index(self) -> None:
-        """Group every document entry by app and type, then by ordinal."""
-        for entry in self.world.hosts.values():
-            observed = entry.observed()
-            for item in entry.assigned:
-                self.kept[entry.name][item.uid] = item
-                stay = _Stay(
-                    assignment=item,
-                    entry=entry,
-                    state=self.states[entry.name],
-                    healthy=is_healthy(entry, observed.get(item.uid)),
-                )
-                key = (item.slot.app, item.slot.type)
-                self.of_type[entry.name][key] += 1
-                self.stays.setdefault(key, {}).setdefault(item.slot.ordinal, []).append(stay)
+    def _leave_unreadable_alone(self) -> None:
+        """What we cannot read is no reason to stop what runs."""
+        unreadable = self.world.unreadable
+        for app in self.world.apps.values():
+            if self.world.current_release(app) is None:
+                key = ("releases", (app.name, str(app.release)))
+                why = unreadable.get(key, f"release v{app.release} is missing")
+                self.left_alone[app.name] = f"{app.name} is left alone: {why}; apply it again"
+        for (kind, names), why in unreadable.items():
+            if kind == "apps":
+                self.left_alone[names[0]] = f"{names[0]} is left alone: {why}"
+        for of_type in [key for key in self.stays if key[0] in self.left_alone]:
+            del self.stays[of_type]
 
-    def _one_type(self, app: App, type_name: str) -> None:
-        slots = self.stays.pop((app.name, type_name), {})
-        quantity = app.formation.get(type_name, 0)
-        best = {ordinal: self._settle_doubles(app, stays) for ordinal, stays in slots.items()}
-        for ordinal in self._surplus(best, len(best) - quantity):
-            for stay in slots[ordinal]:
-                self._drop(stay)
+    def _one_type(self, app: App, spec: ProcessType) -> None:
+        slots = self.stays.pop((app.name, spec.name), {})
+        if app.name in self.left_alone:
+            return
+        best = {ordinal: self._settle_doubles(app, found) for ordinal, found in slots.items()}
+        quantity = app.formation.get(spec.name, 0)
+        for ordinal in stays.surplus(best, len(best) - quantity):
             del best[ordinal]
-        self._demand_lost(app, best)
-        self._demand_missing(app, type_name, best, quantity)
-        self._replace_stale(app, best, quantity)
+            for stay in slots.pop(ordinal):
+                self._drop(stay)
+        of_type = OfType(app, spec, quantity, slots, best)
+        if app.retry_marks:
+            self._tell_to_retry(of_type)
+        self._demand_lost(of_type)
+        self._demand_missing(of_type)
+        self._replace_stale(of_type)
+        if not self.brake:
+            self.moves.find_hops(of_type)
 
-    def _leave_alone(self, app: App) -> None:
-        """Its release cannot be read: that is no reason to stop what runs."""
-        for key in [key for key in self.stays if key[0] == app.name]:
-            del self.stays[key]
-        why = f"release v{app.release} of {app.name} cannot be read; apply it again"
-        self.pending |= {Slot(app.name, name, 1): why for name in sorted(app.formation)[:1]}
-
-    def _settle_doubles(self, app: App, stays: list[_Stay]) -> _Stay:
-        """The better stay of a slot. The others leave `stays` once that one is healthy."""
-        if len(stays) == 1:
-            return stays[0]
-        best = max(stays, key=lambda stay: self._preference(app, stay))
-        if best.healthy:
-            for stay in stays:
-                if stay is not best:
-                    self._drop(stay)
-            stays[:] = [best]
+    def _settle_doubles(self, app: App, found: list[Stay]) -> Stay:
+        """The better stay of a slot. The others leave `found` once that one is healthy."""
+        if len(found) == 1:
+            return found[0]
+        best = stays.better(app, found, self.draft.count)
+        for stay in [stay for stay in found if stay is not best]:
+            if best.healthy or stays.left_behind(stay, best):
+                self._drop(stay)
+                found.remove(stay)
         return best
 
-    def _preference(self, app: App, stay: _Stay) -> tuple[bool, bool, bool, bool, int, str]:
-        """Of two good ones the better spread: a host that returns gets its instances back."""
-        slot = stay.assignment.slot
-        return (
-            stay.healthy,
-            stay.state is not HostState.LOST,
-            stay.entry.connected,
-            is_current(app, stay.assignment),
-            -self.of_type[stay.entry.name][slot.app, slot.type],
-            stay.assignment.uid,
-        )
-
-    def _surplus(self, best: Mapping[int, _Stay], surplus: int) -> tuple[int, ...]:
-        if surplus <= 0:
-            return ()
-        candidates = [
-            placement.Candidate(
-                uid=str(ordinal),
-                host=stay.entry.name,
-                zone=_zone(stay.entry),
-                healthy=stay.healthy,
-                ordinal=ordinal,
-            )
-            for ordinal, stay in best.items()
-        ]
-        return tuple(int(uid) for uid in placement.choose_surplus(candidates, surplus))
-
-    def _drop(self, stay: _Stay) -> None:
-        self._unassign(stay)
+    def _drop(self, stay: Stay) -> None:
+        self.draft.drop(stay.host, stay.assignment)
         self.tally["removed"] += 1
 
-    def _unassign(self, stay: _Stay) -> None:
-        slot = stay.assignment.slot
-        del self.kept[stay.entry.name][stay.assignment.uid]
-        self.of_type[stay.entry.name][slot.app, slot.type] -= 1
+    def _drop_unwanted_types(self) -> None:
+        """What no app of this world defines any more."""
+        for slots in self.stays.values():
+            for stay in (stay for found in slots.values() for stay in found):
+                self._drop(stay)
 
-    def _demand_lost(self, app: App, best: Mapping[int, _Stay]) -> None:
-        for stay in best.values():
+    # ------------------------------------------------------------------ what is asked for
+
+    def _tell_to_retry(self, of_type: OfType) -> None:
+        for stay in (stay for found in of_type.slots.values() for stay in found):
+            mark = of_type.app.retry_mark(stay.slot.type, stay.slot.ordinal)
+            if stay.assignment.retry_mark < mark:
+                stay.assignment = self.draft.tell_to_retry(stay.host, stay.assignment, mark)
+                self.tally["told to retry"] += 1
+
+    def _demand_lost(self, of_type: OfType) -> None:
+        app, spec = of_type.app, of_type.spec
+        for stay in of_type.best.values():
             if stay.state is not HostState.LOST:
                 continue
-            slot = stay.assignment.slot
+            current = is_current(app, stay.assignment)
+            if current and is_over(stay.status):
+                continue
             if self.brake and not departed(stay.entry):
-                self.pending[slot] = BRAKE
-            else:
-                self.demands.append(_Demand(app, slot, stay.entry.name, first_of_type=False))
+                self.pending[stay.slot] = BRAKE
+                continue
+            past = Past(avoided_hosts=stay.assignment.avoided_hosts) if current else FRESH
+            self.demands.append(
+                _Demand(app, spec, stay.slot, moved=True, first_of_type=False, past=past)
+            )
 
-    def _demand_missing(
-        self, app: App, type_name: str, best: Mapping[int, _Stay], quantity: int
-    ) -> None:
+    def _demand_missing(self, of_type: OfType) -> None:
+        app, spec, best = of_type.app, of_type.spec, of_type.best
         free = (ordinal for ordinal in count_from(1) if ordinal not in best)
-        missing = max(0, quantity - len(best))
+        missing = max(0, of_type.quantity - len(best))
         asked = min(missing, self.room + PENDING_NAMED_MAX)
         self.unnamed += missing - asked
         for index in range(asked):
-            slot = Slot(app.name, type_name, next(free))
+            slot = Slot(app.name, spec.name, next(free))
             first = index == 0 and not best
-            self.demands.append(_Demand(app, slot, "", first_of_type=first))
+            self.demands.append(_Demand(app, spec, slot, moved=False, first_of_type=first))
 
-    def _replace_stale(self, app: App, best: Mapping[int, _Stay], quantity: int) -> None:
-        ready = {o: stay for o, stay in best.items() if stay.state is HostState.READY}
+    def _replace_stale(self, of_type: OfType) -> None:
+        app, spec = of_type.app, of_type.spec
+        ready = {o: stay for o, stay in of_type.best.items() if stay.state is HostState.READY}
+        stuck = self._stuck(of_type, ready)
         steps = [
             rollout.Stay(
-                uid=stay.assignment.uid,
                 ordinal=ordinal,
-                stale=not is_current(app, stay.assignment),
+                stale=not is_current(app, stay.assignment) and ordinal not in stuck,
                 available=stay.healthy,
                 demanded=_demanded(app, stay.assignment),
             )
             for ordinal, stay in ready.items()
         ]
-        by_uid = {stay.assignment.uid: stay for stay in ready.values()}
-        for uid in rollout.replaceable(steps, quantity):
-            stay = by_uid[uid]
-            self._unassign(stay)
-            self._assign(app, stay.assignment.slot, stay.entry.name)
-            self.tally["replaced"] += 1
+        for ordinal in rollout.replaceable(steps, of_type.quantity):
+            stay = ready[ordinal]
+            if self.draft.misfit(stay.entry, spec, stay.slot):
+                self.moves.replace(of_type, stay)
+            else:
+                self.draft.drop(stay.host, stay.assignment)
+                self.draft.add(app, spec, stay.slot, stay.host, FRESH)
+                self.tally["replaced"] += 1
 
-    def _assign(self, app: App, slot: Slot, host: str) -> None:
-        uid = self.new_uid(slot)
-        self.kept[host][uid] = Assignment(
-            uid=uid,
-            slot=slot,
-            release=app.release,
-            restart_mark=app.restart_mark(slot.type, slot.ordinal),
-        )
-        self.of_type[host][slot.app, slot.type] += 1
+    def _stuck(self, of_type: OfType, ready: Mapping[int, Stay]) -> set[int]:
+        """Stale ones whose new release fits nowhere: they must not hold up the others."""
+        app, spec = of_type.app, of_type.spec
+        if not (spec.port or spec.requires):
+            return set()
+        misfits = {
+            ordinal
+            for ordinal, stay in ready.items()
+            if not is_current(app, stay.assignment)
+            and self.draft.misfit(stay.entry, spec, stay.slot)
+        }
+        offers = self.draft.offers(app.name, spec) if misfits else ()
+        if any(offer.free for offer in offers):
+            return set()
+        why = moves.not_replaced(placement.place(1, offers).reason())
+        named = sorted(misfits)[:PENDING_NAMED_MAX]
+        self.unnamed += len(misfits) - len(named)
+        self.pending |= {ready[ordinal].slot: why for ordinal in named}
+        return misfits
 
-    def _drop_unwanted_types(self) -> None:
-        """What no app of this world defines any more."""
-        for slots in self.stays.values():
-            for stays in slots.values():
-                for stay in stays:
-                    self._drop(stay)
+    # ------------------------------------------------------------------ where it goes
 
     def _place_demands(self) -> None:
         """First one of every type, so that none starves, then the rest; per type in one go."""
@@ -269,59 +271,38 @@ class _Pass:
             for demand in round_:
                 by_type.setdefault((demand.app.name, demand.slot.type), []).append(demand)
             for demands in by_type.values():
-                self._place_type(demands)
+                self._place([d for d in demands if not d.past.avoided_hosts], {})
+                for demand in demands:
+                    avoided = demand.past.avoided_hosts
+                    if avoided and not self._place([demand], failed_there(avoided)):
+                        self._place([demand], {})
 
-    def _place_type(self, demands: Sequence[_Demand]) -> None:
-        slot = demands[0].slot
-        offers = self._offers(slot.app, slot.type)
+    def _place(self, demands: Sequence[_Demand], barred: Mapping[str, str]) -> bool:
+        """Demands of one type. False when one is still without a host."""
+        if not demands:
+            return True
+        app, spec = demands[0].app, demands[0].spec
+        offers = self.draft.offers(app.name, spec, barred)
         result = placement.place(len(demands), offers)
         waiting = iter(sorted(demands, key=lambda demand: demand.slot))
         for host in _deal(result.counts, {offer.host: offer.of_type for offer in offers}):
             demand = next(waiting)
-            self._assign(demand.app, demand.slot, host)
-            self.tally["moved" if demand.moved_from else "placed"] += 1
+            self.draft.add(app, spec, demand.slot, host, demand.past)
+            self.pending.pop(demand.slot, None)
+            self.tally["moved" if demand.moved else "placed"] += 1
         for demand in waiting:
             self.pending[demand.slot] = result.reason()
+        return not result.unplaced
 
-    def _offers(self, app: str, type_name: str) -> list[placement.Offer]:
-        return [
-            placement.Offer(
-                host=entry.name,
-                zone=_zone(entry),
-                of_type=self.of_type[entry.name][app, type_name],
-                total=len(self.kept[entry.name]),
-                instances_max=entry.status.capacity.instances_max if entry.status else 0,
-                refusal=self._refusal(entry),
-            )
-            for entry in self.world.hosts.values()
-            if entry.known
-        ]
-
-    def _refusal(self, entry: HostEntry) -> str:
-        if departed(entry):
-            return "its agent was stopped"
-        state = self.states[entry.name]
-        return "" if state is HostState.READY else state.name.lower()
+    # ------------------------------------------------------------------ the plan
 
     def _plan(self) -> Plan:
-        documents = []
-        for entry in self.world.hosts.values():
-            wanted = self.kept[entry.name]
-            if set(wanted) == {item.uid for item in entry.assigned}:
-                continue
-            documents.append(
-                AssignmentDocument(
-                    host=entry.name,
-                    generation=(entry.document.generation if entry.document else 0) + 1,
-                    epoch=self.epoch,
-                    instances=tuple(sorted(wanted.values(), key=lambda item: item.slot)),
-                )
-            )
         return Plan(
-            documents=tuple(documents),
+            documents=tuple(self.draft.documents(self.epoch)),
             wake_at_s=self._wake_at_s(),
             sentence=self._sentence(),
             pending=self.pending,
+            left_alone=self.left_alone,
             brake=self.brake,
         )
 
@@ -336,17 +317,17 @@ class _Pass:
 
     def _sentence(self) -> str:
         done = [f"{number} {verb}" for verb, number in self.tally.items() if number]
+        if self.moves.hopped:
+            more = len(self.moves.hopped) - 1
+            done.append(self.moves.hopped[0] + (f" (and {more} more)" if more else ""))
         if self.pending:
             done.append(
                 f"{len(self.pending) + self.unnamed} pending ({next(iter(self.pending.values()))})"
             )
+        done += self.left_alone.values()
         if self.brake:
             done.append(BRAKE)
         return ", ".join(done) or "nothing to do"
-
-
-def _zone(entry: HostEntry) -> str:
-    return entry.status.labels.get(placement.ZONE_LABEL, "") if entry.status else ""
 
 
 def _demanded(app: App, assignment: Assignment) -> bool:

@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from formation.model import AssignmentDocument, Coordinator, Host, HostStatus, Session
+from formation.model import (
+    AssignmentDocument,
+    Coordinator,
+    Host,
+    HostStatus,
+    InstanceStatus,
+    Session,
+)
 from formation.v1 import agent_pb2
 from formation_coordinator.election import LeaseKeeper
 from formation_coordinator.live import LiveWorld
@@ -50,7 +57,10 @@ class Refused(Exception):
 
 @dataclass(slots=True, eq=False)
 class AgentSession:
-    """One agent's stream. `fence` is the session key's mod_revision, 0 while not registered."""
+    """One agent's stream. `fence` is the session key's mod_revision, 0 while not registered.
+
+    `over`: assigned instances that have ended for good, also when an agent that ends forgets them.
+    """
 
     id: str
     status: HostStatus
@@ -59,6 +69,7 @@ class AgentSession:
     lease: int = 0
     sent: AssignmentDocument | None = None
     complete_wanted: bool = True
+    over: dict[str, InstanceStatus] = field(default_factory=dict)
     last_heard_s: float = 0.0
     dirty: asyncio.Event = field(default_factory=asyncio.Event)
     outgoing: asyncio.Queue[agent_pb2.CoordinatorMessage] = field(

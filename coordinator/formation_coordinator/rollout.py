@@ -3,6 +3,7 @@
 A stay is stale when it runs an older release or has not had a restart that was asked for. Stale and
 unavailable ones cost nothing to replace; available ones are replaced only while no more than
 `unavailable_max(quantity)` of the type are away, so a release that does not come up stops itself.
+What has FINISHED is available: its work is done. What has FAILED is not, and stays away.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ _SHARE = 4  # a quarter of a type may be away at once, at least one
 class Stay:
     """`demanded`: an operator named this very slot, so the type's budget does not hold it."""
 
-    uid: str
     ordinal: int
     stale: bool
     available: bool
@@ -28,8 +28,8 @@ def unavailable_max(quantity: int) -> int:
     return max(1, quantity // _SHARE)
 
 
-def replaceable(stays: Sequence[Stay], quantity: int) -> tuple[str, ...]:
-    """The uids to replace in this step, lowest ordinals first.
+def replaceable(stays: Sequence[Stay], quantity: int) -> tuple[int, ...]:
+    """The ordinals to replace in this step, lowest first.
 
     `stays` holds the one kept stay of every slot; slots without any count as unavailable.
     """
@@ -43,5 +43,5 @@ def replaceable(stays: Sequence[Stay], quantity: int) -> tuple[str, ...]:
             if budget <= 0:
                 continue
             budget -= 1
-        chosen.append(stay.uid)
+        chosen.append(stay.ordinal)
     return tuple(chosen)

@@ -38,6 +38,7 @@ from formation_coordinator.sessions import Sessions
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import ModRevision, Put, Store, StoreError
 from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.usagefan import UsageDesk, UsageFan
 from formation_coordinator.watching import InstanceWatch
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Service:
         self.server = self._build_server()
 
     def _build_server(self) -> grpc.aio.Server:
-        relay = LogRelay(new_id)
+        relay, self.desk = LogRelay(new_id), UsageDesk(new_id)
         self.registrar = Registrar(
             store=self._store,
             mirror=self.mirror,
@@ -92,6 +93,7 @@ class Service:
             mirror=self.mirror,
             live=self.live,
             relay=relay,
+            desk=self.desk,
             registrar=self.registrar,
             me=self.me,
             clock=monotonic_s,
@@ -104,6 +106,9 @@ class Service:
             live=self.live,
             changes=Control(store=self._store, now_ms=now_ms, new_id=new_id),
             logs=LogFan(sessions=self.sessions, relay=relay, live=self.live, me=self.me),
+            usage=UsageFan(
+                held=self.sessions.held.values, desk=self.desk, live=self.live, me=self.me
+            ),
             watch=InstanceWatch(self.live, self.driver.plan),
             me=self.me,
             clock=monotonic_s,

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from formation import wire
 from formation.model import (
@@ -21,13 +23,17 @@ from formation.model import (
     Assignments,
     Coordinator,
     HostStatus,
-    Release,
+    InstanceState,
+    InstanceStatus,
 )
-from formation.v1 import agent_pb2, agent_pb2_grpc, control_pb2
+from formation.v1 import agent_pb2, agent_pb2_grpc, control_pb2, types_pb2
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logrelay import Delivery, LogRelay
 from formation_coordinator.registration import AgentSession, Refused, Registrar
+from formation_coordinator.store import keys
 from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.usagefan import UsageDesk
+from formation_coordinator.world import is_over
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +53,15 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         mirror: Mirror,
         live: LiveWorld,
         relay: LogRelay,
+        desk: UsageDesk,
         registrar: Registrar,
         me: Coordinator,
         clock: Callable[[], float],
         now_ms: Callable[[], int],
         new_id: Callable[[], str],
     ) -> None:
-        self._mirror, self._live, self._relay, self._registrar = mirror, live, relay, registrar
+        self._mirror, self._live, self._registrar = mirror, live, registrar
+        self._relay, self._desk = relay, desk
         self._me, self._clock, self._now_ms, self._new_id = me, clock, now_ms, new_id
         self.held: dict[str, AgentSession] = {}
         self._joined: set[asyncio.Queue[AgentSession]] = set()
@@ -101,6 +109,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             last_heard_s=self._clock(),
         )
         session.dirty.set()
+        session.over = {item.uid: item for item in session.status.instances if is_over(item)}
         earlier = self.held.get(session.host)
         if earlier is not None and earlier.status.agent_id == session.status.agent_id:
             earlier.end("a newer session of this host took over")
@@ -180,8 +189,12 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 case "resend":
                     session.complete_wanted = True
                     self._send_assignments(session)
+                case "usage":
+                    self._desk.take(session.host, message.usage)
                 case "goodbye":
-                    session.status = replace(session.status, instances=(), departed=True)
+                    # Nothing runs there. What is over stays known, or it would run again elsewhere.
+                    over = tuple(session.over.values())
+                    session.status = replace(session.status, instances=over, departed=True)
                     self._live.publish(session.status)
                     return
                 case _:
@@ -196,6 +209,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 log.warning("host %s: %s", session.host, error)
         for uid in batch.gone_uids:
             table.pop(uid, None)
+        self._remember_over(session, table)
         session.status = replace(
             session.status, instances=tuple(table.values()), complaint=batch.complaint
         )
@@ -203,6 +217,17 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         session.dirty.set()
         ack = agent_pb2.Ack(sequence=batch.sequence)
         session.send(agent_pb2.CoordinatorMessage(ack=ack))
+
+    def _remember_over(self, session: AgentSession, table: Mapping[str, InstanceStatus]) -> None:
+        """An agent that ends stops all it has, what is over too, though it is wanted as it is."""
+        entry = self._live.world.hosts.get(session.host)
+        assigned = {item.uid for item in entry.assigned} if entry and session.over else ()
+        for uid in [*session.over]:
+            status = table.get(uid)
+            still = status is None or status.state is InstanceState.STOPPED or is_over(status)
+            if uid not in assigned or not still:
+                del session.over[uid]
+        session.over |= {uid: status for uid, status in table.items() if is_over(status)}
 
     async def _send(self, session: AgentSession, context: Stream) -> None:
         while True:
@@ -255,12 +280,21 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         session.sent = document
         session.send(assignments_message(document, base, releases))
 
-    def _releases(self, document: AssignmentDocument) -> list[Release] | None:
+    def _releases(self, document: AssignmentDocument) -> list[types_pb2.Release] | None:
         wanted = sorted({(item.slot.app, item.release) for item in document.instances})
-        found = [self._live.world.releases.get(key) for key in wanted]
+        found = [self._release(app, number) for app, number in wanted]
         if any(release is None for release in found):
             return None
         return [release for release in found if release is not None]
+
+    def _release(self, app: str, number: int) -> types_pb2.Release | None:
+        """As it was written: what only newer versions know is passed on to the agent."""
+        record = self._mirror.records.get(keys.release(app, number))
+        if record is not None:
+            with suppress(DecodeError):
+                return types_pb2.Release.FromString(record.value)
+        release = self._live.world.releases.get((app, number))
+        return wire.release_to_pb(release) if release else None
 
     # ------------------------------------------------------------------ logs
 
@@ -298,7 +332,9 @@ class Sessions(agent_pb2_grpc.AgentServicer):
 
 
 def assignments_message(
-    document: AssignmentDocument, base: AssignmentDocument | None, releases: list[Release]
+    document: AssignmentDocument,
+    base: AssignmentDocument | None,
+    releases: Sequence[types_pb2.Release],
 ) -> agent_pb2.CoordinatorMessage:
     """COMPLETE when there is no base, else the difference from it."""
     instances = document.instances
@@ -316,6 +352,7 @@ def assignments_message(
         results_in=document.generation,
         instances=instances,
         removed_uids=removed,
-        releases=tuple(r for r in releases if (r.app, r.number) in needed),
     )
-    return agent_pb2.CoordinatorMessage(assignments=wire.assignments_to_pb(order))
+    message = wire.assignments_to_pb(order)
+    message.releases.extend(r for r in releases if (r.app, r.number) in needed)
+    return agent_pb2.CoordinatorMessage(assignments=message)

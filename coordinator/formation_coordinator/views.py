@@ -6,10 +6,25 @@ A view joins what is wanted (documents) with what is seen (statuses); it never i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from formation.model import App, Assignment, HostState, InstanceState, InstanceStatus, Slot
-from formation_coordinator.world import HostEntry, World, host_state, is_current, is_healthy
+from formation.model import (
+    App,
+    Assignment,
+    HostState,
+    InstanceState,
+    InstanceStatus,
+    ProcessType,
+    Slot,
+)
+from formation_coordinator.world import (
+    OVER,
+    HostEntry,
+    World,
+    host_state,
+    is_current,
+    is_healthy,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +40,8 @@ class InstanceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostView:
+    """`healthy`: as wanted; what has FINISHED is."""
+
     entry: HostEntry
     state: HostState
     instances: int
@@ -35,7 +52,8 @@ def host_instances(entry: HostEntry, apps: Mapping[str, App]) -> Iterator[Instan
     """All instances of one host: assigned ones first, then those it still runs unasked."""
     observed = entry.observed()
     for item in entry.assigned:
-        status = observed.pop(item.uid, None) or _unseen(item, entry)
+        seen = observed.pop(item.uid, None)
+        status = _with_history(item, seen or _unseen(item, entry))
         app = apps.get(item.slot.app)
         yield InstanceView(
             status=status,
@@ -56,6 +74,14 @@ def host_instances(entry: HostEntry, apps: Mapping[str, App]) -> Iterator[Instan
 
 def _wanted_type(app: App, slot: Slot) -> bool:
     return app.formation.get(slot.type, 0) > 0
+
+
+def _with_history(item: Assignment, status: InstanceStatus) -> InstanceStatus:
+    """Until it does better here, people should know that it has moved, and why."""
+    if not item.avoided_hosts or status.state in (InstanceState.HEALTHY, *OVER):
+        return status
+    history = f"it kept failing on {', '.join(item.avoided_hosts)}"
+    return replace(status, reason=f"{status.reason}; {history}" if status.reason else history)
 
 
 def _unseen(item: Assignment, entry: HostEntry) -> InstanceStatus:
@@ -79,17 +105,32 @@ def pending_instance(slot: Slot, release: int, reason: str) -> InstanceView:
 
 def wanted_of(world: World, app: App) -> dict[str, int]:
     """The formation as far as the current release defines its types, in the release's order."""
+    return {spec.name: app.formation.get(spec.name, 0) for spec in types_of(world, app)}
+
+
+def types_of(world: World, app: App) -> tuple[ProcessType, ...]:
+    """None of a release that cannot be read."""
     release = world.current_release(app)
-    return {spec.name: app.formation.get(spec.name, 0) for spec in release.types} if release else {}
+    return release.types if release else ()
 
 
-def is_short(world: World) -> bool:
-    """Is some slot wanted that no document names? Cheap: counts only."""
+def needs_reasons(world: World) -> bool:
+    """Would only a plan tell why something is not as wanted: a slot that no document names, a stay
+    whose new release may fit nowhere, an app that cannot be read? Cheap: one look at each stay."""
+    choosy = {
+        (app.name, spec.name)
+        for app in world.apps.values()
+        for spec in types_of(world, app)
+        if spec.port or spec.requires
+    }
     assigned: dict[tuple[str, str], set[int]] = {}
     for entry in world.hosts.values():
         for item in entry.assigned:
-            assigned.setdefault((item.slot.app, item.slot.type), set()).add(item.slot.ordinal)
-    return any(
+            key = (item.slot.app, item.slot.type)
+            assigned.setdefault(key, set()).add(item.slot.ordinal)
+            if key in choosy and not is_current(world.apps[item.slot.app], item):
+                return True
+    return any(world.current_release(app) is None for app in world.apps.values()) or any(
         len(assigned.get((app.name, name), ())) < quantity
         for app in world.apps.values()
         for name, quantity in wanted_of(world, app).items()
@@ -116,6 +157,7 @@ def hosts(world: World, *, now_s: float, replace_after_s: float) -> list[HostVie
 
 
 def healthy_count(world: World, app: str) -> int:
+    """How many are as wanted. FINISHED ones are: a batch type that is done is not short of any."""
     return sum(
         is_healthy(entry, observed.get(item.uid))
         for entry in world.hosts.values()

@@ -49,7 +49,7 @@ class InstanceWatch:
 
     async def _pending(self, world: World) -> Plan:
         """Why slots have no host; planned once for a world however many look at it."""
-        if not views.is_short(world):
+        if not views.needs_reasons(world):
             return Plan()
         if self._planned[0] is not world:
             self._planned = (world, await self._plan(0))
@@ -112,6 +112,9 @@ class _View:
     def _add_pending(self, world: World, plan: Plan, shown: dict[str, InstanceView]) -> str:
         """Slots without a host, each with its reason; gives the note for the caller."""
         note = plan.sentence if plan.brake else ""
+        for app, reason in sorted(plan.left_alone.items()):
+            if self._app in ("", app):
+                note = note or reason
         for slot, reason in plan.pending.items():
             if self._app in ("", slot.app) and slot.app in world.apps:
                 release = world.apps[slot.app].release

@@ -29,6 +29,9 @@ from formation.model import (
 Record = App | AssignmentDocument | Cluster | Coordinator | Host | HostStatus | Release | Session
 # No host is replaced while at least this many, and more than half of all, are silent.
 BRAKE_HOSTS_MIN = 3
+# Ended, and not started again by themselves.
+OVER = frozenset({InstanceState.FINISHED, InstanceState.FAILED})
+Key = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,8 @@ class HostEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
+    """`unreadable`: what a newer version wrote and we cannot read, by kind and names, with why."""
+
     revision: int = 0
     cluster: Cluster | None = None
     leader: Coordinator | None = None
@@ -69,6 +74,7 @@ class World:
     releases: Mapping[tuple[str, int], Release] = field(default_factory=dict)
     hosts: Mapping[str, HostEntry] = field(default_factory=dict)
     coordinators: Mapping[str, Coordinator] = field(default_factory=dict)
+    unreadable: Mapping[Key, str] = field(default_factory=dict)
 
     def current_release(self, app: App) -> Release | None:
         return self.releases.get((app.name, app.release))
@@ -76,18 +82,24 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One record that came, or (record None) went. `kind` and `names` are its parsed key."""
+    """One record that came, or (record None) went. `kind` and `names` are its parsed key.
+
+    `problem` non-empty: it came, but cannot be read; what was known before stays.
+    """
 
     kind: str
     names: tuple[str, ...]
     record: Record | None
+    problem: str = ""
 
 
 def apply(world: World, changes: Iterable[Change], *, revision: int, now_s: float) -> World:
     """The world after these changes; maps that nothing touched are shared with the old one."""
     tables = _Tables(world)
     for change in changes:
-        tables.take(change, now_s)
+        tables.note(change)
+        if not change.problem:
+            tables.take(change, now_s)
     return tables.world(revision)
 
 
@@ -100,6 +112,7 @@ class _Tables:
         self._releases: dict[tuple[str, int], Release] | None = None
         self._hosts: dict[str, HostEntry] | None = None
         self._coordinators: dict[str, Coordinator] | None = None
+        self._unreadable: dict[Key, str] | None = None
         self._cluster = world.cluster
         self._leader = world.leader
 
@@ -127,6 +140,17 @@ class _Tables:
                 self._take_host(change, now_s)
             case _:
                 pass  # a newer version's key: not ours to judge
+
+    def note(self, change: Change) -> None:
+        """Remember what could not be read, forget what now can."""
+        key = (change.kind, change.names)
+        known = self._old.unreadable if self._unreadable is None else self._unreadable
+        if known.get(key, "") == change.problem:
+            return
+        self._unreadable = dict(known)
+        self._unreadable.pop(key, None)
+        if change.problem:
+            self._unreadable[key] = change.problem
 
     def _take_host(self, change: Change, now_s: float) -> None:
         assert self._hosts is not None
@@ -160,6 +184,7 @@ class _Tables:
             releases=old.releases if self._releases is None else self._releases,
             hosts=old.hosts if self._hosts is None else self._hosts,
             coordinators=old.coordinators if self._coordinators is None else self._coordinators,
+            unreadable=old.unreadable if self._unreadable is None else self._unreadable,
         )
 
 
@@ -238,5 +263,14 @@ def validate(world: World) -> list[str]:
 
 
 def is_healthy(entry: HostEntry, status: InstanceStatus | None) -> bool:
-    """Healthy counts only while its host is heard."""
-    return entry.connected and status is not None and status.state is InstanceState.HEALTHY
+    """Is it as wanted? HEALTHY counts only while its host is heard, FINISHED in any case."""
+    if status is None:
+        return False
+    if status.state is InstanceState.FINISHED:
+        return True
+    return entry.connected and status.state is InstanceState.HEALTHY
+
+
+def is_over(status: InstanceStatus | None) -> bool:
+    """It has ended, and only a restart, a retry or a new release runs it again."""
+    return status is not None and status.state in OVER

@@ -105,6 +105,16 @@ def test_exit_on_ends_everything_with_the_code(tmp_path: Path, how: str, code: i
     (tmp_path / "Procfile").write_text(f"once: sh -c 'sleep 0.5; exit {code}'\nweb: sleep 1000\n")
     with Dev(tmp_path, "--exit-on", how) as dev:
         assert dev.process.wait(timeout=60) == code
+        dev.wait(lambda: dev.process.stdout is not None and dev.process.stdout.closed)
+        assert dev.text().count("once.1 started with pid") == 1
+
+
+def test_an_end_without_failure_is_no_reason_to_end_all(tmp_path: Path) -> None:
+    lines = ("once: sh -c 'exit 0'", "later: sh -c 'sleep 2; exit 7'")
+    (tmp_path / "Procfile").write_text("\n".join(lines))
+    with Dev(tmp_path, "--exit-on", "failure") as dev:
+        assert dev.process.wait(timeout=60) == 7
+        dev.wait_line("once.1 exited with code 0")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +180,20 @@ def test_a_plain_worker_in_shell_finishes_its_job_when_stopped(tmp_path: Path) -
         dev.interrupt()
         assert "worker worker.1: finishing" in dev.text()
         assert "worker worker.2: finishing" in dev.text()
+
+
+def test_an_app_that_is_asked_for_its_health_and_says_it_itself(tmp_path: Path) -> None:
+    project = tmp_path / "notify"
+    shutil.copytree(EXAMPLES / "notify", project)
+    with Dev(project, "--port", free_base()) as dev:
+        dev.wait_line("ready: web=1 queue=1 migrate=1")
+        dev.wait(lambda: "jobs done" in dev.formctl("show", "queue.1").stdout)
+        assert "finished" in dev.formctl("ps").stdout
+        (project / "broken").write_text("")
+        dev.wait_line("web.1 not ready: HTTP 503 from /health")
+        (project / "broken").unlink()
+        dev.wait_line("web.1 is ready again")
+        assert "retrying migrate.1" in dev.formctl("retry", "migrate").stdout
 
 
 def reachable(port: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import psutil
 from eventually import eventually
+
+from formation_agent import cgroups, journal
 
 PROGRAM = Path(sys.executable).with_name("formation-agent")
 
@@ -80,10 +83,20 @@ class AgentProgram:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             await self.ended()
+        await asyncio.to_thread(self._remove_cgroups)
         for process in self._seen.values():
             if process.is_running():
                 process.kill()
         await eventually(lambda: not self.alive(), what="the end of all processes")
+
+    def _remove_cgroups(self) -> None:
+        """Those of an agent whose brain cannot do it, since a test has killed or stopped it."""
+        psutil.wait_procs([p for p in self._seen.values() if _is_brain(p)], timeout=2.0)
+        own, _ = cgroups.own()
+        agent_id = journal.load(self.state_dir, "").memory.agent_id
+        if own and agent_id:
+            path = f"{own}/formation-{cgroups.safe_name(agent_id)}"
+            assert cgroups.kill_and_remove(path, 20.0)
 
     def alive(self) -> list[psutil.Process]:
         """Everything that was ever seen below this agent and still runs."""

@@ -2,7 +2,7 @@
 
 It obeys at once and honestly: what is applied or scaled is placed on its hosts in turn and is
 healthy in the same moment. Tests hold that back (`hold`, `release_held`), break it (`crashing`,
-`room`), or speak for an instance directly (`report`).
+`room`), let it end (`ending`), or speak for an instance directly (`report`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from formation.v1 import agent_pb2, control_pb2, types_pb2
 from formation.v1.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
 
 Context = aio.ServicerContext[Any, Any]
+
+_FINISHED, _FAILED = types_pb2.INSTANCE_STATE_FINISHED, types_pb2.INSTANCE_STATE_FAILED
+_RETRIED = (types_pb2.INSTANCE_STATE_BACKOFF, _FINISHED, _FAILED)
 
 
 @dataclass(slots=True)
@@ -53,6 +56,10 @@ class FakeControl(ControlServicer):
         self.change_deadline_s = 0.0
         self.hold = False
         self.crashing: Mapping[str, str] = {}
+        self.ending: Mapping[str, str] = {}
+        self.usage: dict[str, types_pb2.InstanceUsage] = {}
+        self.notices: list[str] = []
+        self.host_status: dict[str, types_pb2.HostStatus] = {}
         self.room: int | None = None
         self.note = ""
         self.revision = 1
@@ -161,25 +168,37 @@ class FakeControl(ControlServicer):
     ) -> control_pb2.RestartResponse:
         self.requests.append(request)
         await self._kept(request.app, context)
-        replaced = [
-            view
-            for view in self.instances.values()
-            if view.status.app == request.app
-            and request.type in ("", view.status.type)
-            and request.ordinal in (0, view.status.ordinal)
-        ]
+        replaced = self._asked(request)
         for view in replaced:
             view.surplus, view.current = True, False
         self._settle()
         return control_pb2.RestartResponse(
-            replaced=[
-                types_pb2.InstanceAssignment(
-                    uid=view.status.uid, type=view.status.type, ordinal=view.status.ordinal
-                )
-                for view in replaced
-            ],
-            revision=self.revision,
+            replaced=[_assignment(view) for view in replaced], revision=self.revision
         )
+
+    async def Retry(  # noqa: N802
+        self, request: control_pb2.RetryRequest, context: Context
+    ) -> control_pb2.RetryResponse:
+        await self._may_refuse(context)
+        self.requests.append(request)
+        await self._kept(request.app, context)
+        waiting = [view for view in self._asked(request) if view.status.state in _RETRIED]
+        if not waiting:
+            said = f"{request.type}.{request.ordinal} is healthy: nothing to retry"
+            await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, said)
+        for view in waiting:
+            view.status.attempt += 1
+            view.status.state = types_pb2.INSTANCE_STATE_STARTING
+        retried = [_assignment(view) for view in waiting]
+        self._settle()
+        return control_pb2.RetryResponse(retried=retried, revision=self.revision)
+
+    async def Usage(  # noqa: N802
+        self, request: control_pb2.UsageRequest, context: Context
+    ) -> control_pb2.UsageResponse:
+        await self._may_refuse(context)
+        found = [self.usage[uid] for uid in self.instances if uid in self.usage]
+        return control_pb2.UsageResponse(instances=found, notices=self.notices)
 
     async def DeleteApp(  # noqa: N802
         self, request: control_pb2.DeleteAppRequest, context: Context
@@ -226,9 +245,7 @@ class FakeControl(ControlServicer):
         return control_pb2.ListHostsResponse(
             hosts=[
                 control_pb2.HostView(
-                    status=types_pb2.HostStatus(
-                        host=name, address="127.0.0.1", labels={"zone": "z1"}
-                    ),
+                    status=self.host_status.get(name, _host_status(name)),
                     state=control_pb2.HOST_STATE_READY,
                     coordinator_id="one",
                 )
@@ -295,6 +312,17 @@ class FakeControl(ControlServicer):
         if self.refusals:
             await _refuse(context, grpc.StatusCode.UNAVAILABLE, self.refusals.pop(0))
 
+    def _asked(
+        self, request: control_pb2.RestartRequest | control_pb2.RetryRequest
+    ) -> list[control_pb2.InstanceView]:
+        return [
+            view
+            for view in self.instances.values()
+            if view.status.app == request.app
+            and request.type in ("", view.status.type)
+            and request.ordinal in (0, view.status.ordinal)
+        ]
+
     async def _kept(self, name: str, context: Context) -> KeptApp:
         if name not in self.apps:
             await _refuse(context, grpc.StatusCode.NOT_FOUND, f"no app {name}")
@@ -353,6 +381,12 @@ class FakeControl(ControlServicer):
             status.last_exit = "exit 1"
             status.retry_at_ms = runtime.now_ms() + 60_000
             return
+        if status.type in self.ending:
+            status.last_exit = self.ending[status.type]
+            status.reason = f"{status.last_exit} after 2 s"
+            finished = status.last_exit == "exit 0"
+            status.state = _FINISHED if finished else _FAILED
+            return
         status.state = types_pb2.INSTANCE_STATE_HEALTHY
         number = int(status.uid.removeprefix("u"))
         status.pid, status.port = 1000 + number, 20_000 + number
@@ -378,6 +412,19 @@ class FakeControl(ControlServicer):
             news.set()
 
 
+def log_line(name: str, text: bytes, at_s: int, host: str = "a") -> agent_pb2.LogLine:
+    """Of `web.1` of the app shop."""
+    type_name, _, ordinal = name.partition(".")
+    return agent_pb2.LogLine(
+        app="shop",
+        type=type_name,
+        ordinal=int(ordinal),
+        host=host,
+        at_us=at_s * 1_000_000,
+        text=text,
+    )
+
+
 async def _refuse(context: Context, code: grpc.StatusCode, said: str) -> NoReturn:
     await context.abort(code, said)
     raise AssertionError("abort raises")
@@ -398,6 +445,17 @@ def _names_only(release: types_pb2.Release) -> types_pb2.Release:
 
 def _key(view: control_pb2.InstanceView) -> tuple[str, str, int]:
     return view.status.app, view.status.type, view.status.ordinal
+
+
+def _assignment(view: control_pb2.InstanceView) -> types_pb2.InstanceAssignment:
+    status = view.status
+    return types_pb2.InstanceAssignment(
+        uid=status.uid, app=status.app, type=status.type, ordinal=status.ordinal
+    )
+
+
+def _host_status(name: str) -> types_pb2.HostStatus:
+    return types_pb2.HostStatus(host=name, address="127.0.0.1", labels={"zone": "z1"})
 
 
 def _is_asked(line: agent_pb2.LogLine, request: control_pb2.LogsRequest) -> bool:

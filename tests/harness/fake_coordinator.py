@@ -14,7 +14,7 @@ import grpc.aio
 from eventually import eventually
 
 from formation import wire
-from formation.model import Assignment, Assignments, InstanceState, InstanceStatus, Release
+from formation.model import Assignment, Assignments, InstanceState, InstanceStatus, Release, Usage
 from formation.runtime import server_channel_options
 from formation.v1 import agent_pb2 as pb
 from formation.v1 import agent_pb2_grpc
@@ -43,6 +43,7 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
         self.complaint = ""
         self.pushes: dict[str, list[pb.LogPush]] = {}
         self.pushing: set[str] = set()
+        self.usages: dict[str, dict[str, Usage]] = {}
         self._out: asyncio.Queue[pb.CoordinatorMessage] | None = None
         self._server: grpc.aio.Server | None = None
 
@@ -97,6 +98,9 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
                     self.heartbeats += 1
                 case "resend":
                     self.resends += 1
+                case "usage":
+                    usages = map(wire.usage_from_pb, message.usage.instances)
+                    self.usages[message.usage.request_id] = {item.uid: item for item in usages}
                 case "goodbye":
                     self.goodbyes += 1
                     return
@@ -172,6 +176,13 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
 
     async def close_logs(self, request_id: str) -> None:
         await self.say(pb.CoordinatorMessage(close_logs=pb.CloseLogs(request_id=request_id)))
+
+    async def sample_usage(self, request_id: str, app: str = "") -> dict[str, Usage]:
+        """What each instance uses, by uid."""
+        request = pb.SampleUsage(request_id=request_id, app=app)
+        await self.say(pb.CoordinatorMessage(sample_usage=request))
+        await eventually(lambda: request_id in self.usages, what="a usage report")
+        return self.usages[request_id]
 
     # -- what a test asks --------------------------------------------------------------------------
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 import grpc
 
 from formation import wire
-from formation.model import Assignment, HostStatus, InstanceState, InstanceStatus
+from formation.model import (
+    Ability,
+    Assignment,
+    HostStatus,
+    InstanceState,
+    InstanceStatus,
+    Usage,
+)
 from formation.runtime import client_channel_options
 from formation.v1 import agent_pb2, agent_pb2_grpc
 
@@ -26,11 +34,20 @@ class HollowAgent:
         agent_id: str = "",
         cluster_id: str = "",
         state: InstanceState = InstanceState.HEALTHY,
+        abilities: Iterable[Ability] = (),
+        inability: str = "",
     ) -> None:
         self.host = host
         self.agent_id = agent_id or f"agent-{host}"
         self.cluster_id = cluster_id
         self.state = state
+        self.abilities = tuple(abilities)
+        self.inability = inability
+        # By uid: what it says of one instance, instead of just `state`.
+        self.words: dict[str, dict[str, Any]] = {}
+        # By uid, the answer to SampleUsage; None: it does not answer.
+        self.usage: dict[str, Usage] | None = {}
+        self.samples: list[agent_pb2.SampleUsage] = []
         self.welcome: agent_pb2.Welcome | None = None
         self.orders: list[agent_pb2.Assignments] = []
         self.open_logs: list[agent_pb2.OpenLogs] = []
@@ -54,7 +71,13 @@ class HollowAgent:
 
     async def dial(self) -> None:
         table = [self._status(item) for item in self.running.values()]
-        status = HostStatus(host=self.host, agent_id=self.agent_id, instances=tuple(table))
+        status = HostStatus(
+            host=self.host,
+            agent_id=self.agent_id,
+            instances=tuple(table),
+            abilities=self.abilities,
+            inability=self.inability,
+        )
         hello = agent_pb2.Hello(
             host=wire.host_status_to_pb(status),
             cluster_id=self.cluster_id,
@@ -83,13 +106,17 @@ class HollowAgent:
         )
         self._out.put_nowait(agent_pb2.AgentMessage(status=batch))
 
+    def tell(self, uid: str, **fields: Any) -> None:
+        """From now on say this of one instance; `fields` are those of `InstanceStatus`."""
+        self.words[uid] = fields
+        self.say()
+
     def send(self, message: agent_pb2.AgentMessage) -> None:
         self._out.put_nowait(message)
 
     def _status(self, item: Assignment) -> InstanceStatus:
-        return InstanceStatus(
-            uid=item.uid, slot=item.slot, release=item.release, state=self.state, attempt=1
-        )
+        fields = {"state": self.state, "attempt": 1} | self.words.get(item.uid, {})
+        return InstanceStatus(uid=item.uid, slot=item.slot, release=item.release, **fields)
 
     async def _requests(self) -> AsyncIterator[agent_pb2.AgentMessage]:
         while (message := await self._out.get()) is not None:
@@ -115,6 +142,17 @@ class HollowAgent:
                 self._obey(message.assignments)
             case "open_logs":
                 self.open_logs.append(message.open_logs)
+            case "sample_usage":
+                self.samples.append(message.sample_usage)
+                self._answer(message.sample_usage)
+
+    def _answer(self, sample: agent_pb2.SampleUsage) -> None:
+        if self.usage is not None:
+            report = agent_pb2.UsageReport(
+                request_id=sample.request_id,
+                instances=[wire.usage_to_pb(usage) for usage in self.usage.values()],
+            )
+            self.send(agent_pb2.AgentMessage(usage=report))
 
     def _obey(self, order: agent_pb2.Assignments) -> None:
         items = {item.uid: wire.assignment_from_pb(item) for item in order.instances}

@@ -15,7 +15,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from formation.runtime import new_id
+from formation_agent import cgroups
 from formation_agent.processes import kill_leftovers
 
 DEADLINE_S = 20.0
@@ -81,7 +84,7 @@ class Brain:
         await self.until(lambda: (key, stream) in self.closed_streams)
         return self.output[key, stream].decode()
 
-    def tell(self, name: str, *args: Any, **fields: Any) -> None:
+    def tell(self, name: str, /, *args: Any, **fields: Any) -> None:
         line = json.dumps({"do": name, "with": {"args": args, **fields}}).encode()
         self._writer.write(line + b"\n")
 
@@ -94,6 +97,7 @@ class KeeperRig:
         self, directory: Path, before: Sequence[str], silence_s: float, stderr: int | None
     ) -> None:
         self.agent_id = new_id()
+        self.cgroups = ""
         self.directory = directory
         self._before = before
         self._silence_s = silence_s
@@ -139,11 +143,32 @@ class KeeperRig:
         return await asyncio.wait_for(self._brains.get(), DEADLINE_S)
 
     def env(self, key: str, **more: str) -> dict[str, str]:
-        marks = {"FORMATION_AGENT": self.agent_id, "FORMATION_INSTANCE": key}
+        # Of one machine, also while several tests run: the dead man's switch goes by it.
+        instance = f"{self.agent_id}-{key}"
+        marks = {"FORMATION_AGENT": self.agent_id, "FORMATION_INSTANCE": instance}
         return {"PATH": "/usr/local/bin:/usr/bin:/bin", **marks, **more}
 
-    def spawn(self, brain: Brain, key: str, *argv: str, cwd: str = "/", **env: str) -> None:
-        brain.tell("spawn", key, argv=argv, env=self.env(key, **env), cwd=cwd)
+    def spawn(
+        self,
+        brain: Brain,
+        key: str,
+        *argv: str,
+        cwd: str = "/",
+        options: dict[str, Any] | None = None,
+        **env: str,
+    ) -> None:
+        """`options` are the fields of SpawnOptions."""
+        given = {"env": self.env(key, **env), "cwd": cwd, "options": options}
+        brain.tell("spawn", key, argv=argv, **given)
+
+    async def contain(self, brain: Brain) -> str:
+        """The directory of this agent's cgroups. Skips the test where it can have none."""
+        brain.tell("contain", name=self.agent_id)
+        contained = await brain.event("Contained")
+        if not contained["path"]:
+            pytest.skip(contained["problem"])
+        self.cgroups = str(contained["path"])
+        return self.cgroups
 
     async def exit_code(self) -> int:
         waiting = asyncio.to_thread(self.keeper.wait, DEADLINE_S)
@@ -156,6 +181,8 @@ class KeeperRig:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=DEADLINE_S)  # brains end by their own switch
         await asyncio.to_thread(kill_leftovers, self.agent_id)
+        if self.cgroups:
+            assert await asyncio.to_thread(cgroups.kill_and_remove, self.cgroups, DEADLINE_S)
 
 
 @asynccontextmanager

@@ -393,7 +393,7 @@ async def test_logs_are_pushed_with_their_history_and_then_live(
         lambda: any(push.history_done for push in coordinator.pushes.get("follow", []))
     )
     gate.touch()
-    pid = coordinator.table["u1"].pid
+    pid = (await coordinator.sees("u1", HEALTHY)).pid
     await eventually(lambda: psutil.Process(pid).name() == "sleep")
     await coordinator.assign()  # its end completes the last line
     await eventually(lambda: coordinator.lines("follow") == [b"live"])

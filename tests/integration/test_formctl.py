@@ -6,38 +6,14 @@ import asyncio
 import json
 import os
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from eventually import eventually
-from fake_control import FakeControl
+from fake_control import FakeControl, log_line
 from formctl_program import DEADLINE_S, Formctl, finished
 
-from formation.v1 import agent_pb2, control_pb2, types_pb2
-
-
-@pytest.fixture
-def fake() -> FakeControl:
-    return FakeControl()
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """Short: a socket goes into it."""
-    with tempfile.TemporaryDirectory(prefix="fc-") as short:
-        yield Path(short)
-
-
-@pytest.fixture
-async def formctl(fake: FakeControl, tmp_path: Path, home: Path) -> AsyncIterator[Formctl]:
-    project = tmp_path / "shop"
-    project.mkdir()
-    async with fake.serving() as address:
-        found = Formctl(project, home, address)
-        found.write("Procfile", "web: ./web\nworker: ./worker\n")
-        yield found
+from formation.v1 import control_pb2, types_pb2
 
 
 async def test_an_app_is_applied_scaled_and_listed(formctl: Formctl, fake: FakeControl) -> None:
@@ -139,7 +115,8 @@ async def test_a_failing_instance_is_named_with_its_reason_and_the_timeout_says_
     done = await formctl("apply", "--timeout", "0.5")
     assert done.code == 1
     assert "web.1 failing on b: exit 1 after 3 s, retry in " in done.out
-    first, second = done.err.splitlines()
+    first, second, third = done.err.splitlines()
+    assert third == "  web.1 has printed nothing"
     assert first == "formctl: not done after 0.5 s; the change stays and may still arrive:"
     assert second.startswith("  web.1 backoff on b: exit 1 after 3 s, retry in ")
     assert "backoff" in (await formctl("ps")).out
@@ -223,7 +200,7 @@ async def test_a_deletion_asks_and_waits_until_all_is_gone(
         assert done.err == "formctl: no app shop; there is none; add one with: formctl apply\n"
 
 
-@pytest.mark.parametrize("command", ["ps", "scale", "restart", "releases", "logs"])
+@pytest.mark.parametrize("command", ["ps", "scale", "restart", "retry", "releases", "logs"])
 async def test_every_command_says_in_the_same_words_that_there_is_no_such_app(
     formctl: Formctl, command: str
 ) -> None:
@@ -370,18 +347,6 @@ async def test_ps_watch_shows_every_change(formctl: Formctl, fake: FakeControl) 
         assert second["surplus"] is True
         running.process.send_signal(signal.SIGINT)
         assert (await running.end()).code == 130
-
-
-def log_line(name: str, text: bytes, at_s: int, host: str = "a") -> agent_pb2.LogLine:
-    type_name, _, ordinal = name.partition(".")
-    return agent_pb2.LogLine(
-        app="shop",
-        type=type_name,
-        ordinal=int(ordinal),
-        host=host,
-        at_us=at_s * 1_000_000,
-        text=text,
-    )
 
 
 async def test_logs_of_all_hosts_are_merged_and_cut_to_the_last(

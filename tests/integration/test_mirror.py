@@ -245,7 +245,8 @@ async def test_after_etcd_is_killed_and_restarted_it_equals_a_fresh_range() -> N
             writing.cancel()
             await asyncio.wait([writing])
             await mirror.wait_for(await put(store, "end"), timeout_s=20)
-            assert await equals_store(mirror, store)
+            # The write that was cut short may still arrive, behind ours.
+            await eventually(lambda: equals_store(mirror, store))
         await store.close()
         await writer.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fake_coordinator import FakeCoordinator
 from supervisor_bench import Bench, stay, wanted
 
 from formation import wire
-from formation.model import HostStatus, InstanceState
+from formation.model import HostStatus, InstanceState, Usage
 from formation.v1 import agent_pb2 as pb
 from formation_agent.logs import Logs
 from formation_agent.session import Session, SessionLost
@@ -22,6 +23,18 @@ from formation_agent.session import Session, SessionLost
 
 async def describe(_coordinator: str) -> HostStatus:
     return HostStatus(host="b", agent_id="a1")
+
+
+class Meter:
+    """Knows one instance of each app it is asked for, but cannot always look."""
+
+    def __init__(self) -> None:
+        self.blind = False
+
+    async def sample(self, app: str) -> tuple[Usage, ...]:
+        if self.blind:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return (Usage(uid=f"of {app}", cpu_s=1.5),)
 
 
 @pytest.fixture
@@ -42,6 +55,7 @@ async def session(tmp_path: Path, coordinator: FakeCoordinator, bench: Bench) ->
         supervisor=bench.supervisor,
         journal=bench.journal,
         logs=Logs(tmp_path / "logs", max_bytes=10_000, files=2, host="b"),
+        usage=Meter(),
         coordinators=(coordinator.address,),
         describe=describe,
     )
@@ -94,4 +108,18 @@ async def test_what_the_hello_did_not_say_is_said_without_a_heartbeat(
     )
     await coordinator.sees("u1", InstanceState.STARTING)
     await eventually(lambda: coordinator.batches[-1].generation == 7)
+    running.cancel()
+
+
+async def test_every_request_for_usage_is_answered_also_when_we_cannot_look(
+    coordinator: FakeCoordinator, session: Session
+) -> None:
+    running = asyncio.create_task(session.run())
+    for app in ("shop", "blog"):
+        usages = await coordinator.sample_usage(f"of {app}", app)
+        assert usages == {f"of {app}": Usage(uid=f"of {app}", cpu_s=1.5)}
+    meter = session._usage
+    assert isinstance(meter, Meter)
+    meter.blind = True
+    assert await coordinator.sample_usage("blind") == {}
     running.cancel()

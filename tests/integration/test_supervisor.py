@@ -147,7 +147,10 @@ async def test_an_exit_that_no_brain_saw_is_handled_by_the_next(tmp_path: Path) 
     assert bench.children.forgotten == ["u1:3"]
     # How long it was up is not known, so this is the third failure in a row, not the first.
     (status,) = bench.supervisor.statuses()
-    assert (status.state, status.reason) == (InstanceState.BACKOFF, "exit 1")
+    assert (status.state, status.reason) == (
+        InstanceState.BACKOFF,
+        "exit 1 (3rd time in a row)",
+    )
 
 
 async def test_a_stop_that_had_begun_is_carried_on(tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ async def test_a_child_that_the_journal_does_not_know_is_stopped(tmp_path: Path)
 async def test_a_backoff_does_not_outlast_the_brain_but_its_count_does(tmp_path: Path) -> None:
     bench = Bench(tmp_path, remembered(stay("u1")))
     bench.supervisor.start([])
-    assert bench.children.spawned == ["u1:4"]
+    await eventually(lambda: bench.children.spawned == ["u1:4"])
     bench.supervisor.hear(processes.SpawnFailed(key="u1:4", reason="no"))
     assert bench.state("u1") is InstanceState.BACKOFF  # the third failure, not the first
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from supervisor_bench import FDS, V1, Bench, FakeChildren, child, stay, wanted
@@ -88,10 +88,10 @@ async def test_a_stay_that_is_listed_again_while_it_stops_runs_again(bench: Benc
 
 async def test_an_assignment_that_nobody_thought_of_does_not_end_the_others(bench: Bench) -> None:
     class Surprised(FakeChildren):
-        def spawn(self, key: str, *, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
+        def spawn(self, key: str, **words: Any) -> None:
             if key.startswith("odd"):
                 raise OverflowError("a number too large")
-            super().spawn(key, argv=argv, env=env, cwd=cwd)
+            super().spawn(key, **words)
 
     bench.supervisor._children = children = Surprised()
     await bench.want(stay("odd"), stay("u2", ordinal=2))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from formation.model import InstanceState, InstanceStatus, ProcessType, Slot
+from formation.model import InstanceState, InstanceStatus, ProcessType, RestartPolicy, Slot
 from formctl.dev import answers, plan
 from formctl.dev.console import Console
 from formctl.dev.daemons import restart_delay_s
@@ -19,6 +19,7 @@ from formctl.views import Instance, Update
 
 NOW_MS = 1_000_000
 BACKOFF, STARTING, HEALTHY = InstanceState.BACKOFF, InstanceState.STARTING, InstanceState.HEALTHY
+UNREADY = InstanceState.UNREADY
 
 
 def dev_plan(**changes: object) -> plan.Plan:
@@ -94,6 +95,67 @@ def test_what_cannot_start_is_told_with_its_reason() -> None:
     assert story.exits == [Exit("web.1", 127)]
     lines = story.report(STARTING, attempt=3)
     assert lines[0] == "web.1 cannot start: command not found: x"
+
+
+@pytest.mark.parametrize(
+    ("state", "last_exit", "code"),
+    [
+        (InstanceState.FINISHED, "exit 0", 0),
+        (InstanceState.FAILED, "exit 3", 3),
+        (InstanceState.FAILED, "out of memory (signal KILL)", 137),
+    ],
+)
+def test_an_end_for_good_is_an_exit_and_no_restart(
+    state: InstanceState, last_exit: str, code: int
+) -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    reason = f"{last_exit} after 2 s"
+    lines = story.report(state, pid=0, reason=reason, last_exit=last_exit)
+    assert len(lines) == 1
+    assert story.report(state) == []
+    assert story.exits == [Exit("web.1", code)]
+    assert story.report(STARTING, attempt=2, pid=43) == ["web.1 started with pid 43"]
+
+
+def test_what_had_ended_before_does_not_stop_now() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    story.report(InstanceState.FINISHED, pid=0, reason="exit 0 after 2 s", last_exit="exit 0")
+    assert story.feed(Update(gone_uids=("u1",))) == []
+    running = Story()
+    running.report(HEALTHY, attempt=1, pid=42)
+    running.report(InstanceState.STOPPING, pid=0)  # its descendants are still there
+    assert running.feed(Update(gone_uids=("u1",))) == ["web.1 stopped"]
+
+
+def test_a_crash_loop_is_called_one() -> None:
+    story = Story()
+    lines = story.report(
+        BACKOFF,
+        attempt=6,
+        reason="exit 3 after 0.1 s (6th time in a row)",
+        last_exit="exit 3",
+        retry_at_ms=NOW_MS + 15_500,
+        crash_looping=True,
+    )
+    assert lines == ["web.1 exited with code 3", "web.1 restarting in 16s… (crash loop)"]
+
+
+def test_what_probes_say_is_told_when_it_changes() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    failing = {"reason": "not ready: HTTP 500 from /health"}
+    assert story.report(UNREADY, **failing) == ["web.1 not ready: HTTP 500 from /health"]
+    assert story.report(UNREADY, told="busy") == []
+    assert story.report(HEALTHY, reason="") == ["web.1 is ready again"]
+    dead = "not alive: connection refused on port 5000"
+    said = f"web.1 is stopped and started again: {dead}"
+    assert story.report(InstanceState.RESTARTING, reason=dead) == [said]
+    assert story.report(InstanceState.RESTARTING, reason=f"{dead}; still there: pid 42") == []
+    ended = {"reason": f"{dead}; signal TERM after 3 s", "last_exit": "signal TERM", "pid": 0}
+    lines = story.report(BACKOFF, **ended)
+    assert lines == ["web.1 killed by signal TERM", "web.1 restarting…"]
 
 
 def test_an_end_with_its_agent_is_no_exit_of_its_own() -> None:
@@ -215,8 +277,15 @@ def test_foreman_ports_are_counted_by_type_and_instance(
 
 def test_a_grace_that_is_given_holds_for_every_type() -> None:
     types = dev_plan().spec.types
-    assert [spec.stop_grace_s for spec in plan.with_grace(types, 2.0)] == [2.0, 2.0]
-    assert plan.with_grace(types, None) == types
+    adapted = plan.adapted(types, grace_s=2.0, exit_on="")
+    assert [spec.stop_grace_s for spec in adapted] == [2.0, 2.0]
+    assert plan.adapted(types, grace_s=None, exit_on="") == types
+
+
+@pytest.mark.parametrize("exit_on", ["any", "failure"])
+def test_what_ends_everything_with_its_end_is_never_started_once_more(exit_on: str) -> None:
+    adapted = plan.adapted(dev_plan().spec.types, grace_s=None, exit_on=exit_on)
+    assert {spec.restart for spec in adapted} == {RestartPolicy.NEVER}
 
 
 def test_a_daemon_that_dies_again_and_again_is_started_ever_more_slowly() -> None:

@@ -11,6 +11,7 @@ from formctl.views import Instance, Update
 from formctl.watching import Goal, Progress
 
 HEALTHY, STARTING = InstanceState.HEALTHY, InstanceState.STARTING
+FINISHED, FAILED, UNREADY = InstanceState.FINISHED, InstanceState.FAILED, InstanceState.UNREADY
 BACKOFF, PENDING, STOPPING = InstanceState.BACKOFF, InstanceState.PENDING, InstanceState.STOPPING
 NOW_MS = 1_000_000
 
@@ -27,6 +28,7 @@ def instance(
     surplus: bool = False,
     current: bool = True,
     host_silent: bool = False,
+    attempt: int = 1,
 ) -> Instance:
     type_name, _, ordinal = name.partition(".")
     slot = Slot(app, type_name, int(ordinal))
@@ -36,7 +38,7 @@ def instance(
         release=1,
         state=state,
         port=20_000 + int(ordinal),
-        attempt=1,
+        attempt=attempt,
         reason=reason,
         retry_at_ms=NOW_MS + retry_in_ms if retry_in_ms else 0,
     )
@@ -72,6 +74,9 @@ class Story:
 
     def is_done(self) -> bool:
         return self.progress.is_done
+
+    def has_failed(self) -> bool:
+        return self.progress.has_failed
 
     def summary(self) -> str:
         return self.progress.summary(now_s=self.now_s)
@@ -156,7 +161,7 @@ def test_an_old_release_is_not_what_was_asked_for() -> None:
 
 
 def test_one_slot_is_waited_for_alone() -> None:
-    story = Story(Goal(app="shop", wanted={"web": 3}, ordinal=2))
+    story = Story(Goal(app="shop", wanted={"web": 3}, slots=frozenset({Slot("shop", "web", 2)})))
     story.first(instance("web.1", BACKOFF), instance("web.2", STARTING), instance("web.3", BACKOFF))
     assert not story.is_done()
     story.then(instance("web.2"))
@@ -279,3 +284,98 @@ def test_what_is_missing_is_not_listed_without_end(number: int) -> None:
     lines = story.missing()
     assert len(lines) == min(number, 21)
     assert (lines[-1] == f"and {number - 20} more") is (number > 20)
+
+
+def test_what_has_finished_its_work_has_arrived() -> None:
+    story = Story(goal(job=2))
+    story.first(instance("job.1", STARTING), instance("job.2"))
+    assert story.then(instance("job.1", FINISHED)) == ["job.1 finished on a 1.0s"]
+    assert story.then(instance("job.1", FINISHED)) == []
+    assert story.is_done()
+    assert story.summary() == "job=2: 1 healthy, 1 finished in 1.5 s"
+    story.then(instance("job.2", FINISHED))
+    assert story.summary() == "job=2: 2 finished in 2.0 s"
+
+
+def test_when_only_what_has_failed_for_good_is_missing_waiting_is_of_no_use() -> None:
+    story = Story(goal(job=2))
+    failed = instance("job.1", FAILED, reason="exit 3 after 2 s")
+    assert story.first(failed, instance("job.2", STARTING)) == [
+        "job.1 failed on a: exit 3 after 2 s"
+    ]
+    assert not story.has_failed()
+    story.then(instance("job.2"))
+    assert story.has_failed()
+    assert not story.is_done()
+    assert story.missing() == ["job.1 failed on a: exit 3 after 2 s"]
+
+
+def test_the_failure_of_an_earlier_release_does_not_end_the_wait() -> None:
+    story = Story(goal(job=1))
+    story.first(instance("job.1", FAILED, current=False))
+    assert not story.has_failed()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (UNREADY, "web.1 not ready on a: HTTP 503"),
+        (InstanceState.RESTARTING, "web.1 restarting on a: HTTP 503"),
+        (BACKOFF, "web.1 failing on a: HTTP 503"),
+    ],
+)
+def test_what_runs_and_is_not_well_is_told_once_and_waited_for(
+    state: InstanceState, said: str
+) -> None:
+    story = Story(goal(web=1))
+    assert story.first(instance("web.1", state, reason="HTTP 503")) == [said]
+    assert story.then(instance("web.1", state, reason="HTTP 503")) == []
+    assert not story.is_done()
+    assert not story.has_failed()
+
+
+def retry_of(*tried: Instance) -> Goal:
+    return Goal(
+        app="shop",
+        wanted={item.slot.type: 9 for item in tried},
+        slots=frozenset(item.slot for item in tried),
+        tried={item.uid: item.status.attempt for item in tried},
+    )
+
+
+@pytest.mark.parametrize("before", [BACKOFF, FINISHED, FAILED])
+def test_a_retry_is_over_when_a_later_try_has_arrived_and_not_before(
+    before: InstanceState,
+) -> None:
+    old = instance("web.3", before, attempt=4, reason="exit 1")
+    story = Story(retry_of(old), old)
+    assert story.first(old) == []
+    assert not story.is_done()
+    assert not story.has_failed()
+    assert story.then(instance("web.3", STARTING, attempt=5)) == []
+    assert story.then(instance("web.3", attempt=5)) == ["web.3 healthy on a (port 20003) 1.5s"]
+    assert story.is_done()
+    assert story.summary() == "web.3: 1 healthy in 1.5 s"
+
+
+@pytest.mark.parametrize(("after", "word"), [(BACKOFF, "failing"), (FAILED, "failed")])
+def test_a_retry_ends_when_its_try_fails(after: InstanceState, word: str) -> None:
+    old = instance("web.3", BACKOFF, attempt=4, reason="exit 1")
+    story = Story(retry_of(old), old)
+    story.first(old)
+    again = instance("web.3", after, attempt=5, reason="exit 2")
+    assert story.then(again) == [f"web.3 {word} on a: exit 2"]
+    assert story.has_failed()
+    assert story.progress.failing() == [again]
+
+
+def test_the_output_of_one_failing_instance_of_each_type_may_tell_why() -> None:
+    story = Story(goal(web=3, mail=1, job=1))
+    story.first(
+        instance("web.3", BACKOFF),
+        instance("web.2", FAILED),
+        instance("web.1"),
+        instance("mail.1", UNREADY),
+        instance("job.1", BACKOFF, surplus=True),
+    )
+    assert [item.slot.short for item in story.progress.failing()] == ["mail.1", "web.2"]

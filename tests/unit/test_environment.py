@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from formation.model import Assignment, Release, Slot
-from formation_agent.environment import Surroundings, child_environment
+from formation.model import Assignment, ProcessType, Release, Slot
+from formation_agent.environment import Surroundings, instance_environment, type_environment
 
 AGENT = {
     "PATH": "/agent/bin",
@@ -11,18 +11,30 @@ AGENT = {
     "LANG": "C.UTF-8",
     "AWS_SECRET": "agent's own",
     "FORMATION_AGENT_STATE_DIR": "/x",
+    "NOTIFY_SOCKET": "/run/systemd/notify",
+    "WATCHDOG_USEC": "3",
+    "WATCHDOG_PID": "1",
 }
 SLOT = Slot("shop", "web", 3)
 ASSIGNMENT = Assignment(uid="u3", slot=SLOT, release=7)
+WEB = ProcessType(name="web", command="x")
+DEPLOY = {"HOME": "/home/deploy", "USER": "deploy", "LOGNAME": "deploy", "SHELL": "/bin/sh"}
 
 
 def environment(
-    env: dict[str, str], agent: dict[str, str] | None = None, *, inherit: bool = False
+    env: dict[str, str],
+    agent: dict[str, str] | None = None,
+    *,
+    inherit: bool = False,
+    spec: ProcessType = WEB,
+    account: dict[str, str] | None = None,
 ) -> dict[str, str]:
     environ = AGENT if agent is None else agent
     around = Surroundings(environ=environ, host="b", agent_id="a1", inherit=inherit)
-    release = Release(app="shop", number=7, types=(), env=env)
-    return child_environment(around, release, ASSIGNMENT, port=20001)
+    release = Release(app="shop", number=7, types=(spec,), env=env)
+    return instance_environment(
+        type_environment(around, release, spec, account or {}), ASSIGNMENT, port=20001
+    )
 
 
 def test_a_child_sees_its_release_and_who_it_is_and_nothing_of_the_agent() -> None:
@@ -48,6 +60,17 @@ def test_a_release_changes_the_path_but_not_the_port_or_the_identity() -> None:
     assert made["FORMATION_APP"] == "shop"
 
 
+def test_another_user_has_its_own_home_unless_the_release_says_otherwise() -> None:
+    made = environment({}, account=DEPLOY, inherit=True)
+    assert {name: made[name] for name in DEPLOY} == DEPLOY
+    assert environment({"HOME": "/data"}, account=DEPLOY)["HOME"] == "/data"
+
+
+def test_who_must_feed_a_watchdog_is_told_how_often() -> None:
+    spec = ProcessType(name="web", command="x", watchdog_s=2.5)
+    assert environment({}, spec=spec)["WATCHDOG_USEC"] == "2500000"
+
+
 def test_an_agent_without_a_path_still_gives_its_children_one() -> None:
     made = environment({}, agent={})
     assert "/usr/bin" in made["PATH"]
@@ -57,4 +80,5 @@ def test_an_agent_without_a_path_still_gives_its_children_one() -> None:
 def test_inheriting_takes_everything_but_what_is_meant_for_the_agent() -> None:
     made = environment({}, inherit=True)
     assert made["AWS_SECRET"] == "agent's own"
-    assert "FORMATION_AGENT_STATE_DIR" not in made
+    for name in ("FORMATION_AGENT_STATE_DIR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        assert name not in made

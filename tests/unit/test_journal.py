@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from eventually import eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,6 +99,21 @@ async def test_small_changes_reach_the_disk_together(tmp_path: Path) -> None:
     await kept.flush()  # waits for the write that has begun
     task.cancel()
     assert len(journal.load(tmp_path, "new").memory.tries) == 100
+
+
+async def test_who_waits_for_a_write_hears_of_the_one_that_has_it(tmp_path: Path) -> None:
+    directory = tmp_path / "later"
+    kept = Journal(directory, MEMORY, period_s=3600.0)
+    heard: list[str] = []
+    kept.once_written(lambda: heard.append("first"))
+    with pytest.raises(JournalError):
+        await kept.flush()
+    assert heard == []
+    directory.mkdir()
+    kept.once_written(lambda: heard.append("second"))
+    task = asyncio.create_task(kept.run())
+    await eventually(lambda: heard == ["first", "second"])
+    task.cancel()
 
 
 @contextmanager

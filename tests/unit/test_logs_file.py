@@ -106,7 +106,7 @@ LONG = st.tuples(st.just(b"x"), st.integers(1, LINE_BYTES_MAX))
 SHORT = st.tuples(st.sampled_from([b"x\n", b"\n"]), st.integers(1, 20))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(LONG | SHORT, max_size=8))
 def test_long_lines_come_back_and_no_record_is_too_long(parts: list[tuple[bytes, int]]) -> None:
     chunks = [piece * count for piece, count in parts]

@@ -1,86 +1,54 @@
-"""The life of one stay: the whole table, stories, and what holds for every sequence of events."""
+"""The life of one stay: the whole table, plain stories, and what holds for every story."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stay_bench import EVENTS, JITTER, NEW, PROBE, SPEC, STAYS, assert_sound, play
 
-from formation.model import Assignment, InstanceState, ProcessType, Slot
+from formation.model import InstanceState, ProcessType, RestartPolicy, StopTo
 from formation_agent import machine as m
 from formation_agent.machine import Phase
 
-ASSIGNMENT = Assignment(uid="u1", slot=Slot("shop", "web", 1), release=1)
-SPEC = ProcessType(name="web", command="x", stop_signal="TERM", stop_grace_s=30, ready_after_s=1)
-NEW = m.Stay(assignment=ASSIGNMENT, spec=SPEC)
-JITTER = 0.5
-
-EVENTS: Sequence[m.Event] = (
-    m.SlotFree(),
-    m.Spawned(pid=7),
-    m.SpawnFailed(reason="command not found: x"),
-    m.Exited(how="exit 1", empty=True),
-    m.Exited(how="exit 1", empty=False),
-    m.TreeEmpty(),
-    m.StopWanted(reason="no longer wanted"),
-    m.KillWanted(reason="at once"),
-    m.Tick(),
-)
-
-
-def play(stay: m.Stay, *story: tuple[float, m.Event]) -> tuple[m.Stay, list[m.Instruction]]:
-    """All moves of a story; returns the last stay and what was instructed on the way."""
-    said: list[m.Instruction] = []
-    for now_s, event in story:
-        stay, instructions = m.advance(stay, event, now_s, JITTER)
-        said += instructions
-    return stay, said
+# Each phase × each event: the phase after it, or "-" where it is illegal.
+EXPECTED = """
+           free spawned failed exit exit+ done empty there ready unready dead told extend leaves stop kill retry tick
+WAITING    SP   -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   W     W
+SPAWNING   -    ST      SP     -    -     -    -     -     -     -       -    -    -      -      A    A    SP    SP
+STARTING   -    -       -      SP   C     SP   -     -     H     ST      R    ST   ST     L      SG   SG   ST    ST
+HEALTHY    -    -       -      SP   C     SP   -     -     H     U       R    H    H      L      SG   SG   H     H
+UNREADY    -    -       -      SP   C     SP   -     -     H     U       R    U    U      L      SG   SG   U     U
+LEAVING    -    -       -      SP   C     SP   -     -     L     L       L    L    L      L      SG   SG   L     L
+RESTARTING -    -       -      SP   C     SP   -     R     R     R       R    R    R      R      SG   SG   R     R
+CLEANING   -    -       -      -    -     -    SP    C     C     C       C    C    C      C      SG   SG   C     C
+BACKOFF    -    -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SP    B
+FINISHED   -    -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SP    FI
+FAILED     -    -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SP    FA
+ABORTING   -    SG      SD     -    -     -    -     -     -     -       -    -    -      -      A    A    A     A
+STOPPING   -    -       -      SD   SG    SD   -     SG    SG    SG      SG   SG   SG     SG     SG   SG   SG    SG
+STOPPED    -    -       -      -    -     -    -     -     -     -       -    -    -      -      -    -    -     -
+"""  # noqa: E501  one table is read at a glance
+NAMES = ("W", "SP", "ST", "H", "U", "L", "R", "C", "B", "FI", "FA", "A", "SG", "SD")
+SHORT = dict(zip(NAMES, Phase, strict=True))
 
 
-RUNNING = replace(NEW, attempt=1, pid=7, started_s=90.0)
-# The plain representative of each phase at 100 s.
-STAYS = {
-    Phase.WAITING: NEW,
-    Phase.SPAWNING: replace(NEW, attempt=1, phase=Phase.SPAWNING),
-    Phase.STARTING: replace(RUNNING, phase=Phase.STARTING, started_s=99.5, wake_at_s=100.5),
-    Phase.HEALTHY: replace(RUNNING, phase=Phase.HEALTHY),
-    Phase.CLEANING: replace(
-        NEW, attempt=1, failures=1, phase=Phase.CLEANING, wake_at_s=120.0, retry_at_s=99.0
-    ),
-    Phase.BACKOFF: replace(
-        NEW, attempt=2, failures=2, phase=Phase.BACKOFF, wake_at_s=101.0, retry_at_s=101.0
-    ),
-    Phase.ABORTING: replace(NEW, attempt=1, phase=Phase.ABORTING),
-    Phase.STOPPING: replace(RUNNING, phase=Phase.STOPPING, wake_at_s=110.0),
-    Phase.STOPPED: replace(NEW, attempt=1, phase=Phase.STOPPED),
-}
+def cases() -> Iterator[tuple[Phase, m.Event, Phase | None]]:
+    columns, *rows = EXPECTED.split("\n")[1:-1]
+    names = columns.split()
+    assert names == list(EVENTS), "every event is a column, in order"
+    assert [row.split()[0] for row in rows] == [phase.name for phase in Phase]
+    for row in rows:
+        phase, *cells = row.split()
+        for name, cell in zip(names, cells, strict=True):
+            yield Phase[phase], EVENTS[name], None if cell == "-" else SHORT[cell]
 
 
-# From each phase: event → phase after it; what is missing is illegal. Order of EVENTS.
-W, SP, ST, H, C, B, A, SG, SD = Phase
-EXPECTED: dict[Phase, tuple[Phase | None, ...]] = {
-    #   free  spawned failed exit  exit+  empty stop  kill  tick
-    W: (SP, None, None, None, None, None, SD, SD, W),
-    SP: (None, ST, SP, None, None, None, A, A, SP),
-    ST: (None, None, None, SP, C, None, SG, SG, ST),
-    H: (None, None, None, SP, C, None, SG, SG, H),
-    C: (None, None, None, None, None, SP, SG, SG, C),
-    B: (None, None, None, None, None, None, SD, SD, B),
-    A: (None, SG, SD, None, None, None, A, A, A),
-    SG: (None, None, None, SD, SG, None, SG, SG, SG),
-    SD: (None, None, None, None, None, None, None, None, None),
-}
-CASES = [
-    (phase, event, after)
-    for phase, row in EXPECTED.items()
-    for event, after in zip(EVENTS, row, strict=True)
-]
-
-
-@pytest.mark.parametrize(("phase", "event", "after"), CASES)
+@pytest.mark.parametrize(("phase", "event", "after"), [*cases()])
 def test_every_phase_answers_every_event_as_the_table_says(
     phase: Phase, event: m.Event, after: Phase | None
 ) -> None:
@@ -89,7 +57,13 @@ def test_every_phase_answers_every_event_as_the_table_says(
         with pytest.raises(m.IllegalMove, match=r"shop/web\.1"):
             m.advance(stay, event, 100.0, JITTER)
     else:
-        assert m.advance(stay, event, 100.0, JITTER)[0].phase is after
+        moved, _ = m.advance(stay, event, 100.0, JITTER)
+        assert moved.phase is after
+        assert_sound(moved, 100.0)
+
+
+def test_the_columns_of_that_table_are_all_the_events_there_are() -> None:
+    assert {type(event) for event in EVENTS.values()} == set(get_args(m.Event))
 
 
 def test_a_stay_is_healthy_when_it_was_up_long_enough() -> None:
@@ -134,7 +108,8 @@ def test_later_crashes_wait_longer_and_say_until_when() -> None:
         (3.5, m.Exited(how="exit 1", empty=True)),
     )
     assert (stay.state, stay.failures) == (InstanceState.BACKOFF, 2)
-    assert (stay.retry_at_s, stay.wake_at_s, stay.reason) == (4.5, 4.5, "exit 1 after 3 s")
+    assert (stay.retry_at_s, stay.wake_at_s) == (4.5, 4.5)
+    assert stay.reason == "exit 1 after 3 s (2nd time in a row)"
     again, more = play(stay, (4.5, m.Tick()))
     assert (again.phase, more) == (Phase.SPAWNING, [m.Spawn(attempt=3)])
     assert m.Signal(signal="TERM") not in said
@@ -158,7 +133,7 @@ def test_what_a_dead_main_process_left_behind_is_ended_before_the_next_one_start
     assert stay.reason == "exit 0 after 5 s; it left processes behind"
     assert said[1:] == [m.Signal(signal="TERM")]
     stubborn, killed = play(stay, (34, m.Tick()), (35, m.Tick()))
-    assert killed == [m.Signal(signal="KILL")]
+    assert killed == [m.Look(), m.Look(), m.Signal(signal="KILL")]
     after, last = play(stubborn, (36, m.TreeEmpty()))
     assert after.phase is Phase.SPAWNING
     assert last == [m.Forget(attempt=1), m.Spawn(attempt=2)]
@@ -167,12 +142,13 @@ def test_what_a_dead_main_process_left_behind_is_ended_before_the_next_one_start
 def test_a_stop_escalates_and_ends_only_when_the_tree_is_empty() -> None:
     stop = m.StopWanted(reason="no longer wanted")
     stay, said = play(NEW, (0, m.SlotFree()), (0, m.Spawned(pid=7)), (5, stop), (6, stop))
-    assert (stay.state, stay.wake_at_s, stay.reason) == (InstanceState.STOPPING, 35, stop.reason)
+    assert (stay.state, stay.deadline_s, stay.reason) == (InstanceState.STOPPING, 35, stop.reason)
     stay, killed = play(stay, (7, m.Exited(how="exit 0", empty=False)), (35, m.Tick()))
-    assert (stay.state, stay.pid, killed) == (InstanceState.STOPPING, 0, [m.Signal(signal="KILL")])
+    assert (stay.state, stay.pid) == (InstanceState.STOPPING, 0)
+    assert killed == [m.Look(), m.Signal(signal="KILL")]
     assert stay.reason == "no longer wanted; not gone within 30 s: killed"
     stay, again = play(stay, (40, m.Tick()))
-    assert again == [m.Signal(signal="KILL")]
+    assert again == [m.Look(), m.Signal(signal="KILL")]
     stay, last = play(stay, (41, m.TreeEmpty()))
     assert (stay.state, last) == (InstanceState.STOPPED, [m.Forget(attempt=1)])
     assert said == [m.Spawn(attempt=1), m.Signal(signal="TERM")]
@@ -201,13 +177,6 @@ def test_an_end_that_cannot_be_is_illegal_while_stopping() -> None:
         m.advance(ended, m.Exited(how="exit 0", empty=True), 100, JITTER)
 
 
-def test_a_process_of_an_earlier_brain_goes_on_where_it_was() -> None:
-    young = m.adopted(NEW, pid=7, attempt=3, started_s=99.5, now_s=100)
-    old = m.adopted(NEW, pid=7, attempt=3, started_s=50, now_s=100)
-    assert (young.phase, young.wake_at_s, young.attempt) == (Phase.STARTING, 100.5, 3)
-    assert (old.phase, old.wake_at_s) == (Phase.HEALTHY, None)
-
-
 @pytest.mark.parametrize(
     ("duration_s", "text"),
     [
@@ -228,69 +197,80 @@ class World:
 
     def __init__(self, stay: m.Stay) -> None:
         self.stay, self.now_s = stay, 0.0
-        self.asked, self.main, self.rest = False, False, False
+        self.runs = ""
+        self.stop_wanted = False
         self.said: list[m.Instruction] = []
-
-    @property
-    def nothing_runs(self) -> bool:
-        return not (self.asked or self.main or self.rest)
 
     def feed(self, event: m.Event) -> None:
         before = self.stay
         self.stay, instructions = m.advance(before, event, self.now_s, 0.99)
         for instruction in instructions:
             self.said.append(instruction)
-            if isinstance(instruction, m.Spawn):
-                assert self.nothing_runs, "two processes of one stay"
-                assert instruction.attempt == before.attempt + 1
-                self.asked = True
-            elif isinstance(instruction, m.Forget):
-                assert self.nothing_runs, "forgotten while something runs"
+            self._obey(instruction, before)
+        assert before.phase is not Phase.STOPPED
+        assert_sound(self.stay, self.now_s)
         wake = self.stay.wake_at_s
         assert wake is None or wake == before.wake_at_s or wake > self.now_s
 
+    def _obey(self, instruction: m.Instruction, before: m.Stay) -> None:
+        match instruction:
+            case m.Spawn(attempt=attempt):
+                assert not self.runs, "two processes of one stay"
+                assert not self.stop_wanted, "started although it shall stop"
+                assert attempt == before.attempt + 1
+                self.runs = "asked for"
+            case m.Forget():
+                assert not self.runs, "forgotten while something runs"
+            case m.Signal() | m.Look():
+                assert self.runs in ("main", "rest"), "signalled although nothing runs"
+
     def happen(self, what: str) -> None:
         """Whatever a machine can do next; words that make no sense now are skipped."""
-        match what:
-            case "answer" if self.asked:
-                self.asked, self.main = False, True
-                self.feed(m.Spawned(pid=9))
-            case "fail" if self.asked:
-                self.asked = False
-                self.feed(m.SpawnFailed(reason="no"))
-            case "exit" if self.main:
-                self.main = False
-                self.feed(m.Exited(how="exit 1", empty=True))
-            case "leave" if self.main:
-                self.main, self.rest = False, True
-                self.feed(m.Exited(how="exit 1", empty=False))
-            case "empty" if self.rest:
-                self.rest = False
-                self.feed(m.TreeEmpty())
-            case "free" if self.stay.phase is Phase.WAITING:
-                self.feed(m.SlotFree())
-            case "stop" if self.stay.phase is not Phase.STOPPED:
-                self.feed(m.StopWanted(reason="stop"))
-            case "kill" if self.stay.phase is not Phase.STOPPED:
-                self.feed(m.KillWanted(reason="kill"))
-            case "tick" if self.stay.phase is not Phase.STOPPED:
+        if self.stay.phase is Phase.STOPPED:
+            assert not self.runs
+        elif what in OF_PROCESS:
+            before, after = OF_PROCESS[what]
+            if self.runs == before:
+                self.runs = after
+                self.feed(EVENTS[what])
+        elif what in ("stop", "kill", "retry", "tick"):
+            self.stop_wanted |= what in ("stop", "kill")
+            if what == "tick":
                 self.now_s = max(self.now_s, self.stay.wake_at_s or 0.0)
-                self.feed(m.Tick())
-                assert self.stay.wake_at_s is None or self.stay.wake_at_s > self.now_s
+            self.feed(EVENTS[what])
+        elif what == "free":
+            if self.stay.phase is Phase.WAITING:
+                self.feed(EVENTS[what])
+        elif self.runs in ("main", "rest"):
+            self.feed(EVENTS[what])
 
 
-WHAT = st.sampled_from(["answer", "fail", "exit", "leave", "empty", "free", "stop", "kill", "tick"])
+# What happens to a process: from → to.
+OF_PROCESS = {
+    "spawned": ("asked for", "main"),
+    "failed": ("asked for", ""),
+    "exit": ("main", ""),
+    "done": ("main", ""),
+    "exit+": ("main", "rest"),
+    "empty": ("rest", ""),
+}
+WHAT = st.sampled_from([name for name in EVENTS if name != "there"])
 SPECS = st.builds(
     ProcessType,
     name=st.just("web"),
     command=st.just("x"),
+    restart=st.sampled_from(RestartPolicy),
     stop_grace_s=st.sampled_from([0.0, 1.0, 30.0]),
+    stop_to=st.sampled_from(StopTo),
     ready_after_s=st.sampled_from([0.0, 1.0]),
+    start_grace_s=st.sampled_from([0.5, 30.0]),
+    notify=st.booleans(),
+    readiness=st.sampled_from([None, PROBE]),
 )
 
 
 @given(SPECS, st.lists(st.tuples(WHAT, st.floats(0, 400)), max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_no_story_gives_two_processes_and_a_stop_always_ends(
     spec: ProcessType, story: list[tuple[str, float]]
 ) -> None:
@@ -298,11 +278,30 @@ def test_no_story_gives_two_processes_and_a_stop_always_ends(
     for what, later_s in story:
         world.now_s += later_s
         world.happen(what)
-    if world.stay.phase is not Phase.STOPPED:
-        world.happen("stop")
-    for what in ("answer", "tick", "leave", "tick", "empty"):
+    signals = len(world.said)
+    for what in ("stop", "spawned", "tick", "tick", "exit+", "tick", "tick", "empty"):
         world.happen(what)
     assert world.stay.phase is Phase.STOPPED
     assert world.stay.wake_at_s is None
-    signalled = [item.signal for item in world.said if isinstance(item, m.Signal)]
-    assert set(signalled) <= {"TERM", "KILL"}
+    said = [item.signal for item in world.said if isinstance(item, m.Signal)]
+    assert set(said) <= {"TERM", "KILL"}
+    # Whoever was still there at the end has met a KILL by then.
+    if any(isinstance(item, m.Signal) for item in world.said[signals:]):
+        assert said[-1] == "KILL"
+
+
+@given(SPECS, st.lists(st.tuples(WHAT, st.floats(0, 400)), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_what_need_not_be_stopped_is_either_running_or_due_or_over(
+    spec: ProcessType, story: list[tuple[str, float]]
+) -> None:
+    """Left alone by everybody, a stay never hangs between two phases."""
+    world = World(replace(NEW, spec=spec))
+    world.happen("free")
+    for what, later_s in story:
+        world.now_s += later_s
+        if what not in ("stop", "kill"):
+            world.happen(what)
+    for what in ("spawned", "tick", "tick", "tick", "exit+", "empty", "tick", "spawned", "ready"):
+        world.happen(what)
+    assert world.stay.phase in {Phase.STARTING, Phase.HEALTHY, Phase.FINISHED, Phase.FAILED}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from formation import manifest
 from formation.manifest import Manifest, ManifestError, duration_s
+from formation.manifest_type import LIVE_KEYS, READY_KEYS, TYPE_KEYS
 from formation.model import ProcessType
 
 FULL = """\
@@ -140,8 +141,12 @@ def test_other_durations_are_none(value: object) -> None:
     assert duration_s(value) is None
 
 
-SCALARS = st.booleans() | st.integers() | st.text(max_size=5) | st.just([1])
-KEYS = st.sampled_from(["app", "env", "types", "web", "command", "stop", "grace", "x y"])
+SCALARS = (
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([[1], [[]]])
+)
+KEYS = st.sampled_from(
+    ["app", "env", "types", "web", "x y", *TYPE_KEYS, *READY_KEYS, *LIVE_KEYS, "grace", "memory"]
+)
 
 
 def _toml(value: object) -> str:
@@ -154,14 +159,19 @@ def _toml(value: object) -> str:
     return repr(value)
 
 
-@given(
-    st.dictionaries(
-        KEYS,
-        st.recursive(SCALARS, lambda inner: st.dictionaries(KEYS, inner, max_size=3), max_leaves=8),
-        max_size=3,
-    )
-)
-def test_any_shape_of_tables_is_read_or_refused(table: dict[str, object]) -> None:
-    text = "\n".join(f'"{key}" = {_toml(value)}' for key, value in table.items())
+TABLES = st.recursive(SCALARS, lambda i: st.dictionaries(KEYS, i, max_size=3), max_leaves=8)
+
+
+@given(st.dictionaries(KEYS, TABLES, max_size=3))
+def test_any_shape_of_a_file_is_read_or_refused(table: dict[str, object]) -> None:
+    _read_or_refused("\n".join(f'"{key}" = {_toml(value)}' for key, value in table.items()))
+
+
+@given(st.dictionaries(KEYS, TABLES, max_size=5))
+def test_any_shape_of_a_type_is_read_or_refused(table: dict[str, object]) -> None:
+    _read_or_refused(f"types.web = {_toml({'command': 'x', **table})}")
+
+
+def _read_or_refused(text: str) -> None:
     with contextlib.suppress(ManifestError):
         assert manifest.parse(text).types

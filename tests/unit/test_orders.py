@@ -125,3 +125,11 @@ def test_a_document_that_is_asked_for_again_is_obeyed_under_a_new_leader_too() -
     assert obeyed(orders.judge(MEMORY, again)) == ("u1",)
     nothing_new = Assignments(complete=False, epoch=10, applies_to=5, results_in=5)
     assert obeyed(orders.judge(MEMORY, nothing_new)) == ("u1",)
+
+
+def test_another_try_of_the_same_stay_is_obeyed_as_the_next_document() -> None:
+    retried = replace(ONE, retry_mark=1)
+    for order in (complete(retried), replace(change(), instances=(retried,))):
+        verdict = orders.judge(MEMORY, order)
+        assert isinstance(verdict, orders.Obey)
+        assert (verdict.assigned, verdict.generation) == ((retried,), 6)

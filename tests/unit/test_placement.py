@@ -9,6 +9,7 @@ from formation_coordinator.placement import (
     Candidate,
     Glass,
     Offer,
+    Worth,
     choose_surplus,
     fill,
     place,
@@ -61,19 +62,36 @@ def test_without_hosts_the_reason_is_that_none_has_joined() -> None:
 
 
 def test_scale_down_takes_unhealthy_then_crowded_then_newest() -> None:
-    def candidate(ordinal: int, host: str, *, healthy: bool = True) -> Candidate:
-        return Candidate(uid=str(ordinal), host=host, zone="", healthy=healthy, ordinal=ordinal)
+    def candidate(ordinal: int, host: str, worth: Worth = Worth.HEALTHY) -> Candidate:
+        return Candidate(host=host, zone="", worth=worth, ordinal=ordinal)
 
     stays = [
         candidate(1, "a"),
-        candidate(2, "b", healthy=False),
+        candidate(2, "b", Worth.UNHEALTHY),
         candidate(3, "c"),
         candidate(4, "a"),
         candidate(5, "c"),
         candidate(6, "c"),
     ]
-    assert choose_surplus(stays, 3) == ("2", "6", "5")
-    assert set(choose_surplus(stays, 4)) == {"2", "6", "5", "4"}
+    assert choose_surplus(stays, 3) == (2, 6, 5)
+    assert set(choose_surplus(stays, 4)) == {2, 6, 5, 4}
+    finished = candidate(7, "b", Worth.FINISHED)
+    assert choose_surplus([finished, *stays], 3) == (2, 7, 6)
+
+
+def test_a_fixed_port_is_one_instance_a_host() -> None:
+    hosts = [
+        Offer(host="a", port=8080),
+        Offer(host="b", port=8080),
+        Offer(host="c", port=8080, refusal="port 8080 is taken by shop/api.1"),
+    ]
+    result = place(4, hosts)
+    assert result.counts == {"a": 1, "b": 1}
+    assert result.refusals == {
+        "a": "port 8080 is taken by another of this type",
+        "b": "port 8080 is taken by another of this type",
+        "c": "port 8080 is taken by shop/api.1",
+    }
 
 
 def brute_force(levels: list[tuple[int, int]], count: int) -> Counter[int]:

@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 
 from formation.policy import (
     DELAY_MAX_S,
+    LOOP_FAILURES,
+    LOOP_WITHIN_S,
     RESET_AFTER_S,
     SPREAD,
     failures_after_exit,
+    is_crash_looping,
+    last_failures,
     restart_delay_s,
 )
 
@@ -42,3 +46,33 @@ def test_every_exit_counts_until_one_process_was_up_for_five_minutes() -> None:
 
 def test_an_unknown_time_ends_no_row_of_failures() -> None:
     assert failures_after_exit(4, up_s=None) == 5
+
+
+@pytest.mark.parametrize(
+    ("failed_at_s", "now_s", "loops"),
+    [
+        ((), 0, False),
+        ((0, 0, 1, 3), 3, False),
+        ((0, 0, 1, 3, 7), 7, True),
+        ((0, 0, 1, 3, 7), 300, True),
+        ((0, 0, 1, 3, 7), 301, False),
+        ((0, 100, 200, 290, 301), 301, False),
+    ],
+)
+def test_five_failures_within_five_minutes_are_a_crash_loop(
+    failed_at_s: tuple[float, ...], now_s: float, *, loops: bool
+) -> None:
+    assert is_crash_looping(failed_at_s, now_s) == loops
+
+
+@given(st.lists(st.floats(0, 1000), max_size=30), st.floats(0, 400))
+def test_the_last_failures_are_enough_to_tell_a_crash_loop(
+    times: list[float], later_s: float
+) -> None:
+    times.sort()
+    kept: tuple[float, ...] = ()
+    for at_s in times:
+        kept = last_failures(kept, at_s)
+    now_s = max(times, default=0.0) + later_s
+    within = [at_s for at_s in times if now_s - at_s <= LOOP_WITHIN_S]
+    assert is_crash_looping(kept, now_s) == (len(within) >= LOOP_FAILURES)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from formation.model import Slot
-from formation_agent.ports import Port, Ports, PortsExhausted, is_free
+from formation_agent.ports import Port, PortError, Ports, is_free
 
 WEB_1, WEB_2, WORKER_1 = Slot("shop", "web", 1), Slot("shop", "web", 2), Slot("shop", "worker", 1)
 
@@ -84,7 +84,7 @@ def test_an_exhausted_range_says_how_many_there_are() -> None:
     ports = Ports(range(20000, 20003), is_free=all_but(20001))
     ports.take(WEB_1, 0, None)
     ports.take(WEB_2, 0, None)
-    with pytest.raises(PortsExhausted, match=r"20000-20002: 2 given .* here, 1 in use by others"):
+    with pytest.raises(PortError, match=r"20000-20002: 2 given .* here, 1 in use by others"):
         ports.take(WORKER_1, 1, None)
     ports.release(WEB_1)
     assert ports.take(WORKER_1, 1, None).number == 20000
@@ -103,7 +103,7 @@ def test_numbers_that_are_no_ports_are_passed_over() -> None:
 
 def test_ports_that_are_not_for_us_are_called_so() -> None:
     ports = Ports(range(80, 83), is_free=refusing)
-    with pytest.raises(PortsExhausted, match=r"80-82: 0 given .*, 3 only for root .*, 0 in use"):
+    with pytest.raises(PortError, match=r"80-82: 0 given .*, 3 only for root .*, 0 in use"):
         ports.take(WEB_1, 0, None)
 
 
@@ -115,7 +115,7 @@ def test_without_a_free_descriptor_no_port_is_looked_for() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     ports = Ports(range(20000, 20010), is_free=cannot_look)
-    with pytest.raises(PortsExhausted, match="the agent has too many open files"):
+    with pytest.raises(PortError, match="the agent has too many open files"):
         ports.take(WEB_1, 0, None)
     assert looked == [20000]
 
@@ -150,3 +150,46 @@ def test_connections_that_wait_out_their_end_do_not_make_a_port_taken() -> None:
             accepted, _ = listener.accept()
             accepted.close()  # closes first, so that this side waits
     assert is_free(number)
+
+
+# -- fixed ports -----------------------------------------------------------------------------------
+
+
+def test_a_fixed_port_is_given_to_one_slot_and_again_when_that_has_let_go() -> None:
+    ports = Ports(range(20000, 20010), is_free=all_free)
+    assert ports.take_fixed(WEB_1, 8080) == Port(number=8080)
+    assert ports.take_fixed(WEB_1, 8080) == Port(number=8080)  # its next process
+    with pytest.raises(PortError, match=r"^port 8080 is given to shop/web\.1 on this host$"):
+        ports.take_fixed(WEB_2, 8080)
+    ports.release(WEB_1)
+    assert ports.take_fixed(WEB_2, 8080) == Port(number=8080)
+
+
+def test_a_fixed_port_of_the_range_may_be_somebody_else_s_and_the_reason_says_what_to_do() -> None:
+    ports = Ports(range(20000, 20010), is_free=all_free)
+    ports.take(WORKER_1, 0, None)
+    with pytest.raises(PortError) as caught:
+        ports.take_fixed(WEB_1, 20000)
+    assert str(caught.value) == (
+        "port 20000 is given to shop/worker.1 on this host; choose one outside of --port-range"
+    )
+    assert ports.take_fixed(WEB_1, 20001).number == 20001
+    assert ports.take(WEB_2, 0, None).number == 20002
+
+
+def test_a_fixed_port_that_somebody_else_has_is_not_moved() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        number = listener.getsockname()[1]
+        with pytest.raises(PortError, match=f"^port {number} is taken by another program$"):
+            Ports(range(20000, 20010)).take_fixed(WEB_1, number)
+
+
+def test_a_privileged_port_says_what_it_needs() -> None:
+    def denied(_: int) -> bool:
+        raise PermissionError
+
+    with pytest.raises(PortError) as caught:
+        Ports(range(20000, 20010), is_free=denied).take_fixed(WEB_1, 80)
+    assert str(caught.value) == "port 80 needs root or net.ipv4.ip_unprivileged_port_start"

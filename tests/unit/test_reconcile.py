@@ -1,13 +1,14 @@
 """reconcile: stories of one step, each a sentence."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 from worlds import app, host, release, stay, world
 
 from formation.model import Slot
 from formation_coordinator.reconcile import Plan, reconcile
-from formation_coordinator.world import World
+from formation_coordinator.world import Change, World, apply
 
 WEB = (release("web"),)
 
@@ -198,3 +199,63 @@ def test_a_type_that_the_release_lacks_is_stopped_but_its_quantity_is_kept() -> 
 def test_instances_of_a_deleted_app_are_dropped() -> None:
     given = world(host("a", stay("web.1")), apps=(), releases=())
     assert written(step(given)) == {"a": []}
+
+
+def test_a_retry_reaches_the_same_stay() -> None:
+    apps = replace(app({"web": 2}), retry_marks={"web.2": 3})
+    given = world(
+        host("a", stay("web.1"), stay("web.2", retry_mark=2), generation=4),
+        host("b"),
+        apps=apps,
+        releases=WEB,
+    )
+    plan = step(given)
+    (document,) = plan.documents
+    assert [(i.uid, i.retry_mark) for i in document.instances] == [("web.1", 0), ("web.2", 3)]
+    assert (document.host, document.generation) == ("a", 5)
+    assert plan.sentence == "1 told to retry"
+    heard = world(host("a", stay("web.1"), stay("web.2", retry_mark=3)), apps=apps, releases=WEB)
+    assert step(heard) == Plan()
+
+
+def test_a_new_stay_begins_with_the_marks_as_they_are() -> None:
+    apps = replace(app({"web": 1}), retry_marks={"web": 2})
+    (document,) = step(world(host("a"), apps=apps, releases=WEB)).documents
+    assert document.instances[0].retry_mark == 2
+
+
+def test_an_app_that_cannot_be_read_is_left_alone_and_the_others_go_on() -> None:
+    other = (app({"x": 1}, name="other"), release("x", name="other"))
+    why = "releases/shop/2: process type web: 'sometimes' is unknown to this version"
+    cases: tuple[tuple[dict[tuple[str, tuple[str, ...]], str], str], ...] = (
+        ({("releases", ("shop", "2")): why}, f"shop is left alone: {why}; apply it again"),
+        ({}, "shop is left alone: release v2 is missing; apply it again"),
+    )
+    for problem, expected in cases:
+        given = world(
+            host("a", stay("web.1"), stay("web.2")),
+            apps=(app({"web": 1}, release=2), other[0]),
+            releases=(*WEB, other[1]),
+        )
+        plan = step(replace(given, unreadable=problem))
+        assert written(plan) == {"a": ["x.1", "web.1", "web.2"]}
+        assert plan.left_alone == {"shop": expected}
+        assert expected in plan.sentence
+
+
+def test_an_app_whose_record_cannot_be_read_keeps_what_it_runs() -> None:
+    given = world(host("a", stay("web.1")), apps=(), releases=WEB)
+    plan = step(replace(given, unreadable={("apps", ("shop",)): "apps/shop: 3 bytes"}))
+    assert plan.documents == ()
+    assert plan.left_alone == {"shop": "shop is left alone: apps/shop: 3 bytes"}
+
+
+def test_what_could_not_be_read_is_known_until_it_can_be() -> None:
+    key = ("releases", ("shop", "2"))
+    problem = Change(kind=key[0], names=key[1], record=None, problem="a word of a newer version")
+    first = apply(World(), [problem], revision=1, now_s=0.0)
+    assert first.unreadable == {key: "a word of a newer version"}
+    assert first.releases == {}
+    readable = Change(kind=key[0], names=key[1], record=release("web", number=2))
+    then = apply(first, [readable], revision=2, now_s=0.0)
+    assert (then.unreadable, list(then.releases)) == ({}, [("shop", 2)])

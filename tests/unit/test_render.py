@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from formation.model import (
+    Ability,
     App,
     AuditRecord,
     Capacity,
@@ -17,6 +19,7 @@ from formation.model import (
     ProcessType,
     Release,
     Slot,
+    Usage,
 )
 from formctl import jsonview, render, wording
 from formctl.loglines import Line
@@ -72,6 +75,81 @@ def test_a_backoff_shows_its_reason_and_countdown() -> None:
     assert found[8] == "exit 1 after 3 s, retry in 7s"
 
 
+def test_a_crash_loop_shows_as_one_with_its_countdown() -> None:
+    status = replace(
+        STATUS,
+        state=InstanceState.BACKOFF,
+        attempt=6,
+        reason="exit 1 after 0.1 s (6th time in a row)",
+        crash_looping=True,
+        retry_at_ms=NOW_MS + 11_500,
+    )
+    looping = Instance(status=status, host="a")
+    assert row(looping)[8] == "crash loop, try 7 in 12s, exit 1 after 0.1 s (6th time in a row)"
+    trying = replace(looping, status=replace(status, state=InstanceState.STARTING, reason=""))
+    assert row(trying)[8] == "crash loop"
+    assert wording.trouble(replace(looping, status=replace(STATUS, crash_looping=True)), 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [
+        (InstanceState.UNREADY, "unready"),
+        (InstanceState.RESTARTING, "restarting"),
+        (InstanceState.FINISHED, "finished"),
+        (InstanceState.FAILED, "failed"),
+    ],
+)
+def test_every_state_has_a_word_its_reason_and_a_colour(state: InstanceState, word: str) -> None:
+    item = Instance(status=replace(STATUS, state=state, reason="because"), host="a")
+    assert (row(item)[1], row(item)[8]) == (word, "because")
+    painted = render.instances([item], now_ms=NOW_MS, colour=True)
+    assert f"m{word}" in painted
+    assert re.sub("\x1b\\[[0-9]*m", "", painted) == render.instances([item], now_ms=NOW_MS)
+
+
+def test_every_state_can_be_painted() -> None:
+    for state in InstanceState:
+        item = Instance(status=replace(STATUS, state=state), host="a")
+        assert "\x1b[" in render.painted_state(item, "x")
+
+
+def test_what_a_process_says_of_itself_is_its_note_while_nothing_is_wrong() -> None:
+    told = replace(STATUS, told="17 jobs waiting")
+    assert row(Instance(status=told, host="a"))[8] == "17 jobs waiting"
+    failing = replace(told, state=InstanceState.UNREADY, reason="not ready: HTTP 503")
+    assert row(Instance(status=failing, host="a"))[8] == "not ready: HTTP 503"
+
+
+def test_usage_is_shown_in_place_of_where_to_find_it_and_a_dash_for_what_is_unknown() -> None:
+    usage = Usage(
+        uid="u1",
+        cpu_share=0.125,
+        memory_bytes=52 * 2**20,
+        processes=3,
+        files=-1,
+        log_bytes_per_s=1536.0,
+    )
+    other = replace(HEALTHY, status=replace(STATUS, uid="u2", slot=Slot("shop", "web", 2)))
+    shown = render.instances([HEALTHY, other], now_ms=NOW_MS, usage={"u1": usage})
+    assert shown.splitlines() == [
+        "INSTANCE  STATE    HOST  CPU  MEMORY  PROCS  FILES  LOG        NOTE",
+        "web.1     healthy  a     12%  52 MiB  3      -      1.5 KiB/s",
+        "web.2     healthy  a     -    -       -      -      -",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (10_240, "10 KiB"), (2**20, "1.0 MiB"),
+        (1.5 * 2**30, "1.5 GiB"), (2**50, "1024 TiB"),
+    ],
+)  # fmt: skip
+def test_sizes_are_read_at_a_glance(size: float, text: str) -> None:
+    assert wording.amount(size) == text
+
+
 @pytest.mark.parametrize(
     ("changes", "state", "note"),
     [
@@ -110,6 +188,13 @@ def test_ages_have_two_units_at_most(seconds: float, text: str) -> None:
         ("signal KILL", "killed by signal KILL", 137),
         ("signal SIGTERM", "killed by signal SIGTERM", 143),
         ("signal 35", "killed by signal 35", 163),
+        ("signal SEGV (core dumped)", "killed by signal SEGV (core dumped)", 139),
+        (
+            "out of memory (signal KILL)",
+            "ran out of memory and was killed by signal KILL",
+            137,
+        ),
+        ("out of memory (exit 1)", "ran out of memory and exited with code 1", 1),
         ("", "", 127),
     ],
 )
@@ -132,12 +217,42 @@ def test_hosts_show_size_labels_and_complaints() -> None:
         status=status, state=HostState.READY, instances=3, healthy=2, coordinator_id="c"
     )
     cells = render.hosts([line]).splitlines()[1]
-    for cell in ("ready", "2/3", "10", "8.0 GiB", "10.0.0.1", "disk=ssd zone=z1", "lower epoch"):
+    for cell in ("ready", "2/3", "8.0 GiB", "10.0.0.1", "disk=ssd zone=z1", "lower epoch"):
         assert cell in cells
+    wide = render.hosts([line], wide=True)
+    assert {"LIMIT", "AGENT", "VIA", "10", "0.1.0", "c"} <= set(wide.split())
     gone = HostLine(status=replace(status, departed=True), state=HostState.LOST)
     assert render.host_state(gone) == "left"
     assert render.host_state(replace(gone, state=HostState.READY)) == "ready"
     assert "formation-agent" in render.hosts([])
+
+
+@pytest.mark.parametrize(
+    ("abilities", "shown"),
+    [
+        ((), "none"),
+        ((Ability.CGROUP,), "none"),
+        ((Ability.CGROUP, Ability.PIDS, Ability.USER), "pids user"),
+        (tuple(Ability), "all"),
+    ],
+)
+def test_hosts_show_what_they_can_enforce(abilities: tuple[Ability, ...], shown: str) -> None:
+    status = HostStatus(host="a", agent_id="x", agent_version="1", abilities=abilities)
+    header, cells = render.hosts([HostLine(status=status, state=HostState.READY)]).splitlines()
+    column = header.index("ENFORCES")
+    assert cells[column : header.index("LABELS")].strip() == shown
+
+
+def test_why_hosts_cannot_enforce_something_is_told_once_for_each_reason() -> None:
+    def host(name: str, inability: str, *, departed: bool = False) -> HostLine:
+        status = HostStatus(host=name, agent_id=name, inability=inability, departed=departed)
+        return HostLine(status=status, state=HostState.READY)
+
+    found = [host("a", "not root"), host("b", ""), host("c", "not root"), host("d", "no\x1bcgroup")]
+    assert render.inabilities([*found, host("e", "gone", departed=True)]) == [
+        "a, c: not root",
+        "d: no\\x1bcgroup",
+    ]
 
 
 def test_apps_show_the_formation_in_the_order_of_the_release() -> None:
@@ -173,7 +288,7 @@ def test_the_changes_of_a_release_are_named() -> None:
         "types added: mail",
         "types removed: gone",
         "web: command changed: ./web",
-        "web: stop or ready settings changed",
+        "web: stop changed",
         "env added: SECRET",
         "env removed: OLD",
         "workdir: /srv",
@@ -198,6 +313,7 @@ def test_json_of_an_instance_has_stable_keys_and_null_for_what_is_not_there() ->
     assert list(found) == [
         "uid", "app", "type", "ordinal", "state", "host", "port", "pid", "started_at", "restarts",
         "release", "reason", "last_exit", "retry_at", "surplus", "host_silent", "current",
+        "failures", "crash_looping", "told",
     ]  # fmt: skip
     assert found["started_at"] == "2023-11-14T22:11:15.000Z"
     pending = replace(STATUS, uid="shop/web.1", state=InstanceState.PENDING, pid=0, port=0)

@@ -135,14 +135,10 @@ def request(app: str, found: spec.AppSpec, initial: dict[str, int], reason: str)
 
 async def _current_release(client: Client, app: str) -> Release | None:
     """None for an app that does not exist yet."""
-    from formation import wire
-    from formation.v1 import control_pb2 as pb
-
-    if app not in {line.app.name for line in await client.apps()}:
+    current = next((line.app.release for line in await client.apps() if line.app.name == app), None)
+    if current is None:
         return None
-    response = await client.read(lambda stub: stub.ListReleases, pb.ListReleasesRequest(app=app))
-    releases = map(wire.release_from_pb, response.releases)
-    return next((r for r in releases if r.number == response.current), None)
+    return next((r for r in await client.releases(app) if r.number == current), None)
 
 
 def _say(

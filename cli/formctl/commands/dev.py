@@ -11,7 +11,7 @@ import click
 from formation.manifest import DURATION_MAX_S
 from formation.quantities import QuantityError, parse_dev
 from formctl import spec
-from formctl.dev.plan import AGENTS_MAX, Plan, with_grace
+from formctl.dev.plan import AGENTS_MAX, Plan, adapted
 from formctl.errors import CommandError, InputError
 from formctl.loglines import Painter, wants_colour
 from formctl.settings import (
@@ -39,7 +39,7 @@ _PORT_BASE_MAX = 60_000
 @click.option(
     "--exit-on",
     type=click.Choice(["any", "failure"]),
-    help="End all with an exit; what ended may be started once more before it stops.",
+    help="End all with any exit, or with one that is not 0.",
 )
 @click.option(
     "--port",
@@ -79,8 +79,9 @@ def command(
 ) -> int:
     """Run this project here: a coordinator and agents of its own, its output in this terminal.
 
-    Instances that end are started again. Ctrl-C stops everything; once more kills it.
-    Meanwhile every other formctl command works from a second terminal.
+    Instances that end are started again, if neither --exit-on nor formation.toml says otherwise.
+    Ctrl-C stops everything; once more kills it. Meanwhile every other formctl command works from a
+    second terminal.
     """
     if sys.platform != "linux":
         raise CommandError("formctl dev needs Linux; elsewhere talk to a cluster: formctl apply")
@@ -90,7 +91,7 @@ def command(
     for line in found.notes:
         note(f"formctl: warning: {line}")
     plan = Plan(
-        spec=replace(found, types=with_grace(found.types, grace)),
+        spec=replace(found, types=adapted(found.types, grace_s=grace, exit_on=exit_on or "")),
         app=_app(settings, found),
         quantities=_quantities(formation, found),
         agents=agents,

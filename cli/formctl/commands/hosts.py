@@ -10,26 +10,44 @@ from formctl.settings import (
     Settings,
     coordinator_option,
     examples,
-    output_option,
+    note,
     pass_settings,
     run,
     say,
     say_json,
+    terminal_width,
     who,
 )
+from formctl.tables import hanging
 
 
 @click.group("hosts", invoke_without_command=True)
-@output_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "wide", "json"]),
+    default="text",
+    show_default=True,
+    help="wide has more columns; json has stable keys, see docs/cli.md.",
+)
 @coordinator_option
 @click.pass_context
-@examples("formctl hosts", "formctl hosts -o json", "formctl hosts forget old-box")
+@examples(
+    "formctl hosts",
+    "formctl hosts -o wide         also limits, versions, and who holds the connection",
+    "formctl hosts -o json",
+    "formctl hosts forget old-box",
+)
 def command(ctx: click.Context, output: str) -> None:
-    """List the hosts: state, healthy of assigned instances, size, address, labels."""
+    """List the hosts: state, healthy of assigned instances, size, what they enforce, labels.
+
+    ENFORCES is what a type may ask of the host: limits of cpu, memory and pids, and to run as
+    another user. Below the table stands why a host cannot do all of it.
+    """
     if ctx.invoked_subcommand is None:
         run(_hosts(ctx.ensure_object(Settings), output))
-    elif output == "json":
-        raise InputError(f"-o json is for reading, not for hosts {ctx.invoked_subcommand}")
+    elif output != "text":
+        raise InputError(f"-o {output} is for reading, not for hosts {ctx.invoked_subcommand}")
 
 
 @command.command("forget")
@@ -50,7 +68,10 @@ async def _hosts(settings: Settings, output: str) -> None:
     if output == "json":
         say_json([jsonview.host(line) for line in found])
     else:
-        say(render.hosts(found))
+        width = terminal_width()
+        say(render.hosts(found, wide=output == "wide", width=width))
+        for line in render.inabilities(found):
+            note(hanging("", line, width))
 
 
 async def _forget(settings: Settings, host: str) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
 
+from formation.model import Usage
 from formctl import jsonview, render
+from formctl.loglines import wants_colour
 from formctl.settings import (
     Settings,
     app_option,
+    colour_option,
     coordinator_option,
     examples,
     is_terminal,
+    note,
     output_option,
     pass_settings,
     run,
     say,
     say_json,
+    terminal_width,
 )
-from formctl.views import Table
+from formctl.tables import printable
+from formctl.views import Instance, Table
 
 if TYPE_CHECKING:
     from formctl.client import Client
@@ -28,11 +36,14 @@ _CLEAR = "\x1b[H\x1b[2J"
 # Often enough for countdowns, seldom enough to read.
 _REDRAW_S = 1.0
 _SETTLE_S = 0.1
+_USAGE_S = 2.0
 
 
 @click.command("ps")
 @click.option("-w", "--watch", is_flag=True, help="Stay, and show every change.")
 @click.option("-A", "--all-apps", is_flag=True, help="The instances of every app.")
+@click.option("-u", "--usage", is_flag=True, help="What they use: cpu, memory, processes, files.")
+@colour_option
 @output_option
 @coordinator_option
 @app_option
@@ -40,45 +51,111 @@ _SETTLE_S = 0.1
 @examples(
     "formctl ps                 this directory's app, or the only one",
     "formctl ps --watch         until Ctrl-C",
+    "formctl ps --usage         cpu, memory, processes, files and log rate",
     "formctl ps -A -o json      everything, for programs",
 )
-def command(settings: Settings, watch: bool, all_apps: bool, output: str) -> None:
+def command(
+    settings: Settings, watch: bool, all_apps: bool, usage: bool, color: str, output: str
+) -> None:
     """List the instances: state, host, port, pid, up since when, restarts, release."""
-    run(_ps(settings, watch=watch, all_apps=all_apps, output=output))
+    colour = wants_colour(color, terminal=is_terminal(), environ=settings.environ)
+    screen = _Screen(output, with_app=all_apps, colour=colour)
+    run(_ps(settings, screen, watch=watch, usage=usage))
 
 
-async def _ps(settings: Settings, *, watch: bool, all_apps: bool, output: str) -> None:
+@dataclass(slots=True)
+class _Screen:
+    """What is shown, and how. `usage` None: not asked for."""
+
+    output: str
+    with_app: bool
+    colour: bool
+    app: str = ""
+    table: Table = field(default_factory=Table)
+    usage: Mapping[str, Usage] | None = None
+
+    @property
+    def redraws(self) -> bool:
+        return self.output == "text" and is_terminal()
+
+    def print(self, *, clear: bool = False) -> None:
+        from formation.runtime import now_ms
+
+        found = self.table.of_app(self.app)
+        if self.output == "json":
+            say_json([self._json(item) for item in found])
+            return
+        text = render.instances(
+            found,
+            now_ms=now_ms(),
+            with_app=self.with_app,
+            usage=self.usage,
+            width=terminal_width(),
+            colour=self.colour,
+        )
+        say((_CLEAR if clear else "") + text + self._news(found))
+
+    def _json(self, item: Instance) -> jsonview.Json:
+        if self.usage is None:
+            return jsonview.instance(item)
+        return {**jsonview.instance(item), "usage": jsonview.usage(self.usage.get(item.uid))}
+
+    def _news(self, found: list[Instance]) -> str:
+        """The leader's sentence; it may be one of the reasons, and those are in the table."""
+        note, reasons = self.table.note, {i.status.reason for i in found if not i.is_placed}
+        return f"\n{printable(note)}" if note and reasons and note not in reasons else ""
+
+
+async def _ps(settings: Settings, screen: _Screen, *, watch: bool, usage: bool) -> None:
     from formctl.appname import find_app
     from formctl.client import Client
 
     target = settings.target()
     async with Client(target) as client:
-        app = "" if all_apps else (await find_app(client, settings, target)).app.name
-        table = Table()
+        if not screen.with_app:
+            screen.app = (await find_app(client, settings, target)).app.name
+        if usage:
+            await _ask_usage(client, screen)
         if watch:
-            await _watch(client, app, table, output)
+            await _watch(client, screen)
             return
-        table.apply(await client.instances(app))
-        _print(table, app, output)
+        screen.table.apply(await client.instances(screen.app))
+        screen.print()
 
 
-async def _watch(client: Client, app: str, table: Table, output: str) -> None:
+async def _ask_usage(client: Client, screen: _Screen) -> None:
+    report = await client.usage(screen.app)
+    screen.usage = report.of_uid
+    if not screen.redraws:
+        for notice in report.notices:
+            note(f"formctl: {notice}")
+
+
+async def _watch(client: Client, screen: _Screen) -> None:
     """One task takes updates in, this one draws: a burst of updates is drawn once."""
     import asyncio
 
     changed = asyncio.Event()
 
     async def take() -> None:
-        async for update in client.watch(app):
-            table.apply(update)
+        async for update in client.watch(screen.app):
+            screen.table.apply(update)
+            changed.set()
+
+    async def ask() -> None:
+        while True:
+            await asyncio.sleep(_USAGE_S)
+            await _ask_usage(client, screen)
             changed.set()
 
     async with asyncio.TaskGroup() as group:
         group.create_task(take())
+        if screen.usage is not None:
+            group.create_task(ask())
         while True:
-            await _changed_or_due(changed, ticking=is_terminal() and output == "text")
+            await _changed_or_due(changed, ticking=screen.redraws)
             changed.clear()
-            _print(table, app, output, clear=is_terminal() and output == "text")
+            screen.print(clear=screen.redraws)
             await asyncio.sleep(_SETTLE_S)
 
 
@@ -90,18 +167,3 @@ async def _changed_or_due(changed: object, *, ticking: bool) -> None:
     assert isinstance(changed, asyncio.Event)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(changed.wait(), _REDRAW_S if ticking else None)
-
-
-def _print(table: Table, app: str, output: str, *, clear: bool = False) -> None:
-    from formation.runtime import now_ms
-
-    found = table.of_app(app)
-    if output == "json":
-        say_json([jsonview.instance(item) for item in found])
-        return
-    reasons = {item.status.reason for item in found if not item.is_placed}
-    # The note may be one of the reasons, and those are in the table.
-    news = table.note and reasons and table.note not in reasons
-    note = f"\n{render.printable(table.note)}" if news else ""
-    text = render.instances(found, now_ms=now_ms(), with_app=not app) + note
-    say(_CLEAR + text if clear else text)

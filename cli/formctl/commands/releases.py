@@ -30,19 +30,14 @@ def command(settings: Settings, output: str) -> None:
 
 
 async def _releases(settings: Settings, output: str) -> None:
-    from formation import wire
-    from formation.v1 import control_pb2 as pb
     from formctl.appname import find_app
     from formctl.client import Client
 
     target = settings.target()
     async with Client(target) as client:
-        app = (await find_app(client, settings, target)).app.name
-        response = await client.read(
-            lambda stub: stub.ListReleases, pb.ListReleasesRequest(app=app)
-        )
-    found = [wire.release_from_pb(message) for message in response.releases]
+        app = (await find_app(client, settings, target)).app
+        found = await client.releases(app.name)
     if output == "json":
-        say_json([jsonview.release(item, current=response.current) for item in found])
+        say_json([jsonview.release(item, current=app.release) for item in found])
     else:
-        say(render.releases(found, current=response.current))
+        say(render.releases(found, current=app.release))

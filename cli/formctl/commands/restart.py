@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from formation.model import Slot
 from formctl.errors import InputError
 from formctl.settings import (
     Settings,
@@ -28,7 +29,7 @@ from formctl.settings import (
 @examples(
     "formctl restart               every instance of the app",
     "formctl restart web           all of one type",
-    "formctl restart web.3         one instance; this also retries one that backs off",
+    "formctl restart web.3         one instance; formctl retry web.3 keeps it where it is",
 )
 def command(settings: Settings, target: str | None, wait: bool, timeout: float) -> None:
     """Replace running instances by new ones, and wait until those are healthy."""
@@ -60,10 +61,11 @@ async def _restart(
         say(f"restarting {' '.join(names)}" if names else "nothing runs that could be restarted")
         if timeout_s is None or not names:
             return
+        slots = frozenset({Slot(app, type_name, ordinal)} if ordinal else ())
         wanted = {type_name: formation[type_name]} if type_name else formation
         await wait_until(
             client,
-            Goal(app=app, wanted=wanted, whole=not type_name, ordinal=ordinal),
+            Goal(app=app, wanted=wanted, whole=not type_name, slots=slots),
             revision=response.revision,
             timeout_s=timeout_s,
             started_s=started_s,

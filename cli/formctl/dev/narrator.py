@@ -14,7 +14,9 @@ from formation.model import InstanceState
 from formctl import wording
 from formctl.views import Instance, Table, Update
 
-_ENDS = ("exit ", "signal ")
+_OVER = (InstanceState.FINISHED, InstanceState.FAILED)
+# Nothing of it runs.
+_AT_REST = (InstanceState.BACKOFF, *_OVER)
 # Shorter ones are hardly meant as one.
 _GRACE_MIN_S = 1.0
 # How much later than the agent we hear that an instance is stopping.
@@ -40,7 +42,9 @@ class _Memory:
     exits: int = 0
     attempt_started: int = 0
     is_over: bool = False
+    runs: bool = False
     stopping_ms: int = 0
+    trouble: str = ""
 
 
 class Narrator:
@@ -98,6 +102,8 @@ class Narrator:
         if instance.state is InstanceState.STOPPED:
             return Told(lines=self._over(instance, now_ms))
         memory = self._memories.setdefault(instance.uid, _Memory())
+        at_rest = instance.state in _AT_REST
+        memory.runs = not at_rest and (memory.runs or bool(instance.status.pid))
         if instance.state is InstanceState.STOPPING:
             memory.stopping_ms = memory.stopping_ms or now_ms
         lines: list[str] = []
@@ -111,6 +117,7 @@ class Narrator:
         if instance.status.pid and instance.status.attempt > memory.attempt_started:
             memory.attempt_started = instance.status.attempt
             lines.append(self._started(instance))
+        lines += _health(instance, memory)
         return Told(lines=tuple(lines), exits=exits)
 
     def _started(self, instance: Instance) -> str:
@@ -123,7 +130,7 @@ class Narrator:
 
     def _over(self, instance: Instance, now_ms: int) -> tuple[str, ...]:
         memory = self._memories.get(instance.uid)
-        if memory is None or memory.is_over or not memory.attempt_started:
+        if memory is None or memory.is_over or not memory.runs:
             return ()
         memory.is_over = True
         grace_s = self._graces.get(instance.slot.type, 0.0)
@@ -144,7 +151,7 @@ class Narrator:
 def _exits(instance: Instance) -> int:
     """How many processes of this stay have ended."""
     attempt = instance.status.attempt
-    return attempt if instance.state is InstanceState.BACKOFF else max(0, attempt - 1)
+    return attempt if instance.state in _AT_REST else max(0, attempt - 1)
 
 
 def _is_told(instance: Instance) -> bool:
@@ -155,7 +162,7 @@ def _is_told(instance: Instance) -> bool:
 def _never_started(instance: Instance) -> bool:
     """The reason speaks of the last try; `last_exit` may be of an earlier one."""
     status = instance.status
-    return not (status.reason or status.last_exit).startswith(_ENDS)
+    return not status.last_exit or status.last_exit not in (status.reason or status.last_exit)
 
 
 def _code(instance: Instance) -> int:
@@ -171,7 +178,26 @@ def _ended(instance: Instance, now_ms: int) -> list[str]:
         first = f"{name} cannot start: {status.reason}"
     else:
         first = f"{name} {wording.ended(status.last_exit)}"
+    if instance.state in _OVER:
+        return [first]
     left_ms = status.retry_at_ms - now_ms
     if instance.state is InstanceState.BACKOFF and left_ms > 0:
-        return [first, f"{name} restarting in {wording.age((left_ms + 999) // 1000)}…"]
+        loop = " (crash loop)" if status.crash_looping else ""
+        return [first, f"{name} restarting in {wording.age((left_ms + 999) // 1000)}…{loop}"]
     return [first, f"{name} restarting…"]
+
+
+def _health(instance: Instance, memory: _Memory) -> list[str]:
+    """What probes say of a process that runs, when it changes."""
+    name, was = instance.slot.short, memory.trouble
+    if instance.state is InstanceState.HEALTHY:
+        memory.trouble = ""
+        return [f"{name} is ready again"] if was else []
+    if instance.state is InstanceState.UNREADY:
+        memory.trouble = instance.status.reason or "not ready"
+        return [f"{name} {memory.trouble}"] if memory.trouble != was else []
+    if instance.state is InstanceState.RESTARTING:
+        memory.trouble = f"restarting {instance.status.attempt}"
+        told = f"{name} is stopped and started again: {instance.status.reason}"
+        return [told] if memory.trouble != was else []
+    return []

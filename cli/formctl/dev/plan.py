@@ -7,7 +7,7 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from formation.model import ProcessType
+from formation.model import ProcessType, RestartPolicy
 from formctl.settings import QUIET_GRPC
 from formctl.spec import AppSpec
 
@@ -115,7 +115,12 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def with_grace(types: Sequence[ProcessType], grace_s: float | None) -> tuple[ProcessType, ...]:
-    if grace_s is None:
-        return tuple(types)
-    return tuple(replace(spec, stop_grace_s=grace_s) for spec in types)
+def adapted(
+    types: Sequence[ProcessType], *, grace_s: float | None, exit_on: str
+) -> tuple[ProcessType, ...]:
+    """What ends must not be started once more when its end ends everything."""
+    if grace_s is not None:
+        types = [replace(spec, stop_grace_s=grace_s) for spec in types]
+    if exit_on:
+        types = [replace(spec, restart=RestartPolicy.NEVER) for spec in types]
+    return tuple(types)

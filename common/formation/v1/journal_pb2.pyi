@@ -124,6 +124,7 @@ class StayTries(_message.Message):
     START_TICKS_FIELD_NUMBER: _builtins.int
     OVER_FIELD_NUMBER: _builtins.int
     LAST_EXIT_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     attempt: _builtins.int
     failures: _builtins.int
@@ -134,6 +135,8 @@ class StayTries(_message.Message):
     over: _builtins.int
     """InstanceState FINISHED or FAILED: not started again"""
     last_exit: _builtins.str
+    ready: _builtins.bool
+    """its process was ready when this was written"""
     def __init__(
         self,
         *,
@@ -144,10 +147,11 @@ class StayTries(_message.Message):
         start_ticks: _builtins.int = ...,
         over: _builtins.int = ...,
         last_exit: _builtins.str = ...,
+        ready: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "failures", b"failures", "last_exit", b"last_exit", "over", b"over", "pid", b"pid", "start_ticks", b"start_ticks", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "failures", b"failures", "last_exit", b"last_exit", "over", b"over", "pid", b"pid", "ready", b"ready", "start_ticks", b"start_ticks", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

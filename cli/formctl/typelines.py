@@ -1,0 +1,112 @@
+"""What a process type is told to do, in a few words: for `formctl show` and for a release's news.
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from formation.model import Limits, Probe, ProbeKind, ProcessType, RestartPolicy, StopTo
+from formctl import wording
+
+_UNLIMITED = -1
+_SIZES = ("as", "core", "data", "fsize", "memlock", "msgqueue", "rss", "stack")
+_SECONDS, _MICROSECONDS = "cpu", "rttime"
+
+
+def described(spec: ProcessType) -> list[tuple[str, str]]:
+    """(what, how) in the words of formation.toml; what is left to its default is left out."""
+    found = [
+        ("command", spec.command),
+        ("ready", _ready(spec)),
+        ("live", _live(spec)),
+        ("restart", "" if spec.restart is RestartPolicy.ALWAYS else spec.restart.value),
+        ("stop", _stop(spec)),
+        ("limits", _limits(spec.limits)),
+        ("runs", _runs(spec)),
+        ("requires", " ".join(ability.value for ability in spec.requires)),
+    ]
+    return [(what, how) for what, how in found if how]
+
+
+# What belongs to one key of a type in formation.toml.
+_PARTS: dict[str, Callable[[ProcessType], object]] = {
+    "restart": lambda spec: spec.restart,
+    "ready": lambda s: (s.ready_after_s, s.readiness, s.notify, s.start_grace_s),
+    "live": lambda spec: (spec.liveness, spec.watchdog_s),
+    "stop": lambda spec: (spec.stop_signal, spec.stop_grace_s, spec.stop_to),
+    "port": lambda spec: spec.port,
+    "limits": lambda spec: spec.limits,
+    "nice": lambda spec: spec.nice,
+    "user": lambda spec: spec.user,
+    "group": lambda spec: spec.group,
+    "workdir": lambda spec: spec.workdir,
+    "umask": lambda spec: spec.umask,
+    "requires": lambda spec: spec.requires,
+}
+
+
+def changed(before: ProcessType, after: ProcessType) -> list[str]:
+    """The keys of formation.toml that mean something else now; without command and quantity."""
+    return [key for key, part in _PARTS.items() if part(before) != part(after)]
+
+
+def _ready(spec: ProcessType) -> str:
+    if spec.readiness is not None:
+        return f"{_probe(spec.readiness)}, grace {spec.start_grace_s:g} s"
+    if spec.notify:
+        return f"says READY=1 within {spec.start_grace_s:g} s"
+    return f"when up {spec.ready_after_s:g} s"
+
+
+def _live(spec: ProcessType) -> str:
+    watchdog = f"says WATCHDOG=1 every {spec.watchdog_s:g} s" if spec.watchdog_s else ""
+    probe = _probe(spec.liveness) if spec.liveness else ""
+    return "; ".join(part for part in (probe, watchdog) if part)
+
+
+def _probe(probe: Probe) -> str:
+    whole_server = probe.kind is ProbeKind.GRPC and not probe.target
+    asked = " ".join(part for part in (probe.kind.value, probe.target) if part)
+    port = f" on port {probe.port}" if probe.port else ""
+    often = f"every {probe.period_s:g} s, timeout {probe.timeout_s:g} s"
+    row = f"{probe.failures} failures" if probe.failures > 1 else "1 failure"
+    passes = f", {probe.successes} successes" if probe.successes > 1 else ""
+    return f"{asked}{' health' if whole_server else ''}{port} {often}, {row}{passes}"
+
+
+def _stop(spec: ProcessType) -> str:
+    to = " to the main process" if spec.stop_to is StopTo.MAIN else ""
+    if spec.stop_signal == "KILL":
+        return "KILL"
+    return f"{spec.stop_signal}{to}, KILL after {spec.stop_grace_s:g} s"
+
+
+def _limits(limits: Limits) -> str:
+    found = [
+        f"{limits.cpus:g} cpus" if limits.cpus else "",
+        f"memory {wording.amount(limits.memory_bytes)}" if limits.memory_bytes else "",
+        f"{limits.pids} pids" if limits.pids else "",
+        *(f"{name} {_rlimit(name, value)}" for name, value in sorted(limits.rlimits.items())),
+    ]
+    return ", ".join(part for part in found if part)
+
+
+def _rlimit(name: str, value: int) -> str:
+    if value == _UNLIMITED:
+        return "unlimited"
+    if name in _SIZES:
+        return wording.amount(value)
+    return f"{value}{' s' if name == _SECONDS else ' µs' if name == _MICROSECONDS else ''}"
+
+
+def _runs(spec: ProcessType) -> str:
+    account = ":".join((spec.user, spec.group)) if spec.group else spec.user
+    found: Sequence[str] = (
+        f"as {account}" if account else "",
+        f"in {spec.workdir}" if spec.workdir else "",
+        f"umask {spec.umask:03o}" if spec.umask >= 0 else "",
+        f"nice {spec.nice}" if spec.nice else "",
+        f"on port {spec.port} only" if spec.port else "",
+    )
+    return ", ".join(part for part in found if part)

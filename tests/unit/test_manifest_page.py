@@ -1,0 +1,100 @@
+"""docs/manifest.md says all that formation.toml can say, and nothing that it cannot."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from formation import manifest, manifest_type
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def examples(page: str) -> list[str]:
+    return re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+
+
+PAGE = (ROOT / "docs" / "manifest.md").read_text()
+EXAMPLES = examples(PAGE)
+ELSEWHERE = [
+    *(path.read_text() for path in sorted(ROOT.glob("examples/*/formation.toml"))),
+    *examples((ROOT / "README.md").read_text()),
+    *(e for e in examples((ROOT / "docs" / "cli.md").read_text()) if "[types." in e),
+]
+TABLES = {
+    "ready": manifest_type.READY_KEYS,
+    "live": manifest_type.LIVE_KEYS,
+    "stop": manifest_type.STOP_KEYS,
+    "limits": manifest_type.LIMIT_KEYS,
+}
+KEYS = {
+    *manifest.FILE_KEYS,
+    *(key for key in manifest_type.TYPE_KEYS if key not in TABLES),
+    *(f"{table}.{key}" for table, keys in TABLES.items() for key in keys),
+}
+
+
+def in_tables() -> set[str]:
+    """The keys in the first cells of the page's tables."""
+    cells = re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE)
+    return {key for cell in cells for key in re.findall(r"`([^`]+)`", cell)}
+
+
+def in_examples() -> set[str]:
+    found: set[str] = set()
+    for text in EXAMPLES:
+        table = tomllib.loads(text)
+        found |= set(table)
+        for spec in table["types"].values():
+            found |= set(spec) - set(TABLES)
+            found |= {f"{name}.{key}" for name in TABLES for key in spec.get(name, {})}
+    return found
+
+
+def test_every_key_has_a_row_and_every_row_is_a_key() -> None:
+    assert in_tables() == KEYS
+
+
+def test_every_key_stands_in_an_example() -> None:
+    assert in_examples() == KEYS
+
+
+def test_examples_stand_elsewhere_too() -> None:
+    assert len(ELSEWHERE) >= 3
+
+
+@pytest.mark.parametrize("text", [*EXAMPLES, *ELSEWHERE])
+def test_every_example_is_read(text: str) -> None:
+    assert manifest.parse(text).types
+
+
+@pytest.mark.parametrize(
+    ("key", "default"),
+    [
+        ("ready.after", manifest_type.DEFAULTS.ready_after_s),
+        ("ready.every", manifest_type.PROBE_DEFAULTS.period_s),
+        ("ready.timeout", manifest_type.PROBE_DEFAULTS.timeout_s),
+        ("ready.failures", manifest_type.PROBE_DEFAULTS.failures),
+        ("ready.successes", manifest_type.PROBE_DEFAULTS.successes),
+        ("ready.grace", manifest_type.DEFAULTS.start_grace_s),
+        ("stop.grace", manifest_type.DEFAULTS.stop_grace_s),
+        ("nice", manifest_type.DEFAULTS.nice),
+    ],
+)
+def test_a_number_that_is_given_as_the_default_is_the_default(key: str, default: float) -> None:
+    row = re.search(rf"^\| `{re.escape(key)}` \| ([0-9.]+)", PAGE, re.MULTILINE)
+    assert row is not None
+    assert float(row[1]) == default
+
+
+def test_the_words_that_are_given_as_defaults_are_the_defaults() -> None:
+    spec = manifest_type.DEFAULTS
+    for key, default in (
+        ("restart", spec.restart.value),
+        ("stop.signal", spec.stop_signal),
+        ("stop.to", spec.stop_to.value),
+    ):
+        assert f'| `{key}` | `"{default}"` |' in PAGE
