@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from formation_agent import machine
-from formation_agent.machine import Stay
+from formation_agent.entries import Entry
 
 # A stop that takes this long is worth telling who blocks it.
 BLOCKER_AFTER_S = 5.0
@@ -24,12 +24,12 @@ class Ending:
     def __init__(
         self,
         live: Collection[str],
-        stay_of: Callable[[str], Stay],
+        table: Mapping[str, Entry],
         feed: Callable[[str, machine.Event], None],
         urgent: asyncio.Event,
     ) -> None:
         self._live = live
-        self._stay_of = stay_of
+        self._table = table
         self._feed = feed
         self._urgent = urgent
 
@@ -57,7 +57,9 @@ class Ending:
             log.info("still running: %s", self._blockers())
 
     def _blockers(self) -> str:
-        stays = sorted(map(self._stay_of, self._live), key=lambda stay: stay.assignment.slot)
+        stays = sorted(
+            (self._table[uid].stay for uid in self._live), key=lambda stay: stay.assignment.slot
+        )
         named = ", ".join(
             f"{stay.assignment.slot} ({f'pid {stay.pid}' if stay.pid else 'what it left behind'})"
             for stay in stays[:_BLOCKERS_NAMED]

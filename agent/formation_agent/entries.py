@@ -127,13 +127,11 @@ def running_of(entry: Entry) -> Running:
     )
 
 
-def kept_of(stay: Stay) -> tuple[int, ...]:
-    """What the journal keeps of it, but for what changes only together with these."""
-    return stay.attempt, stay.failures, stay.pid, over_of(stay), is_known_ready(stay)
-
-
 def over_of(stay: Stay) -> int:
-    return stay.state.value if stay.phase in _OVER else 0
+    """As the journal says it. An end stays what it was when somebody stops what is left of it."""
+    if stay.phase in _OVER or (stay.phase is Phase.STOPPED and stay.after in _OVER):
+        return machine.STATE_OF[stay.after].value
+    return 0
 
 
 def is_known_ready(stay: Stay) -> bool:

@@ -162,9 +162,6 @@ class NotifySocket:
             except OSError as error:
                 self._drop(f"a message could not be read: {error.strerror}")
                 break
-        else:
-            if self._end.fileno() < 0:
-                return  # closed by who heard the last one
         self._loop.remove_reader(self._end)
         if self._pause is None:
             self._pause = self._loop.call_later(_ROUND_PAUSE_S, self._go_on)

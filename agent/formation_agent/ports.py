@@ -42,25 +42,27 @@ def is_free(number: int) -> bool:
 
     Raises PermissionError for a port that we may not use, OSError when it cannot be found out.
     """
-    return _can_bind(socket.AF_INET, "0.0.0.0", number) and _can_bind(  # noqa: S104  only a test
-        socket.AF_INET6, "::", number
-    )
+    can = _can_bind(socket.AF_INET6, "::", number)
+    if can is None:
+        can = _can_bind(socket.AF_INET, "0.0.0.0", number)  # noqa: S104  only a test
+    return bool(can)
 
 
-def _can_bind(family: socket.AddressFamily, address: str, number: int) -> bool:
+def _can_bind(family: socket.AddressFamily, address: str, number: int) -> bool | None:
+    """None: this machine has no such addresses."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             # Connections that wait out their end do not make a port taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if family == socket.AF_INET6:  # and IPv4 with it
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             probe.bind((address, number))
     except PermissionError:
         raise
     except OSError as error:
         if error.errno in _CANNOT_LOOK:
             raise
-        return family == socket.AF_INET6 and error.errno in _NO_IPV6
+        return None if error.errno in _NO_IPV6 else False
     return True
 
 

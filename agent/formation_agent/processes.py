@@ -99,6 +99,7 @@ class Processes:
         self._asked: dict[str, bytes] = {}  # marks of what the keeper did not answer for yet
         self._lock_path: str | None = None
         self._is_stuck = False
+        self._waits_for_room = False
         self._gone = False
         self._closed = False
         self._loop.add_reader(end, self._on_readable)
@@ -268,6 +269,7 @@ class Processes:
                 link.send(self._end, self._outbox[0])
             except BlockingIOError:
                 self._loop.add_writer(self._end, self._flush)
+                self._waits_for_room = True
                 return
             except (BrokenPipeError, ConnectionResetError):
                 self._outbox.clear()  # the reader meets the end of file
@@ -277,7 +279,9 @@ class Processes:
             else:
                 self._outbox.popleft()
         self._is_stuck = False
-        self._loop.remove_writer(self._end)
+        if self._waits_for_room:  # asking the loop costs more than sending
+            self._waits_for_room = False
+            self._loop.remove_writer(self._end)
 
     def _on_stuck(self, error: OSError) -> None:
         """Not for the keeper to end: no descriptor or memory is free here."""

@@ -233,10 +233,7 @@ class Supervisor:
         return replace(memory, boot_id=self._boot_id)
 
     def _add(self, assignment: Assignment, before: Stay | None = None) -> None:
-        stay = self._stay_of(assignment)
-        if before is not None:
-            stay = replace(stay, attempt=before.attempt, failures=before.failures)
-        entry = Entry(stay=stay)
+        entry = Entry(stay=self._stay_of(assignment, before))
         self._enter(entry)
         self._start_if_free(entry)
 
@@ -258,9 +255,11 @@ class Supervisor:
         self._alarms.set(entry.uid, entry.stay.wake_at_s)
         self._news.changed(entry.uid)
 
-    def _stay_of(self, assignment: Assignment) -> Stay:
+    def _stay_of(self, assignment: Assignment, before: Stay | None = None) -> Stay:
         release = self._releases.get((assignment.slot.app, assignment.release))
         tries = self._journal.memory.tries.get(assignment.uid)
+        if before is not None:
+            tries = Tries(attempt=before.attempt, failures=before.failures)
         return entries.stay_of(assignment, release, tries)
 
     # -- events of children ------------------------------------------------------------------------
@@ -396,7 +395,7 @@ class Supervisor:
         self._alarms.set(entry.uid, stay.wake_at_s)
         self._news.changed(entry.uid)
         entry.retry_at_ms = self._wall_ms(stay.retry_at_s)
-        if entries.kept_of(stay) != entries.kept_of(before):
+        if stay.phase is not before.phase or stay.attempt != before.attempt:
             self._journal.touch()
         if stay.phase in entries.ENDING and before.phase not in entries.ENDING:
             self._health.relax(entry.uid)
@@ -485,11 +484,11 @@ class Supervisor:
     async def stop_all(self) -> None:
         """Stop every stay, each with its own grace; at once when `urgent` is set. Waits for all."""
         self._closing = True
+        # What has come to its end stays that: only what runs, or would again, is stopped.
+        self._live -= {uid for uid in self._live if entries.over_of(self._entries[uid].stay)}
         if self._live:
             self._idle.clear()
-            ending = Ending(
-                self._live, lambda uid: self._entries[uid].stay, self._feed, self.urgent
-            )
+            ending = Ending(self._live, self._entries, self._feed, self.urgent)
             await ending.run(self._idle)
 
 

@@ -233,7 +233,7 @@ async def test_what_instances_use_is_told_when_asked(
     usages = await coordinator.sample_usage("r1", "shop")
     assert set(usages) == {"u1", "u2"}
     busy, idle = usages["u1"], usages["u2"]
-    assert busy.cpu_s >= 0.5 > idle.cpu_s
+    assert busy.cpu_s > 0.4 > idle.cpu_s
     assert busy.cpu_share > idle.cpu_share >= 0.0
     for usage in (busy, idle):
         assert 40e6 < usage.memory_bytes < 120e6

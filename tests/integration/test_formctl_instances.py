@@ -176,6 +176,19 @@ async def test_usage_is_listed_and_who_could_not_be_asked_is_named(
     assert other["usage"] is None
 
 
+async def test_usage_is_asked_for_again_while_one_watches(
+    formctl: Formctl, fake: FakeControl
+) -> None:
+    await formctl("apply")
+    fake.usage = {"u1": types_pb2.InstanceUsage(uid="u1", processes=1)}
+    async with formctl.running("ps", "--watch", "--usage", "-o", "json") as running:
+        (first,) = json.loads(await running.line())
+        assert first["usage"]["processes"] == 1
+        fake.usage = {"u1": types_pb2.InstanceUsage(uid="u1", processes=2)}
+        (again,) = json.loads(await running.line())
+        assert again["usage"]["processes"] == 2
+
+
 async def test_hosts_say_what_they_cannot_enforce_and_why_beside_the_table(
     formctl: Formctl, fake: FakeControl
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -256,6 +258,116 @@ async def test_a_disk_that_takes_nothing_does_not_stop_the_child_and_is_told_lat
         assert await logs.drained(WEB_1, DEADLINE_S)
         texts = [line.text for line in await history(logs)]
         assert texts == [b"[formation] dropped %d bytes: No space left on device" % size, b"kept"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """8 MB of a file system of its own."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small disk")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+DROPPED = r"\[formation\] dropped (\d+) bytes: No space left on device"
+
+
+async def test_a_full_disk_drops_whole_lines_counts_them_and_ends_nobody(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * 4_000_000)
+    many = "import sys\nfor n in range(200_000): sys.stdout.write(f'{n:99}\\n')"
+    with room(small_disk / "logs") as logs:
+        await run(logs, WEB_1, many)  # 20 MB: all of it was taken, and the child ended well
+        filler.unlink()
+        await run(logs, WEB_1, "print('room again')")
+        lines = await history(logs)
+    numbers = [int(line.text) for line in lines if line.text.strip().isdigit()]
+    assert numbers == list(range(len(numbers)))
+    assert 10_000 < len(numbers) < 60_000
+    *notes, last = (line.text.decode() for line in lines[len(numbers) :])
+    assert last == "room again"
+    # What was left on the disk took a note here and there.
+    counts = [re.fullmatch(DROPPED, note) for note in notes]
+    assert sum(int(count[1]) for count in counts if count) == (200_000 - len(numbers)) * 100
+    assert len(counts) == len(caplog.records) < 50
+
+
+async def test_a_full_disk_takes_the_newest_again_when_rotation_makes_room(
+    small_disk: Path,
+) -> None:
+    script = "import sys\nfor n in range(300_000): sys.stdout.write(f'{n:99}\\n')"
+    with room(small_disk / "logs", max_bytes=1_000_000, files=5) as logs:
+        await run(logs, WEB_1, script)
+        lines = await history(logs)
+    assert int(lines[-1].text) == 299_999
+
+
+async def test_plain_tools_read_and_follow_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "shop" / "web.1.log"
+    with room(tmp_path) as logs:
+        pipes = Pipes(logs, WEB_1)
+        os.write(pipes.out, b"hello\n\x1b[31mred\x1b[0m\n")
+        os.write(pipes.err, "schön\n".encode())
+        await eventually(lambda: path.exists() and path.read_bytes().count(b"\n") == 3)
+        grep = await output("grep", "-c", " E ", path)
+        assert grep == b"1\n"
+        cut = await output("cut", "-d ", "-f3-", path)
+        assert cut.split(b"\n") == [b"hello", b"\x1b[31mred\x1b[0m", "schön".encode(), b""]
+        tail = await asyncio.create_subprocess_exec(
+            "tail", "-n1", "-F", path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert tail.stdout is not None
+        assert (await tail.stdout.readline()).endswith(" E schön\n".encode())
+        os.write(pipes.out, b"later\n")
+        assert (await asyncio.wait_for(tail.stdout.readline(), DEADLINE_S)).endswith(b" O later\n")
+        tail.kill()
+        await tail.communicate()
+        pipes.close()
+
+
+async def output(*argv: str | Path) -> bytes:
+    process = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE)
+    text, _ = await process.communicate()
+    return text
+
+
+async def test_what_a_process_wrote_is_counted_until_its_pipes_end(tmp_path: Path) -> None:
+    with room(tmp_path) as logs:
+        assert logs.read_bytes(WEB_1) == 0
+        pipes = Pipes(logs, WEB_1)
+        os.write(pipes.out, b"x" * 1000)
+        os.write(pipes.err, b"y" * 500)
+        await eventually(lambda: logs.read_bytes(WEB_1) == 1500)
+        assert logs.read_bytes(WEB_2) == 0
+        pipes.close()
+        assert await logs.drained(WEB_1, DEADLINE_S)
+        assert logs.read_bytes(WEB_1) == 0
+        pipes = Pipes(logs, WEB_1)
+        os.write(pipes.out, b"z")
+        await eventually(lambda: logs.read_bytes(WEB_1) == 1)
+        pipes.close()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_half_a_million_lines_take_no_more_memory_than_a_few(tmp_path: Path) -> None:
+    script = "import sys\nfor n in range({}): sys.stdout.write('x' * 99 + '\\n')"
+    with room(tmp_path, max_bytes=1 << 20, files=3) as logs:
+        await run(logs, WEB_1, script.format(100_000))
+        before = resident_bytes()
+        await run(logs, WEB_1, script.format(500_000))
+        assert resident_bytes() < before + 5_000_000
 
 
 async def test_closing_the_room_ends_its_followers(tmp_path: Path) -> None:

@@ -55,6 +55,38 @@ async def test_what_is_done_stays_done_whatever_begins_anew(bench: Bench) -> Non
     assert later.supervisor.statuses() == ()
 
 
+async def test_what_is_done_stays_done_when_the_agent_ends(bench: Bench) -> None:
+    await bench.want(stay("u1", "job"), stay("u2", "once"), stay("u3", "web"))
+    for uid, code in (("u1", 0), ("u2", 3)):
+        bench.started(f"{uid}:1")
+        bench.exited(f"{uid}:1", code=code)
+    bench.started("u3:1")
+    stopping = asyncio.create_task(bench.supervisor.stop_all())
+    await eventually(lambda: bench.children.told("u3:1"))
+    bench.exited("u3:1")
+    await asyncio.wait_for(stopping, 5)
+    assert [bench.state(uid) for uid in ("u1", "u2", "u3")] == [
+        InstanceState.FINISHED,
+        InstanceState.FAILED,
+        InstanceState.STOPPED,
+    ]
+    await bench.journal.flush()
+    over = {uid: tries.over for uid, tries in load(bench.directory, "new").memory.tries.items()}
+    assert over == {"u1": InstanceState.FINISHED, "u2": InstanceState.FAILED, "u3": 0}
+
+
+async def test_an_end_is_not_forgotten_because_its_tree_had_to_be_stopped(bench: Bench) -> None:
+    await bench.want(stay("u1", "job"))
+    bench.started("u1:1")
+    bench.exited("u1:1", code=0, empty=False)
+    stopping = asyncio.create_task(bench.supervisor.stop_all())
+    await eventually(lambda: bench.state("u1") is InstanceState.STOPPING)
+    bench.supervisor.hear(processes.TreeEmpty(key="u1:1"))
+    await asyncio.wait_for(stopping, 5)
+    await bench.journal.flush()
+    assert load(bench.directory, "new").memory.tries["u1"].over == InstanceState.FINISHED
+
+
 async def test_the_keeper_is_told_to_forget_what_is_done_only_when_the_disk_knows(
     bench: Bench,
 ) -> None:

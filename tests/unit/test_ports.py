@@ -130,10 +130,18 @@ def test_a_process_without_a_free_descriptor_does_not_call_a_port_taken() -> Non
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
-def test_a_port_with_a_listener_on_any_address_is_not_free(address: str) -> None:
-    with socket.socket() as listener:
-        listener.bind((address, 0))
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+@pytest.mark.parametrize("reuse", [0, 1])
+def test_a_port_with_a_listener_on_any_address_is_not_free(address: str, reuse: int) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as listener:
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        try:
+            listener.bind((address, 0))
+        except OSError as error:
+            pytest.skip(f"no IPv6 here: {error.strerror}")
         listener.listen()
         number = listener.getsockname()[1]
         assert not is_free(number)

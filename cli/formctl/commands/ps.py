@@ -10,6 +10,7 @@ import click
 
 from formation.model import Usage
 from formctl import jsonview, render
+from formctl.errors import UnreachableError
 from formctl.loglines import wants_colour
 from formctl.settings import (
     Settings,
@@ -31,6 +32,7 @@ from formctl.views import Instance, Table
 
 if TYPE_CHECKING:
     from formctl.client import Client
+    from formctl.discovery import Target
 
 _CLEAR = "\x1b[H\x1b[2J"
 # Often enough for countdowns, seldom enough to read.
@@ -117,7 +119,7 @@ async def _ps(settings: Settings, screen: _Screen, *, watch: bool, usage: bool) 
         if usage:
             await _ask_usage(client, screen)
         if watch:
-            await _watch(client, screen)
+            await _watch(client, target, screen)
             return
         screen.table.apply(await client.instances(screen.app))
         screen.print()
@@ -131,8 +133,19 @@ async def _ask_usage(client: Client, screen: _Screen) -> None:
             note(f"formctl: {notice}")
 
 
-async def _watch(client: Client, screen: _Screen) -> None:
-    """One task takes updates in, this one draws: a burst of updates is drawn once."""
+async def _refresh_usage(target: Target, screen: _Screen) -> None:
+    """With a client of its own, so that the watching one reconnects by itself."""
+    from formctl.client import Client
+
+    try:
+        async with Client(target) as client:
+            await _ask_usage(client, screen)
+    except UnreachableError:
+        screen.usage = {}  # the watching tells that the coordinator has gone
+
+
+async def _watch(client: Client, target: Target, screen: _Screen) -> None:
+    """Tasks take updates and figures in, this one draws: a burst of updates is drawn once."""
     import asyncio
 
     changed = asyncio.Event()
@@ -145,7 +158,7 @@ async def _watch(client: Client, screen: _Screen) -> None:
     async def ask() -> None:
         while True:
             await asyncio.sleep(_USAGE_S)
-            await _ask_usage(client, screen)
+            await _refresh_usage(target, screen)
             changed.set()
 
     async with asyncio.TaskGroup() as group:
