@@ -8,6 +8,7 @@ its event loop hung (`watchdog`).
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -67,6 +68,7 @@ def main() -> int:
         setup_logging("formation-agent", verbose=config.verbose)
         if takeover.CHECK_VARIABLE in os.environ:
             return 0  # everything is there, and these settings can be read
+        gc.freeze()  # what was imported stays: no collection need look at it again
         return asyncio.run(_run(config))
     except ConfigError as error:
         return _refuse(*error.problems)

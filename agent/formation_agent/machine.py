@@ -95,20 +95,12 @@ def adopted(
 
     `ready`: it was when that brain last wrote it down.
     """
-    grace_until_s = started_s + stay.spec.start_grace_s
-    running = replace(
-        stay,
-        attempt=attempt,
-        pid=pid,
-        started_s=started_s,
-        grace_until_s=grace_until_s,
-        after=Phase.BACKOFF,
-        adopted=True,
-        reason="",
-    )
+    found = replace(stay, attempt=attempt, after=Phase.BACKOFF, adopted=True)
+    running, _ = steps.up(found, pid, started_s, now_s)
     if ready and steps.says_when_ready(stay):
-        return replace(running, phase=Phase.HEALTHY, wake_at_s=None, grace_until_s=now_s)
-    return steps.up(running, now_s)[0]
+        healthy = replace(running, phase=Phase.HEALTHY, wake_at_s=None, reason="")
+        return replace(healthy, grace_until_s=now_s)
+    return running
 
 
 def over(stay: Stay, state: InstanceState) -> Stay:
@@ -126,9 +118,7 @@ def _first_spawn(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
 
 def _spawned(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, Spawned)
-    grace_until_s = now_s + stay.spec.start_grace_s
-    running = replace(stay, pid=event.pid, started_s=now_s, grace_until_s=grace_until_s, reason="")
-    return steps.up(running, now_s)
+    return steps.up(stay, event.pid, now_s, now_s)
 
 
 def _spawn_failed(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:

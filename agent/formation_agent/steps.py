@@ -47,11 +47,20 @@ def says_when_ready(stay: Stay) -> bool:
     return stay.spec.notify or stay.spec.readiness is not None
 
 
-def up(stay: Stay, now_s: float) -> Step:
+def up(stay: Stay, pid: int, started_s: float, now_s: float) -> Step:
     """It runs; is it ready by now?"""
-    ready_at_s = stay.started_s + stay.spec.ready_after_s
-    wake_at_s = stay.grace_until_s if says_when_ready(stay) else ready_at_s
-    starting = replace(stay, phase=Phase.STARTING, wake_at_s=wake_at_s)
+    spec = stay.spec
+    grace_until_s = started_s + spec.start_grace_s
+    wake_at_s = grace_until_s if says_when_ready(stay) else started_s + spec.ready_after_s
+    starting = replace(
+        stay,
+        phase=Phase.STARTING,
+        pid=pid,
+        started_s=started_s,
+        grace_until_s=grace_until_s,
+        wake_at_s=wake_at_s,
+        reason="",
+    )
     return start_over(starting, now_s) if wake_at_s <= now_s else (starting, ())
 
 

@@ -91,7 +91,9 @@ class AgentProgram:
 
     def _remove_cgroups(self) -> None:
         """Those of an agent whose brain cannot do it, since a test has killed or stopped it."""
-        psutil.wait_procs([p for p in self._seen.values() if _is_brain(p)], timeout=2.0)
+        # First whether it runs: its number may be anybody's by now.
+        brains = [p for p in self._seen.values() if runs(p) and _is_brain(p)]
+        psutil.wait_procs(brains, timeout=2.0)
         own, _ = cgroups.own()
         agent_id = journal.load(self.state_dir, "").memory.agent_id
         if own and agent_id:

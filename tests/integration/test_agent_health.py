@@ -24,7 +24,10 @@ from formation.model import (
     Release,
     Slot,
 )
+from formation.runtime import new_id
 
+# Unlike any other's on this machine: processes are known, and killed, by these.
+U1, U2 = new_id(), new_id()
 HEALTHY, STARTING, UNREADY = InstanceState.HEALTHY, InstanceState.STARTING, InstanceState.UNREADY
 RESTARTING = InstanceState.RESTARTING
 
@@ -57,7 +60,7 @@ async def agent(tmp_path: Path, coordinator: FakeCoordinator) -> AsyncIterator[A
 
 
 async def run(
-    coordinator: FakeCoordinator, command: str, uids: tuple[str, ...] = ("u1",), **spec: Any
+    coordinator: FakeCoordinator, command: str, uids: tuple[str, ...] = (U1,), **spec: Any
 ) -> None:
     fields = {"stop_grace_s": 0.0, "ready_after_s": 0.0, **spec}
     release = Release(
@@ -95,14 +98,14 @@ async def test_a_failing_readiness_only_marks_and_a_passing_one_takes_the_mark_a
     await run(coordinator, f"{sys.executable} {app} {flag}", readiness=quick)
     starting = "not ready yet: HTTP 503 from /health"
     await eventually(lambda: starting in {s.reason for s in coordinator.history})
-    assert coordinator.table["u1"].state is STARTING
+    assert coordinator.table[U1].state is STARTING
     flag.touch()
-    pid = (await coordinator.sees("u1", HEALTHY)).pid
+    pid = (await coordinator.sees(U1, HEALTHY)).pid
     flag.unlink()
-    unready = await coordinator.sees("u1", UNREADY)
+    unready = await coordinator.sees(U1, UNREADY)
     assert unready.reason == "not ready: HTTP 503 from /health"
     flag.touch()
-    again = await coordinator.sees("u1", HEALTHY)
+    again = await coordinator.sees(U1, HEALTHY)
     assert (again.pid, again.attempt, again.reason) == (pid, 1, "")
 
 
@@ -114,8 +117,8 @@ async def test_a_failing_liveness_restarts_and_its_command_runs_as_a_part_of_its
     check += f"test ! -e {dead} || {{ echo it is stuck >&2; exit 4; }}"
     alive = Probe(kind=ProbeKind.EXEC, target=check, period_s=0.05, failures=2, timeout_s=10.0)
     await run(coordinator, STUBBORN, liveness=alive, start_grace_s=0.0, **SLOW)
-    pid = (await coordinator.sees("u1", HEALTHY)).pid
-    await eventually(lambda: seen.exists() and seen.read_text() == "web.1 u1\n")
+    pid = (await coordinator.sees(U1, HEALTHY)).pid
+    await eventually(lambda: seen.exists() and seen.read_text() == f"web.1 {U1}\n")
     cgroup = Path(f"/proc/{pid}/cgroup").read_text()
     await eventually(lambda: Path(f"{seen}.cgroup").read_text() == cgroup)
     dead.touch()
@@ -123,7 +126,7 @@ async def test_a_failing_liveness_restarts_and_its_command_runs_as_a_part_of_its
     why = {s.reason for s in coordinator.history if s.state is RESTARTING}
     assert why == {"not alive: exit 4: it is stuck"}
     dead.unlink()
-    after = await coordinator.sees("u1", HEALTHY)
+    after = await coordinator.sees(U1, HEALTHY)
     assert after.attempt >= 2
     assert after.pid != pid
 
@@ -136,7 +139,7 @@ async def test_a_command_that_hangs_is_killed_and_no_probe_outlives_its_instance
     late = "not ready yet: no answer within 0.1 s"
     await eventually(lambda: late in {s.reason for s in coordinator.history})
     await coordinator.assign()
-    await coordinator.sees_gone("u1")
+    await coordinator.sees_gone(U1)
     await eventually(lambda: not agent.children(), what="no process is left")
 
 
@@ -162,12 +165,12 @@ async def test_ready_status_and_a_watchdog_that_starves(
 ) -> None:
     app = script(tmp_path, TALKER)
     await run(coordinator, f"{sys.executable} {app}", notify=True, **SLOW, watchdog_s=0.3)
-    await coordinator.sees("u1", HEALTHY)
-    await told(coordinator, "u1", "serving")
+    await coordinator.sees(U1, HEALTHY)
+    await told(coordinator, U1, "serving")
     await eventually(lambda: RESTARTING in {s.state for s in coordinator.history})
     (why,) = {s.reason for s in coordinator.history if s.state is RESTARTING}
     assert why == "not alive: said no WATCHDOG=1 for 0.3 s"
-    assert (await coordinator.sees("u1", HEALTHY, attempt=2)).attempt == 2
+    assert (await coordinator.sees(U1, HEALTHY, attempt=2)).attempt == 2
 
 
 async def test_who_was_ready_stays_ready_over_a_brains_death_and_is_still_heard(
@@ -185,15 +188,15 @@ async def test_who_was_ready_stays_ready_over_a_brains_death_and_is_still_heard(
         "time.sleep(1000)\n",
     )
     await run(coordinator, f"{sys.executable} {app}", notify=True, start_grace_s=600.0)
-    pid = (await coordinator.sees("u1", HEALTHY)).pid
-    await told(coordinator, "u1", "first")
+    pid = (await coordinator.sees(U1, HEALTHY)).pid
+    await told(coordinator, U1, "first")
     await asyncio.sleep(1.0)  # the journal is written within half a second
     (await agent.brain()).kill()
     await eventually(lambda: len(coordinator.hellos) == 2)
-    after = await coordinator.sees("u1", HEALTHY)
+    after = await coordinator.sees(U1, HEALTHY)
     assert (after.pid, after.attempt) == (pid, 1)
     more.touch()
-    await told(coordinator, "u1", "second")
+    await told(coordinator, U1, "second")
 
 
 @pytest.mark.skipif(shutil.which("systemd-notify") is None, reason="systemd-notify is not here")
@@ -202,9 +205,9 @@ async def test_a_shell_script_speaks_with_systemds_own_client(
 ) -> None:
     command = "systemd-notify --status='loading 3 of 4'; systemd-notify --ready; sleep 1000"
     await run(coordinator, command, notify=True)
-    await coordinator.sees("u1", HEALTHY)
-    await told(coordinator, "u1", "loading 3 of 4")
-    assert coordinator.table["u1"].attempt == 1
+    await coordinator.sees(U1, HEALTHY)
+    await told(coordinator, U1, "loading 3 of 4")
+    assert coordinator.table[U1].attempt == 1
 
 
 # -- usage -----------------------------------------------------------------------------------------
@@ -222,23 +225,23 @@ async def test_what_instances_use_is_told_when_asked(
         "memory = b'x' * 40_000_000\n"
         "if os.environ['PS'] == 'web.1':\n"
         "    while time.process_time() < 0.5: pass\n"
-        "    sys.stdout.write('y' * 999 + '\\n')\n"
+        "    print('y' * 999, flush=True)\n"
         f"open({str(flag)!r} + os.environ['PS'], 'w').close()\n"
         "time.sleep(1000)\n",
     )
-    await run(coordinator, f"{sys.executable} {app}", ("u1", "u2"))
+    await run(coordinator, f"{sys.executable} {app}", (U1, U2))
     await eventually(lambda: all(Path(f"{flag}web.{n}").exists() for n in (1, 2)), deadline_s=30)
     log = agent.state_dir / "logs" / "shop" / "web.1.log"
-
+    await eventually(lambda: log.exists() and log.stat().st_size > 1000)
     usages = await coordinator.sample_usage("r1", "shop")
-    assert set(usages) == {"u1", "u2"}
-    busy, idle = usages["u1"], usages["u2"]
+    assert set(usages) == {U1, U2}
+    busy, idle = usages[U1], usages[U2]
     assert busy.cpu_s > 0.4 > idle.cpu_s
     assert busy.cpu_share > idle.cpu_share >= 0.0
     for usage in (busy, idle):
         assert 40e6 < usage.memory_bytes < 120e6
         assert usage.processes == 2
         assert usage.files >= 26  # twenty of ours, and the standard ones of both
-    assert idle.log_bytes == 0
+    assert (busy.log_bytes, idle.log_bytes) == (1000, 0)
+    assert busy.log_bytes_per_s > 0.0
     assert await coordinator.sample_usage("r2", "another") == {}
-    assert not log.exists() or log.stat().st_size >= busy.log_bytes

@@ -166,7 +166,7 @@ async def test_what_is_done_stays_done_until_somebody_wants_another_try(
     (await agent.brain()).kill()
     await eventually(lambda: len(coordinator.hellos) == 2)
     await coordinator.sees("u1", InstanceState.FINISHED)
-    await eventually(lambda: load(agent.state_dir, "").memory.tries["u1"].over)
+    await eventually(lambda: load(agent.state_dir, "").memory.tries.get("u1", Tries()).over)
     agent.signal(signal.SIGKILL)
     await agent.ended()
     agent.start()

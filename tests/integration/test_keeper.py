@@ -204,7 +204,7 @@ async def test_an_environment_of_two_megabytes_arrives() -> None:
     async with keeper_rig() as rig:
         brain = await rig.brain()
         big = {f"BIG_{number}": "x" * 100_000 for number in range(15)}
-        rig.spawn(brain, "a:1", "sh", "-c", "echo ${#BIG_0} ${#BIG_14}", **big)
+        rig.spawn(brain, "a:1", "sh", "-c", "echo ${#BIG_0} ${#BIG_14}", options=None, **big)
         assert await brain.text("a:1") == "100000 100000\n"
 
 
