@@ -212,7 +212,7 @@ async def test_who_has_said_ready_is_healthy_and_still_is_for_the_next_brain(
     (await agent.brain()).kill()
     await eventually(lambda: len(coordinator.hellos) == 2)
     after = await coordinator.sees("u1", HEALTHY)
-    assert (after.pid, after.attempt) == (before.pid, 1)
+    assert (after.pid, after.attempt) == (before.pid, 1), agent.text
     assert {item.state for item in coordinator.history[seen:]} == {HEALTHY}
 
 
