@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from formation_agent import cgroups, link, procfs
 from formation_agent.children import MARK
-from formation_agent.leftovers import kill_marked
+from formation_agent.leftovers import AGENT_MARK, kill_marked
 
 # A dying keeper, or a child that it was just starting, lets go of the lock within this time.
 _LOCK_TRIES, _LOCK_AGAIN_S = 50, 0.02
@@ -69,10 +69,15 @@ def encode_mark(mark: str | None) -> bytes | None:
 
 
 def kill_all(
-    trees: Collection[Tree], asked: set[bytes], lock_path: str | None, contained: str = ""
+    trees: Collection[Tree],
+    asked: set[bytes],
+    lock_path: str | None,
+    *,
+    contained: str = "",
+    agent: str = "",
 ) -> None:
     """`asked`: the marks of what the keeper was to start and did not report. `contained`: the
-    directory of all this agent's cgroups, "" without.
+    directory of all this agent's cgroups, "" without. `agent`: its id, "" before it is known.
     """
     orphaned = [tree for tree in trees if not _kill_group_of_same(tree)]
     if not (trees or asked or contained):
@@ -85,17 +90,18 @@ def kill_all(
         for tree in orphaned:
             _kill_group_unless_another(tree)
             _kill_cgroup(tree.cgroup)
-        _kill_by_marks({tree.mark for tree in trees if tree.mark is not None}, asked)
+        _kill_by_marks({tree.mark for tree in trees if tree.mark is not None}, asked, agent)
         if contained:
             cgroups.kill_and_remove(contained, _REMOVE_WITHIN_S)
 
 
-def _kill_by_marks(marks: set[bytes], asked: set[bytes]) -> None:
+def _kill_by_marks(marks: set[bytes], asked: set[bytes], agent: str) -> None:
+    ours = {AGENT_MARK: {agent.encode()}} if agent else {}
     if marks or asked:
-        kill_marked(MARK.encode(), marks | asked)
+        kill_marked({**ours, MARK.encode(): marks | asked})
     for _ in range(_LOOKS if asked else 0):
         time.sleep(_LOOK_AGAIN_S)
-        kill_marked(MARK.encode(), asked)
+        kill_marked({**ours, MARK.encode(): asked})
 
 
 def _kill_group_of_same(tree: Tree) -> bool:

@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from formation_agent import procfs
 
@@ -20,6 +20,8 @@ _GONE_S = 10.0
 _CANNOT_LOOK_S = 0.05
 # boot_id, pid and start_ticks: names one process for ever.
 Identity = tuple[str, int, int]
+# Which agent a process was started by: in the environment of every instance.
+AGENT_MARK = b"FORMATION_AGENT"
 
 
 def kill_leftovers(agent_id: str, known: Iterable[Identity] = ()) -> list[int]:
@@ -31,14 +33,19 @@ def kill_leftovers(agent_id: str, known: Iterable[Identity] = ()) -> list[int]:
     is touched, nor are we and our ancestors.
     """
     killed = kill_sessions(known)
-    return killed + kill_marked(b"FORMATION_AGENT", {agent_id.encode()})
+    return killed + kill_marked({AGENT_MARK: {agent_id.encode()}})
 
 
-def kill_marked(name: bytes, values: set[bytes]) -> list[int]:
-    """Kills every process that was started with one of these values of a variable."""
-    return _kill_until_none(
-        lambda pid: procfs.variable_in(procfs.awaited_environment(pid), name) in values
-    )
+def kill_marked(marks: Mapping[bytes, set[bytes]]) -> list[int]:
+    """Kills every process that was started with one of these values of each of these variables."""
+
+    def belongs(pid: int) -> bool:
+        environment = procfs.awaited_environment(pid)
+        return all(
+            procfs.variable_in(environment, name) in values for name, values in marks.items()
+        )
+
+    return _kill_until_none(belongs)
 
 
 def kill_sessions(known: Iterable[Identity]) -> list[int]:

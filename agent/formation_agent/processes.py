@@ -95,6 +95,7 @@ class Processes:
         self._inbox: deque[Event] = deque()  # bounded by what was asked for
         self._outbox: deque[link.Message] = deque()
         self._news = asyncio.Event()
+        self._agent = ""
         self._trees: dict[str, deadman.Tree] = {}
         self._asked: dict[str, bytes] = {}  # marks of what the keeper did not answer for yet
         self._lock_path: str | None = None
@@ -147,6 +148,7 @@ class Processes:
         this name left in cgroups is killed. Raises KeeperGone.
         """
         self._raise_if_gone()
+        self._agent = name
         if self._version < _NEEDS_VERSION:
             return Contained(path="", controllers=(), problem=_TOO_OLD)
         answer: asyncio.Future[Contained] = self._loop.create_future()
@@ -444,7 +446,13 @@ class Processes:
         self._loop.remove_reader(self._end)
         self._loop.remove_writer(self._end)
         asked = set(self._asked.values())
-        deadman.kill_all(self._trees.values(), asked, self._lock_path, self._contained)
+        deadman.kill_all(
+            self._trees.values(),
+            asked,
+            self._lock_path,
+            contained=self._contained,
+            agent=self._agent,
+        )
         self._settle_hello(KeeperGone("the keeper ended before it said hello"))
         self._fail_waiters("the keeper ended")
         self._news.set()
