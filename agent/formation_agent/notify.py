@@ -24,9 +24,10 @@ _MESSAGE_BYTES_MAX = 4096
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _FDS_MAX = 253  # of the kernel, in one message
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * _FDS_MAX)
-# So many messages of one process, then the others have their turn.
+# So many messages of one process in so much time, then the others have their turn. By the clock:
+# a queue of the kernel's default length, 10, is empty again after each few.
 _ROUND_MESSAGES = 32
-_ROUND_PAUSE_S = 0.05
+_ROUND_S = 0.05
 _ANCESTORS_MAX = 16
 _USEC_DIGITS_MAX = 15  # some thirty years
 
@@ -144,6 +145,8 @@ class NotifySocket:
         self._refused = refused
         self._reasons: set[str] = set()
         self._pause: asyncio.TimerHandle | None = None
+        self._round_ends_s = 0.0
+        self._left_in_round = 0
         self.dropped = 0
         self._loop.add_reader(self._end, self.read)
 
@@ -154,17 +157,22 @@ class NotifySocket:
         self._end.close()
 
     def read(self) -> None:
-        """What is there, up to a limit; more is read a moment later."""
-        for _ in range(_ROUND_MESSAGES):
+        """What is there, up to a limit in each round; more is read in the next one."""
+        now_s = self._loop.time()
+        if now_s >= self._round_ends_s:
+            self._round_ends_s = now_s + _ROUND_S
+            self._left_in_round = _ROUND_MESSAGES
+        while self._left_in_round:
             try:
                 if not self._take():
                     return
             except OSError as error:
                 self._drop(f"a message could not be read: {error.strerror}")
                 break
+            self._left_in_round -= 1
         self._loop.remove_reader(self._end)
         if self._pause is None:
-            self._pause = self._loop.call_later(_ROUND_PAUSE_S, self._go_on)
+            self._pause = self._loop.call_at(self._round_ends_s, self._go_on)
 
     def _go_on(self) -> None:
         self._pause = None
