@@ -30,10 +30,11 @@ _SAID_BYTES_MAX = 4096
 
 
 class Brain:
-    """The brain's process and our end of its link; messages wait here while it is behind.
+    """The brain's process and our end of its link.
 
-    What can wait is bounded by what it asked for: a few messages per child. `later` calls
-    something after some seconds.
+    Messages wait here for the end of a round of the loop, and longer while it is behind: a burst
+    of starts wakes it once in a while and not for each. What can wait is bounded by what it asked
+    for: a few messages per child. `later` calls something after some seconds.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class Brain:
         self._poll = poll
         self._later = later
         self._waiting: deque[tuple[link.Message, Child | None]] = deque()
+        self._waits_since_s = 0.0
+        self._awaits_room = False
         self._is_stuck = False
         self._deaths = 0
         self._started_at_s = 0.0
@@ -91,7 +94,7 @@ class Brain:
 
     def close_link(self) -> None:
         self._waiting.clear()
-        self._is_stuck = False
+        self._awaits_room = self._is_stuck = False
         if self.end is not None:
             self._poll.unregister(self.end)
             self.end.close()
@@ -102,20 +105,30 @@ class Brain:
             os.kill(self.pid, signal.SIGKILL)  # ours and not yet reaped
 
     def send(self, message: link.Message, child: Child | None = None) -> None:
-        """With `child`, the read ends of its pipes go along."""
+        """With `child`, a pidfd of it and the read ends of its pipes go along."""
         if self.end is None:
             return  # the next brain hears of it in its hello
+        if not self._waiting:
+            self._waits_since_s = time.monotonic()
         self._waiting.append((message, child))
-        if len(self._waiting) == 1:
-            self.flush()
+
+    @property
+    def is_owed(self) -> bool:
+        """Something waits to be sent."""
+        return bool(self._waiting)
+
+    @property
+    def oldest_waits_s(self) -> float:
+        return time.monotonic() - self._waits_since_s if self._waiting else 0.0
 
     def flush(self) -> None:
+        """Sends what waits; called at the end of the loop's rounds."""
         while self._waiting and self.end is not None:
             message, child = self._waiting[0]
             try:
-                link.send(self.end, message, child.pipes() if child is not None else ())
+                _send(self.end, message, child)
             except BlockingIOError:
-                self._poll.modify(self.end, select.EPOLLIN | select.EPOLLOUT)
+                self._await_room(self.end, awaits=True)
                 return
             except (BrokenPipeError, ConnectionResetError):
                 self._waiting.clear()
@@ -126,15 +139,35 @@ class Brain:
             self._waiting.popleft()
         self._is_stuck = False
         if self.end is not None:
-            self._poll.modify(self.end, select.EPOLLIN)
+            self._await_room(self.end, awaits=False)
+
+    def _await_room(self, end: socket.socket, *, awaits: bool) -> None:
+        if awaits != self._awaits_room:
+            self._awaits_room = awaits
+            self._poll.modify(end, select.EPOLLIN | (select.EPOLLOUT if awaits else 0))
 
     def _on_stuck(self, end: socket.socket, error: OSError) -> None:
         """Not for the brain to end: no descriptor or memory is free, or too many are under way."""
         if not self._is_stuck:
             say(f"cannot tell the brain now, trying again until it works: {error.strerror}")
         self._is_stuck = True
-        self._poll.modify(end, select.EPOLLIN)
+        self._await_room(end, awaits=False)
         self._later(_SEND_AGAIN_S, self.flush)
+
+
+def _send(end: socket.socket, message: link.Message, child: Child | None) -> None:
+    if child is None:
+        link.send(end, message)
+        return
+    pidfd = child.open_pidfd()
+    try:
+        if pidfd < 0:
+            link.send(end, message, child.pipes())
+        else:
+            link.send(end, {**message, "pidfd": True}, (pidfd, *child.pipes()))
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
 
 
 def how_it_ended(info: os.waitid_result) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CONTROLLERS = ("cpu", "memory", "pids")
 
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 _CPU_PERIOD_US = 100_000
 _CPU_QUOTA_MIN_US = 1_000
@@ -101,12 +102,7 @@ def own() -> tuple[str, str]:
 
 def safe_name(key: str) -> str:
     """A directory's name that no other key has, nor any file of a cgroup."""
-    return "".join(
-        letter
-        if letter.isascii() and (letter.isalnum() or letter in "-_")
-        else f"%{ord(letter):x}."
-        for letter in key
-    )
+    return _UNSAFE.sub(lambda letter: f"%{ord(letter[0]):x}.", key)
 
 
 # --- what stands in one -----------------------------------------------------------------------
@@ -168,6 +164,16 @@ def out_of_memory(path: str) -> bool:
 def enter(path: str, pid: int = 0) -> None:
     """Moves a process, 0 is ourselves. Raises OSError."""
     _write(f"{path}/cgroup.procs", b"%d" % pid)
+
+
+def door(path: str) -> int:
+    """A descriptor for `enter_by`. Raises OSError."""
+    return os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def enter_by(door: int) -> None:
+    """Moves ourselves. Raises OSError."""
+    os.write(door, b"0")
 
 
 def enable(path: str, controllers: set[str]) -> None:

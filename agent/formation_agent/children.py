@@ -3,8 +3,8 @@
 Used by the keeper alone; standard library only. Answers are the messages that the brain shall get.
 
 Identity. The keeper is the only reaper of its children, so between spawn and reap a pid cannot
-mean anything else; signals to a main process go through its pidfd. A group's number is used only
-until it was seen empty.
+mean anything else; and nothing is reaped but in `reaped`. A group's number is used only until it
+was seen empty.
 
 A tree in a cgroup of its own is empty exactly when that is. One without is empty when its main
 process was reaped, its process group has no member, and none of the orphans that were handed to us
@@ -22,6 +22,7 @@ import time
 
 from formation_agent import cgroups, procfs
 from formation_agent.containment import Containment, discard
+from formation_agent.depot import PACK_FDS_MAX, Depot
 from formation_agent.spawnerror import NoEntry, SpawnError
 
 TYPE_CHECKING = False
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 # Orphans are recognised by this variable of the environment that the brain gives every instance.
 MARK = "FORMATION_INSTANCE"
 _EVENTS_BYTES = 4096
+# The pipes of so many children may be in our table, more are put away.
+_LOOSE_MAX = 64
+_PACK_MAX = PACK_FDS_MAX // 2
 _UNDO_S = 1.0
 
 
@@ -52,7 +56,7 @@ class Child:
         "mark",
         "notify",
         "pid",
-        "pidfd",
+        "put_away",
         "spawned_at_ms",
         "start_ticks",
         "stderr",
@@ -60,16 +64,16 @@ class Child:
         "told",
     )
 
-    def __init__(self, key: str, mark: str | None, spawned: Spawned) -> None:
+    def __init__(self, key: str, mark: str | None, spawned: Spawned, start_ticks: int) -> None:
         self.key = key
         self.mark = mark.encode("utf-8", "surrogateescape") if mark else None
         self.pid = spawned.pid
-        self.start_ticks = procfs.start_ticks(spawned.pid) or 0
-        self.pidfd = os.pidfd_open(spawned.pid)
+        self.start_ticks = start_ticks
         self.spawned_at_ms = time.time_ns() // 1_000_000
         self.stdout = spawned.stdout
         self.stderr = spawned.stderr
         self.notify = spawned.notify
+        self.put_away = False  # its pipes are in the depot, and -1 here
         self.cgroup = spawned.cgroup
         self.events = -1  # of the cgroup, while something lives in it that the main process left
         self.exit: Message | None = None
@@ -107,11 +111,18 @@ class Child:
         child.told = set(state["told"])
         return child
 
-    def descriptors(self) -> Iterable[int]:
-        return [fd for fd in (self.pidfd, *self.pipes()) if fd >= 0]
+    def open_pidfd(self) -> int:
+        """-1 when it has ended, or no descriptor is free."""
+        try:
+            return os.pidfd_open(self.pid) if self.exit is None else -1
+        except OSError:
+            return -1
 
     def pipes(self) -> tuple[int, ...]:
-        """What a brain is given copies of: stdout, stderr, and its socket if it has one."""
+        """What a brain is given copies of: stdout, stderr, and its socket if it has one.
+
+        Not while they are put away.
+        """
         fds = (self.stdout, self.stderr, self.notify)
         return tuple(fd for fd in fds if fd >= 0)
 
@@ -144,13 +155,16 @@ class Children:
         # Main processes that are not reaped, and those that are with trees not seen empty.
         self._by_pid = {child.pid: child for child in given if child.exit is None}
         self._lingering = {child.key: child for child in given if child.exit and not child.empty}
+        self._depot = Depot()
+        self._loose = {child.key: child for child in given}  # their pipes are in our table
+        self._gone_in_depot = 0
         self.unseen = False  # orphans could not be looked at: `reaped` wants to be called again
 
     def state(self) -> list[Message]:
         return [child.state() for child in self]
 
     def descriptors(self) -> Iterable[int]:
-        return [fd for child in self for fd in child.descriptors()]
+        return [fd for child in self for fd in child.pipes()]
 
     def __len__(self) -> int:
         return len(self._children)
@@ -187,17 +201,15 @@ class Children:
         host = self._children.get(order.get("join", ""))
         if "join" in order and (host is None or host.exit is not None):
             return f"{order['join']} does not run"
+        began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         try:
             spawned = self._start(order) if host is None else self._start_in(order, host)
         except SpawnError as error:
             return str(error)
-        try:
-            # Who joined another's tree is known by its group alone: the mark is that tree's.
-            child = Child(key, order["env"].get(MARK) if host is None else None, spawned)
-        except OSError as error:  # no descriptor free for the pidfd
-            _undo(spawned)
-            return f"the agent cannot watch the process: {error.strerror}"
-        self._children[key] = self._by_pid[child.pid] = child
+        # Who joined another's tree is known by its group alone: the mark is that tree's.
+        mark = order["env"].get(MARK) if host is None else None
+        child = Child(key, mark, spawned, procfs.ticks_since(began_ns, spawned.pid))
+        self._children[key] = self._by_pid[child.pid] = self._loose[key] = child
         return child
 
     def _start(self, order: Message) -> Spawned:
@@ -233,9 +245,45 @@ class Children:
             self._drop_if_over(child)
 
     def _drop_if_over(self, child: Child) -> None:
-        if child.forgotten and child.empty:
-            del self._children[child.key]
-            child.close()
+        if not (child.forgotten and child.empty):
+            return
+        del self._children[child.key]
+        self._loose.pop(child.key, None)
+        child.close()
+        self._gone_in_depot += child.put_away
+        if self._gone_in_depot > max(_LOOSE_MAX, len(self._children) // 2):
+            self.bring_out()
+
+    # --- their pipes ----------------------------------------------------------------------------
+
+    def put_away(self) -> None:
+        """Into the depot with all pipes, if they are many; no brain may wait for one of them."""
+        if len(self._loose) < _LOOSE_MAX:
+            return
+        loose = [child for child in self._loose.values() if child.stdout >= 0]
+        for start in range(0, len(loose), _PACK_MAX):
+            pack = loose[start : start + _PACK_MAX]
+            if not self._depot.put([(item.key, (item.stdout, item.stderr)) for item in pack]):
+                return
+            for item in pack:
+                os.close(item.stdout)
+                os.close(item.stderr)
+                item.stdout = item.stderr = -1
+                item.put_away = True
+                del self._loose[item.key]
+
+    def bring_out(self) -> None:
+        """Into our table with all pipes; those of children that are no more are closed."""
+        for key, fds in self._depot.take_all():
+            child = self._children.get(key)
+            if child is None:
+                for fd in fds:
+                    os.close(fd)
+                continue
+            child.stdout, child.stderr, *_ = (*fds, -1, -1)
+            child.put_away = False
+            self._loose[key] = child
+        self._gone_in_depot = 0
 
     # --- signals --------------------------------------------------------------------------------
 
@@ -248,7 +296,7 @@ class Children:
             if whole_group:
                 self._signal_tree(child, signum)
             elif child.exit is None:
-                signal.pidfd_send_signal(child.pidfd, signum)
+                os.kill(child.pid, signum)
         except ProcessLookupError:
             return
 
@@ -300,8 +348,6 @@ class Children:
         child = self._by_pid.pop(info.si_pid, None)
         if child is None:
             return None
-        os.close(child.pidfd)
-        child.pidfd = -1
         clean = info.si_code == os.CLD_EXITED
         child.exit = {
             "code": info.si_status if clean else None,
@@ -385,14 +431,6 @@ class Children:
 def _exited(child: Child) -> Message:
     assert child.exit is not None
     return {"op": "exited", "key": child.key, "empty": child.empty, **child.exit}
-
-
-def _undo(spawned: Spawned) -> None:
-    spawned.close()
-    with contextlib.suppress(PermissionError):  # a program that changes its user
-        os.killpg(spawned.pid, signal.SIGKILL)
-    if spawned.cgroup:
-        cgroups.kill_and_remove(spawned.cgroup, _UNDO_S)
 
 
 def _signal_contained(child: Child, signum: int) -> None:

@@ -42,7 +42,16 @@ class Containment:
     `wanted`: the controllers to have below `path`.
     """
 
-    __slots__ = ("_home", "_leaf", "_said", "_wanted", "controllers", "path", "problem")
+    __slots__ = (
+        "_home",
+        "_home_door",
+        "_leaf",
+        "_said",
+        "_wanted",
+        "controllers",
+        "path",
+        "problem",
+    )
 
     def __init__(self, wanted: Collection[str] = cgroups.CONTROLLERS) -> None:
         self._wanted = set(wanted)
@@ -50,6 +59,7 @@ class Containment:
         self.controllers: tuple[str, ...] = ()
         self.problem = ""
         self._home = ""  # the keeper's own
+        self._home_door = -1  # its cgroup.procs, open: who starts many comes back often
         self._leaf = ""
         self._said: set[str] = set()
 
@@ -78,7 +88,7 @@ class Containment:
         own, shown = cgroups.own()
         if not own:
             raise CgroupError("this machine has no cgroup v2, or it is not mounted here")
-        self._home = own
+        self._live_in(own)
         above, leaf = os.path.split(own)
         # An agent before us, or systemd (DelegateSubgroup=), has moved us there. A cgroup that
         # happens to have this name stands beside processes, or below the machine's root.
@@ -157,7 +167,7 @@ class Containment:
                 os.mkdir(self._leaf)
             for pid in inside:
                 _move(self._leaf, pid)
-            self._home = self._leaf
+            self._live_in(self._leaf)
         return False
 
     # --- one tree's -----------------------------------------------------------------------------
@@ -199,10 +209,18 @@ class Containment:
         Otherwise the child's limits would hold for the keeper, and its KILL would reach it.
         """
         try:
-            cgroups.enter(self._home)
+            if self._home_door < 0:
+                self._home_door = cgroups.door(self._home)
+            cgroups.enter_by(self._home_door)
         except OSError as error:
             return self._leave_for_leaf(error)
         return True
+
+    def _live_in(self, path: str) -> None:
+        self._home = path
+        if self._home_door >= 0:
+            os.close(self._home_door)
+            self._home_door = -1
 
     def _leave_for_leaf(self, why: OSError) -> bool:
         """Somebody may have enabled controllers where we were: then only leaves take processes."""
@@ -217,7 +235,7 @@ class Containment:
                 "from now on processes get none of their own"
             )
             return False
-        self._home = self._leaf
+        self._live_in(self._leaf)
         return True
 
     def limit(self, path: str, limits: dict[str, float]) -> None:

@@ -51,17 +51,15 @@ class Tree:
             self.pidfd = -1
 
 
-def watch(message: link.Message) -> Tree:
-    """Holds on to the process itself; to nothing when the number means another one by now."""
-    pid, ticks, mark = message["pid"], message["start_ticks"], message["mark"]
-    cgroup = message.get("cgroup", "")
-    tree = Tree(pid=pid, pidfd=-1, start_ticks=ticks, mark=encode_mark(mark), cgroup=cgroup)
-    if message["exited"] is None:
-        with contextlib.suppress(OSError):
-            tree.pidfd = os.pidfd_open(pid)
-            if procfs.start_ticks(pid) != ticks:
-                tree.close()
-    return tree
+def watch(message: link.Message, fds: list[int]) -> Tree:
+    """Holds on to the process itself by the pidfd that came along, if there was one."""
+    return Tree(
+        pid=message["pid"],
+        pidfd=fds.pop(0) if "pidfd" in message and fds else -1,
+        start_ticks=message["start_ticks"],
+        mark=encode_mark(message["mark"]),
+        cgroup=message.get("cgroup", ""),
+    )
 
 
 def encode_mark(mark: str | None) -> bytes | None:

@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import gc
 import os
 import select
 import signal
@@ -43,6 +44,7 @@ _GRACE_S = 30.0
 _AFTER_KILL_S = 10.0
 _TERMINATIONS_MAX = 3
 _MESSAGES_PER_ROUND = 32
+_GATHER_S = 0.1  # in a burst of starts the brain hears of them together: first they shall run
 _SILENCE_S = 10.0  # of a brain that shall end and does not answer: it hangs
 _PINGS_PER_SILENCE = 4
 _AFTER_ERROR_S = 0.1
@@ -65,10 +67,8 @@ class Keeper:
         self._manager = Manager(os.environ, self._timers.after)
         self._brain = Brain(brain_command, self._spawner, self._poll, self._timers.after)
         self._children = Children(self._spawner, self._poll, given.get("children", ()))
-        for child in self._children:
-            if child.exit is None:
-                self._watch(child)
         self._reap_is_due = True
+        self._hears_more = False  # what the brain said may be more than this round took
         self._locks = Locks(given.get("locks"))
         self._signals = _Signals(given.get("hangups", 0))
         self._poll.register(self._signals.fd, select.EPOLLIN)
@@ -105,24 +105,30 @@ class Keeper:
         return self._exit_code
 
     def _round(self) -> None:
-        for fd, events in self._poll.poll(0 if self._reap_is_due else self._timers.timeout_s()):
-            self._on_events(fd, events)
+        at_once = self._reap_is_due or self._hears_more
+        self._hears_more = False
+        for fd, _ in self._poll.poll(0 if at_once else self._timers.timeout_s()):
+            self._on_event(fd)
         if self._signals.drain() or self._reap_is_due:
             self._reap()
         self._on_terminations()
         self._on_hangups()
         self._timers.run()
+        if not self._hears_more or self._brain.oldest_waits_s > _GATHER_S:
+            self._brain.flush()
+            if not self._brain.is_owed:
+                self._children.put_away()
         if self._exit_code is not None and not self._children.living:
             self._over = True
 
-    def _on_events(self, fd: int, events: int) -> None:
+    def _on_event(self, fd: int) -> None:
         asked = self._reexecution.preflight
         if self._brain.end is not None and fd == self._brain.end.fileno():
-            self._on_link(events)
+            self._on_link()
         elif asked is not None and fd == asked.fd:
             asked.hear()
         elif fd != self._signals.fd:
-            self._reap_is_due = True  # a pidfd says that a child ended
+            self._reap_is_due = True  # a cgroup has changed
 
     # --- the brain ------------------------------------------------------------------------------
 
@@ -142,6 +148,7 @@ class Keeper:
                 "children": len(self._children),
             }
         )
+        self._children.bring_out()
         for child in self._children:
             self._brain.send(child.described("child"), child)
         if self._terminations:
@@ -202,12 +209,11 @@ class Keeper:
         if info is not None:
             say(f"the brain ended ({how_it_ended(info)}); starting it again in {delay_s:g} s")
 
-    def _on_link(self, events: int) -> None:
-        if events & select.EPOLLOUT:
-            self._brain.flush()
+    def _on_link(self) -> None:
         for _ in range(_MESSAGES_PER_ROUND):  # so that a flood of them delays no exit for long
             if not self._hear():
                 return
+        self._hears_more = True
 
     def _hear(self) -> bool:
         """Obeys one message; False when there is none."""
@@ -293,17 +299,9 @@ class Keeper:
         key = message["key"]
         new = self._children.spawn(message)
         if isinstance(new, Child):
-            self._watch(new)
             self._brain.send(new.described("started"), new)
         else:
             self._brain.send({"op": "spawn_failed", "key": key, "reason": new})
-
-    def _watch(self, child: Child) -> None:
-        try:
-            # Once: while a tracer keeps a dead one from us, it is readable and cannot be reaped.
-            self._poll.register(child.pidfd, select.EPOLLIN | select.EPOLLET)
-        except OSError:
-            return  # SIGCHLD tells of its end as well
 
     def _signal(self, key: str, signum: int, *, whole_group: bool) -> None:
         try:
@@ -356,6 +354,7 @@ class Keeper:
         """All that the next program must know, and the descriptors that it names."""
         if self._signals.terminations or self._exit_code is not None:
             return None
+        self._children.bring_out()
         state = {
             "spawner": self._spawner.state(),
             "children": self._children.state(),
@@ -457,6 +456,7 @@ def run(brain_command: Sequence[str], *, silence_s: float = _SILENCE_S) -> int:
     """Keeps children for the brain that this command starts; returns the exit code."""
     if takeover.CHECK_VARIABLE in os.environ:
         return takeover.answer(brain_command)
+    gc.freeze()  # what was imported stays: no collection need look at it again
     took_over = takeover.STATE_VARIABLE in os.environ
     _become_subreaper()
     try:

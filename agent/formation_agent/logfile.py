@@ -17,6 +17,7 @@ import time
 from datetime import UTC, datetime
 
 LINE_BYTES_MAX = 65536
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _STAMP_BYTES = 28  # with the blank after it
 _TAGS = {b"O": (False, False), b"E": (True, False), b"OP": (False, True), b"EP": (True, True)}
 
@@ -122,9 +123,11 @@ class LogFile:
     def _open(self) -> None:
         if self._fd >= 0:
             return
-        os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._fd = os.open(self._path, flags, 0o640)
+        try:
+            self._fd = os.open(self._path, _FLAGS, 0o640)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
+            self._fd = os.open(self._path, _FLAGS, 0o640)
         self._size = os.fstat(self._fd).st_size
         # The writer before us may have been killed inside a write.
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":

@@ -334,7 +334,7 @@ class Processes:
                 self._on_child(message, fds)
             case "started":
                 self._asked.pop(message["key"], None)
-                self._trees[message["key"]] = deadman.watch(message)
+                self._trees[message["key"]] = deadman.watch(message, fds)
                 self._put(happenings.started(message, fds))
             case "spawn_failed":
                 self._asked.pop(message["key"], None)
@@ -362,9 +362,10 @@ class Processes:
         self._settle_hello_if_complete()
 
     def _on_child(self, message: link.Message, fds: list[int]) -> None:
+        tree = deadman.watch(message, fds)
         child = happenings.child(message, fds)
         if not child.empty:
-            self._trees[child.key] = deadman.watch(message)
+            self._trees[child.key] = tree
         self._found.append(child)
         if child.key.startswith(PROBE):
             self._end_old_probe(child)

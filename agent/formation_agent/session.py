@@ -27,6 +27,7 @@ from formation.v1.agent_pb2_grpc import AgentStub
 from formation_agent import orders
 from formation_agent.journal import Journal, JournalError
 from formation_agent.logpush import LogPusher, LogReader
+from formation_agent.slack import slack_for_new_threads
 from formation_agent.supervisor import Supervisor
 from formation_agent.usage import UsageReader
 
@@ -146,7 +147,9 @@ class Session:
     async def _hold(self, address: str) -> None:
         # Its own subchannel pool: a shared one would remember an earlier failure and not dial.
         options = [*client_channel_options(), ("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(address, options=options) as channel:
+        with slack_for_new_threads():
+            channel = grpc.aio.insecure_channel(address, options=options)
+        async with channel:
             stub = AgentStub(channel)
             call = stub.Session()
             ended: SessionLost | NameTaken | None = None

@@ -66,4 +66,7 @@ def encode_all(texts: Sequence[str]) -> list[bytes]:
 
 
 def encode_env(env: Mapping[str, str]) -> dict[bytes, bytes]:
-    return {encode(name): encode(value) for name, value in env.items()}
+    return {
+        name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
+        for name, value in env.items()
+    }

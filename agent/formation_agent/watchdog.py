@@ -14,7 +14,7 @@ import traceback
 
 LIMIT_S = 30.0
 EXIT_STUCK = 70
-_LOOKS = 10
+_LOOKS = 5
 # What hangs may be whoever reads our output.
 _SAY_WITHIN_S = 2.0
 

@@ -429,9 +429,10 @@ contained = Containment(())
 contained.contain("one", {{os.getpid()}}, ())
 cgroup = contained.make("a:1")
 contained.enter(cgroup)
-contained._home = {base!r} + "/is-gone"
+contained._live_in({base!r} + "/is-gone")
 print(contained.leave(), cgroups.own()[0])
-contained._home = contained._leaf = "/is/gone"
+contained._leaf = "/is/gone"
+contained._live_in(contained._leaf)
 contained.enter(cgroup)
 print(contained.leave(), contained.path == "", contained.make("b:1") == "")
 """

@@ -59,7 +59,9 @@ class FakeKeeper:
         ticks = procfs.start_ticks(process.pid)
         who = {"key": key or f"{mark}:1", "pid": process.pid, "start_ticks": ticks, "mark": mark}
         rest = {"exited": None, "empty": False, "spawned_at_ms": 0, "cgroup": cgroup}
-        self.say(op="started", **who, **rest)
+        pidfd = os.pidfd_open(process.pid)
+        link.send(self.end, {"op": "started", "pidfd": True, **who, **rest}, [pidfd])
+        os.close(pidfd)
 
     def say_exited(self, key: str, *, empty: bool) -> None:
         how = {"code": 0, "signal": None, "core_dumped": False, "oom_killed": False}

@@ -24,11 +24,11 @@ from formation_agent.timers import Timers
 def child() -> Iterator[Child]:
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
         stdout, _ = ends = os.pipe()
-        kept = Child("u:1", "mark-\udcff", Spawned(process.pid, (stdout, -1, -1), "/cgroup/u"))
+        kept = Child("u:1", "mark-\udcff", Spawned(process.pid, (stdout, -1, -1), "/cgroup/u"), 7)
         kept.asked, kept.told = 15, {process.pid}
         yield kept
         process.kill()
-        for fd in (*ends, kept.pidfd):
+        for fd in ends:
             os.close(fd)
 
 
@@ -46,7 +46,7 @@ def test_everything_known_of_a_child_is_handed_over(child: Child) -> None:
 
 def test_every_descriptor_of_a_child_goes_along_but_the_watch_on_its_cgroup(child: Child) -> None:
     child.events = 7
-    assert sorted(child.descriptors()) == sorted((child.pidfd, child.stdout))
+    assert child.pipes() == (child.stdout,)
     assert Child.of_state(as_next_program(child.state())).events == -1
     child.events = -1
 
@@ -57,7 +57,7 @@ def test_children_are_what_they_were_running_or_lingering_or_over(child: Child) 
     states = [child.state()]
     exit_ = {"code": 3, "signal": None, "core_dumped": False, "oom_killed": False}
     for key, empty in (("lingers:1", False), ("over:1", True)):
-        states.append({**child.state(), "key": key, "exit": exit_, "empty": empty, "pidfd": -1})
+        states.append({**child.state(), "key": key, "exit": exit_, "empty": empty})
     with select.epoll() as poll:
         taken = Children(spawner, poll, as_next_program(states))
         assert [kept.key for kept in taken] == ["u:1", "lingers:1", "over:1"]
