@@ -463,7 +463,7 @@ async def test_what_a_full_disk_dropped_is_said_when_the_next_process_finds_room
         directory.unlink()
         pipes = Pipes(logs, WEB_1)
         (line,) = await history(logs)
-        assert line.text == b"[formation] dropped 5 bytes: File exists"
+        assert line.text == b"[formation] dropped 5 bytes: Not a directory"
         os.write(pipes.out, b"kept\n")
         pipes.close()
         assert await logs.drained(WEB_1, DEADLINE_S)
