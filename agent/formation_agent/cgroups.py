@@ -148,6 +148,14 @@ def events(path: str) -> bytes:
         return b"populated 0\n"
 
 
+def is_frozen(path: str) -> bool:
+    """Or about to be."""
+    try:
+        return _read(f"{path}/cgroup.freeze") == b"1\n"
+    except OSError:
+        return False  # Linux before 5.2, or the cgroup is gone
+
+
 def out_of_memory(path: str) -> bool:
     """Whether something in it was killed for want of memory since it was made."""
     try:

@@ -14,7 +14,6 @@ cgroup is its process group and no more.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -203,7 +202,10 @@ class Children:
             return f"{order['join']} does not run"
         began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         try:
-            spawned = self._start(order) if host is None else self._start_in(order, host)
+            if host is None:
+                spawned = self._start(order)
+            else:
+                spawned = self._spawner.joining(order, host.cgroup, self._containment)
         except SpawnError as error:
             return str(error)
         # Who joined another's tree is known by its group alone: the mark is that tree's.
@@ -227,14 +229,6 @@ class Children:
         # Not before the keeper has left it: a child's limits must never hold for the keeper.
         if spawned.cgroup:
             self._containment.limit(spawned.cgroup, order.get("limits", {}))
-        return spawned
-
-    def _start_in(self, order: Message, host: Child) -> Spawned:
-        """The keeper never enters a cgroup that may be limited or frozen: the process is moved."""
-        spawned = self._spawner.child(order, "", self._containment)
-        if host.cgroup:
-            with contextlib.suppress(OSError):  # it has ended already, or its host has
-                cgroups.enter(host.cgroup, spawned.pid)
         return spawned
 
     def forget(self, key: str) -> None:

@@ -14,7 +14,7 @@ import resource
 import signal
 import socket
 
-from formation_agent import forkspawn
+from formation_agent import cgroups, forkspawn
 from formation_agent.spawnerror import (
     NoEntry,
     SpawnError,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _EVERY_SIGNAL = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _ABOVE_STANDARD_FDS = 10
 _SHELL = b"/bin/sh"
+_ENTER = '{ echo $$ >"$0"; } 2>/dev/null; exec "$@"'
 
 
 class Spawned:
@@ -114,6 +115,22 @@ class Spawner:
         finally:
             _close(ends)
 
+    def joining(self, order: Message, cgroup: str, containment: Containment) -> Spawned:
+        """The same in a cgroup in which others live, which it enters itself, before it begins.
+
+        The keeper never does: such a one may be limited, full or frozen.
+        """
+        if cgroup and cgroups.is_frozen(cgroup):
+            raise SpawnError("what it would run beside is frozen")
+        if not cgroup or not forkspawn.is_needed(order):
+            return self.child(_entering(order, cgroup), "", containment)
+        try:
+            spawned = self.child(order, cgroup, containment)
+        except NoEntry as error:
+            raise SpawnError(f"cannot run beside it: {error}") from error
+        spawned.cgroup = ""  # not its own
+        return spawned
+
     def _start(
         self,
         order: Message,
@@ -173,6 +190,14 @@ def _with_notify(order: Message, kept: list[int]) -> Message:
         end.bind(f"\0{name}")
         kept.append(end.detach())
     return {**order, "env": {**order["env"], "NOTIFY_SOCKET": f"@{name}"}}
+
+
+def _entering(order: Message, cgroup: str) -> Message:
+    """By way of a shell; where the cgroup is gone by then, it runs without."""
+    if not cgroup:
+        return order
+    words = [f"{cgroup}/cgroup.procs", order["file"], *order["argv"][1:]]
+    return {**order, "file": _SHELL.decode(), "argv": ["sh", "-c", _ENTER, *words]}
 
 
 def _why(error: OSError | ValueError, order: Message) -> str:

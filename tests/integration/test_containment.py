@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import machine_cgroups
 import pytest
 from eventually import eventually
 from keeper_rig import DEADLINE_S, NOBODY, Brain, Event, KeeperRig, gone, keeper_rig
@@ -221,11 +222,42 @@ async def test_who_joins_runs_in_the_cgroup_of_the_other_and_ends_alone() -> Non
         host = await contained_child(rig, brain, "a:1", "sleep", "1000")
         rig.spawn(brain, "probe:1", "sleep", "1000", options={"join": "a:1"})
         probe = await brain.event("Started", "probe:1")
-        assert sorted(cgroups.members(host["cgroup"])) == sorted([host["pid"], probe["pid"]])
+        both = {host["pid"], probe["pid"]}
+        await eventually(lambda: set(cgroups.members(host["cgroup"])) == both)
         assert probe["cgroup"] == ""
         brain.tell("signal", "probe:1", signum=signal.SIGKILL)
         assert (await brain.event("Exited", "probe:1"))["empty"]
         assert cgroups.members(host["cgroup"]) == [host["pid"]]
+
+
+@pytest.mark.parametrize("options", [{}, {"nice": 1}], ids=["plainly", "the careful way"])
+async def test_who_joins_never_ran_anywhere_else(options: dict[str, int]) -> None:
+    async with keeper_rig() as rig:
+        brain = await rig.brain()
+        await rig.contain(brain)
+        host = await contained_child(rig, brain, "a:1", "sleep", "1000")
+        for number in range(20):
+            key = f"probe:{number}"
+            rig.spawn(brain, key, "cat", "/proc/self/cgroup", options={**options, "join": "a:1"})
+            shown = cgroups.own_path(await brain.text(key))
+            assert shown is not None
+            assert host["cgroup"].endswith(shown), f"the {number + 1}th of them"
+
+
+async def test_nobody_joins_what_is_frozen_and_the_keeper_does_not_wait_for_it() -> None:
+    async with keeper_rig() as rig:
+        brain = await rig.brain()
+        await rig.contain(brain)
+        host = await contained_child(rig, brain, "a:1", "sleep", "1000")
+        freezer = Path(host["cgroup"], "cgroup.freeze")
+        freezer.write_text("1")
+        for key, options in (("b:1", {}), ("c:1", {"nice": 1})):
+            rig.spawn(brain, key, "true", options={**options, "join": "a:1"})
+            failed = await brain.event("SpawnFailed", key)
+            assert failed["reason"] == "what it would run beside is frozen"
+        freezer.write_text("0")
+        rig.spawn(brain, "d:1", "true", options={"join": "a:1"})
+        assert (await brain.event("Exited", "d:1"))["code"] == 0
 
 
 async def test_nobody_joins_what_does_not_run() -> None:
@@ -318,24 +350,22 @@ for name in ("one", "one", "two"):
 @pytest.fixture
 def delegated() -> Iterator[tuple[str, str]]:
     """A cgroup that is not the machine's root, with a controller to give to those below it."""
-    own, _ = cgroups.own()
-    if not own or not os.access(own, os.W_OK):
-        pytest.skip("this process may make no cgroups")
-    if not (there := cgroups.words(own, "cgroup.controllers")):
-        pytest.skip("there are no controllers in this process's cgroup")
-    controller = min(there - cgroups.words(own, "cgroup.subtree_control") or there)
-    before = cgroups.words(own, "cgroup.subtree_control")
-    path = f"{own}/formation-test-{os.getpid()}"
+    root = machine_cgroups.root()
+    if not (there := cgroups.words(root, "cgroup.controllers")):
+        pytest.skip("cgroup v2 has no controllers on this machine")
+    before = cgroups.words(root, "cgroup.subtree_control")
+    controller = min(there - before or there)
+    path = f"{root}/formation-test-{os.getpid()}"
     os.mkdir(path)
     try:
-        cgroups.enable(own, {controller})
+        cgroups.enable(root, {controller})
         yield path, controller
     except OSError as error:
-        pytest.skip(f"{controller} cannot be enabled in {own}: {error.strerror}")
+        pytest.skip(f"{controller} cannot be enabled in {root}: {error.strerror}")
     finally:
         assert cgroups.kill_and_remove(path, DEADLINE_S)
         if controller not in before:
-            Path(own, "cgroup.subtree_control").write_text(f"-{controller}")
+            Path(root, "cgroup.subtree_control").write_text(f"-{controller}")
 
 
 class Contains:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import machine_cgroups
 import pytest
 from agent_program import AgentProgram
 from eventually import eventually
@@ -39,14 +40,11 @@ def service() -> Iterator[str]:
     """A cgroup as a service manager makes one for the agent, with all controllers for it."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to make a cgroup that has controllers")
-    own, _ = cgroups.own()
-    above = own
-    while above and not cgroups.is_root(above):  # only there may processes be beside it
-        above = os.path.dirname(above)
-    if not above or not cgroups.words(above, "cgroup.controllers") >= LIMITED:
+    root = machine_cgroups.root()
+    if not cgroups.words(root, "cgroup.controllers") >= LIMITED:
         pytest.skip("this machine's cgroup v2 does not have cpu, memory and pids")
-    cgroups.enable(above, LIMITED)
-    path = f"{above}/formation-test-{os.getpid()}"
+    cgroups.enable(root, LIMITED)
+    path = f"{root}/formation-test-{os.getpid()}"
     os.mkdir(path)
     yield path
     assert cgroups.kill_and_remove(path, DEADLINE_S)
@@ -92,7 +90,7 @@ def in_cgroup(pid: int, file: str) -> str:
 async def test_the_host_says_that_it_can_enforce_all_of_it(
     agent: AgentProgram, coordinator: FakeCoordinator
 ) -> None:
-    await eventually(lambda: coordinator.hellos, what=f"its hello\n{agent.text}")
+    await eventually(lambda: coordinator.hellos, deadline_s=DEADLINE_S, what="its hello")
     abilities = set(coordinator.hellos[0].host.abilities)
     wanted = {Ability.CGROUP, Ability.CPU, Ability.MEMORY, Ability.PIDS}
     assert {item.value for item in wanted} <= abilities
