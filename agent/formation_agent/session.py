@@ -27,7 +27,7 @@ from formation.v1.agent_pb2_grpc import AgentStub
 from formation_agent import orders
 from formation_agent.journal import Journal, JournalError
 from formation_agent.logpush import LogPusher, LogReader
-from formation_agent.slack import slack_for_new_threads
+from formation_agent.slack import idle_slack
 from formation_agent.supervisor import Supervisor
 from formation_agent.usage import UsageReader
 
@@ -147,9 +147,7 @@ class Session:
     async def _hold(self, address: str) -> None:
         # Its own subchannel pool: a shared one would remember an earlier failure and not dial.
         options = [*client_channel_options(), ("grpc.use_local_subchannel_pool", 1)]
-        with slack_for_new_threads():
-            channel = grpc.aio.insecure_channel(address, options=options)
-        async with channel:
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
             stub = AgentStub(channel)
             call = stub.Session()
             ended: SessionLost | NameTaken | None = None
@@ -165,8 +163,11 @@ class Session:
     async def _talk(self, call: Call, stub: AgentAsyncStub, address: str) -> None:
         period_s, told = await self._join(call, address)
         self._reports.clear()  # another asked for them
+        with idle_slack():
+            await self._serve(call, stub, Writer(self, call, period_s, told))
+
+    async def _serve(self, call: Call, stub: AgentAsyncStub, writer: Writer) -> None:
         async with asyncio.TaskGroup() as group:
-            writer = Writer(self, call, period_s, told)
             writing = group.create_task(writer.run())
             pusher = LogPusher(self._logs, stub, group)
             await self._listen(call, pusher, group)

@@ -25,6 +25,7 @@ from fake_coordinator import FakeCoordinator
 from formation import wire
 from formation.model import Assignment, Assignments, ProcessType, Release, Slot
 from formation.v1 import agent_pb2 as pb
+from formation_agent import cgroups, journal
 
 T = TypeVar("T")
 _PROGRAM = Path(sys.executable).with_name("formation-agent")
@@ -159,9 +160,18 @@ class Formation(Contestant):
 
     def close(self) -> None:
         super().close()
+        self._remove_cgroups()
         if self.coordinator is not None:
             self.coordinator.close()
             self.coordinator = None
+
+    def _remove_cgroups(self) -> None:
+        """Killed, it leaves that to its next start, and thousands of them slow all others down."""
+        own, _ = cgroups.own()
+        agent_id = journal.load(self.state, "").memory.agent_id
+        if own and agent_id:
+            path = f"{own}/formation-{cgroups.safe_name(agent_id)}"
+            cgroups.kill_and_remove(path, _READY_WITHIN_S)
 
 
 def _until(condition: Any, what: str) -> None:

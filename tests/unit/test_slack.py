@@ -1,47 +1,58 @@
-"""Threads that are woken late: those that are made for it and no others."""
+"""gRPC's idle threads are woken late while a session holds, and no others."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
-from formation_agent.slack import slack_for_new_threads
+import pytest
 
-_PR_GET_TIMERSLACK = 30
+from formation_agent.slack import SLACK_S, idle_slack
 
-
-def slack_s() -> float:
-    slack_ns: int = ctypes.CDLL(None).prctl(_PR_GET_TIMERSLACK, 0, 0, 0, 0)
-    return slack_ns / 1e9
-
-
-def slack_of_new_thread_s() -> float:
-    found: list[float] = []
-
-    def look() -> None:
-        inner = threading.Thread(target=lambda: found.append(slack_s()))
-        inner.start()
-        inner.join()
-
-    outer = threading.Thread(target=look)
-    outer.start()
-    outer.join()
-    return found[0]
+_PR_SET_NAME = 15
 
 
-def test_threads_made_in_the_block_and_by_these_have_the_slack_and_later_ones_do_not() -> None:
-    before_s = slack_s()
+@pytest.fixture
+def thread() -> Iterator[int]:
+    """One that is named like those of the pool."""
+    found: list[int] = []
+    ready, over = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, b"event_engine", 0, 0, 0)
+        found.append(threading.get_native_id())
+        ready.set()
+        over.wait(30)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    ready.wait(30)
+    yield found[0]
+    over.set()
+    waiting.join()
+
+
+def slack_s(tid: int) -> float:
+    return int(Path(f"/proc/{tid}/timerslack_ns").read_text()) / 1e9
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others may not change their threads")
+def test_threads_of_the_pool_are_late_in_the_block_and_no_others(thread: int) -> None:
+    before_s = slack_s(thread)
     assert before_s < 0.001
-    with slack_for_new_threads(0.25):
-        assert slack_of_new_thread_s() == 0.25
-    assert slack_s() == before_s
-    assert slack_of_new_thread_s() == before_s
+    with idle_slack():
+        assert slack_s(thread) == SLACK_S
+        assert slack_s(os.getpid()) < 0.001
+    assert slack_s(thread) == before_s
 
 
-def test_the_caller_has_its_own_back_after_an_error() -> None:
-    before_s = slack_s()
-    try:
-        with slack_for_new_threads(0.25):
-            raise KeyError
-    except KeyError:
-        assert slack_s() == before_s
+def test_where_it_is_not_to_be_had_nothing_happens(tmp_path: Path) -> None:
+    other = tmp_path / "no such thread"
+    other.mkdir()
+    (other / "comm").write_text("event_engine\n")
+    for threads in (tmp_path, tmp_path / "nothing"):
+        with idle_slack(threads):
+            pass
