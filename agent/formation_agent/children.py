@@ -252,7 +252,7 @@ class Children:
 
     def put_away(self) -> None:
         """Into the depot with all pipes, if they are many; no brain may wait for one of them."""
-        if len(self._loose) < _LOOSE_MAX:
+        if len(self._loose) < _LOOSE_MAX or not self._depot.has_room(2 * _LOOSE_MAX):
             return
         loose = [child for child in self._loose.values() if child.stdout >= 0]
         for start in range(0, len(loose), _PACK_MAX):

@@ -34,11 +34,14 @@ class Depot:
         self._packs: deque[list[tuple[str, int]]] = deque()
         self.held = 0  # how many
 
+    def has_room(self, count: int) -> bool:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return limit == resource.RLIM_INFINITY or self.held + count <= limit // _PART_OF_LIMIT
+
     def put(self, pack: Sequence[tuple[str, Sequence[int]]]) -> bool:
         """Copies at most `PACK_FDS_MAX` descriptors. False: there is no room, and nothing was."""
         fds = [fd for _, several in pack for fd in several]
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if limit != resource.RLIM_INFINITY and self.held + len(fds) > limit // _PART_OF_LIMIT:
+        if not self.has_room(len(fds)):
             return False
         try:
             if self._ends is None:
