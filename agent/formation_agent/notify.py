@@ -186,13 +186,19 @@ class NotifySocket:
             )
         except BlockingIOError:
             return False
-        pid = _sender(ancillary)
-        if flags & socket.MSG_TRUNC:
-            self._drop(f"a message was larger than {_MESSAGE_BYTES_MAX} bytes")
-        elif not self._belonging.holds(pid):
-            self._drop("a message was not sent by a process of this instance, or that has ended")
-        else:
-            self._heard(parse(data))
+        pid, fds = _unpacked(ancillary)
+        try:
+            if flags & socket.MSG_TRUNC:
+                self._drop(f"a message was larger than {_MESSAGE_BYTES_MAX} bytes")
+            elif not self._belonging.holds(pid):
+                self._drop("a message was not sent by a process of this instance, or it has ended")
+            else:
+                self._heard(parse(data))
+        finally:
+            # There is no store for them, and who sent one with BARRIER=1 waits for just that. Not
+            # before we have looked at the sender, which may end now.
+            for fd in fds:
+                os.close(fd)
         return self._end.fileno() >= 0
 
     def _drop(self, reason: str) -> None:
@@ -202,18 +208,14 @@ class NotifySocket:
             self._refused(reason)
 
 
-def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """The process that sent it, 0 when not known. Closes the descriptors that came along: there is
-    no store for them, and one for BARRIER=1 waits for just that."""
-    pid = 0
+def _unpacked(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, list[int]]:
+    """The process that sent it, 0 when not known, and the descriptors that came along."""
+    pid, fds = 0, array.array("i")
     for level, kind, data in ancillary:
         if level != socket.SOL_SOCKET:
             continue
         if kind == socket.SCM_CREDENTIALS:
             pid = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
         elif kind == socket.SCM_RIGHTS:
-            fds = array.array("i")
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-            for fd in fds:
-                os.close(fd)
-    return pid
+    return pid, list(fds)

@@ -163,7 +163,7 @@ async def test_an_orphan_is_known_by_its_mark_and_a_stranger_is_not() -> None:
         assert [message.status for message in mine.heard] == ["a", "b"]
         assert (other.heard, other.socket.dropped) == ([], 2)
         assert other.refused == [
-            "a message was not sent by a process of this instance, or that has ended"
+            "a message was not sent by a process of this instance, or it has ended"
         ]
     finally:
         mine.socket.close()
