@@ -12,6 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from formation.rules import (
+    FormationChange,
+    HostLoss,
+    Resources,
+    Rollout,
+    RolloutRules,
+    Schedule,
+    Where,
+)
+
 # An app's, host's and process type's name end up in keys, file names and host names.
 APP_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
@@ -123,7 +133,9 @@ class ProcessType:
     `start_grace_s`: so long failed probes do not count, and so long it may take to say READY=1.
     `watchdog_s`: it must say WATCHDOG=1 at least so often; 0 is never. `user`, `group` "": the
     agent's own. `workdir` is absolute, or below the release's. `umask` -1 and `nice` 0 are the
-    agent's. `port` 0: any free one.
+    agent's. `port` 0: any free one. `env` goes before the release's, `exclusive`: never two copies
+    of a slot at once, whatever breaks. `per_host`: the quantity is that of every host that fits.
+    With a `schedule` it runs at those times only, the quantity at once.
     """
 
     name: str
@@ -147,11 +159,23 @@ class ProcessType:
     workdir: str = ""
     umask: int = -1
     requires: tuple[Ability, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = Resources()
+    where: Where = Where()
+    rollout: RolloutRules = RolloutRules()
+    exclusive: bool = False
+    per_host: bool = False
+    schedule: Schedule | None = None
+    on_host_loss: HostLoss = HostLoss()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Immutable and numbered per app; holds no quantity."""
+    """Immutable and numbered per app; holds no quantity.
+
+    `env` is the project's own, `config` the operator's: it goes before everything else, and is
+    handed on from release to release.
+    """
 
     app: str
     number: int
@@ -161,6 +185,7 @@ class Release:
     created_by: str = ""
     created_at_ms: int = 0
     reason: str = ""
+    config: Mapping[str, str] = field(default_factory=dict)
 
     def type_named(self, name: str) -> ProcessType | None:
         return next((spec for spec in self.types if spec.name == name), None)
@@ -168,6 +193,10 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:
+    """`release` is what is wanted, `stable_release` the last one that arrived everywhere (0: none
+    yet). `formation_history`: oldest first, bounded. `runs_made`: how many runs were ever asked
+    for."""
+
     name: str
     formation: Mapping[str, int]
     release: int
@@ -175,6 +204,10 @@ class App:
     restart_marks: Mapping[str, int] = field(default_factory=dict)
     created_at_ms: int = 0
     retry_marks: Mapping[str, int] = field(default_factory=dict)
+    stable_release: int = 0
+    rollout: Rollout = Rollout()
+    formation_history: tuple[FormationChange, ...] = ()
+    runs_made: int = 0
 
     def restart_mark(self, type_name: str, ordinal: int) -> int:
         """How often a restart was asked for that reaches this slot; it only grows."""
@@ -210,7 +243,11 @@ class Assignment:
     """One stay: a slot on one host under a uid that is never used again.
 
     `failures`: how often the slot failed in a row before it came here. `avoided_hosts`: where this
-    release crash-looped in this slot. `retry_mark` may grow during the stay.
+    release crash-looped in this slot. `retry_mark` may grow during the stay, and `ending` may
+    become true: it is to be stopped, and stays listed until it surely is. `surge`: one more than
+    the quantity, for a change that is under way. `moved_from`: the host whose stay it follows when
+    it is healthy. `reason`: why it is here. `run`: the id of the run that it is; with `command` that
+    one instead of the type's, with `like` the settings of that type.
     """
 
     uid: str
@@ -220,6 +257,60 @@ class Assignment:
     retry_mark: int = 0
     failures: int = 0
     avoided_hosts: tuple[str, ...] = ()
+    surge: bool = False
+    ending: bool = False
+    moved_from: str = ""
+    reason: str = ""
+    run: str = ""
+    command: str = ""
+    like: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """Stays of one type on one host that differ in nothing but their ordinals.
+
+    The uid of one is `<type>.<ordinal>-<stem>`; `stem` is never used again. All other fields are
+    those of `Assignment`.
+    """
+
+    app: str
+    type: str
+    release: int
+    stem: str
+    ordinals: tuple[int, ...]
+    restart_mark: int = 0
+    retry_mark: int = 0
+    failures: int = 0
+    avoided_hosts: tuple[str, ...] = ()
+    surge: bool = False
+    ending: bool = False
+    moved_from: str = ""
+    reason: str = ""
+    run: str = ""
+    command: str = ""
+    like: str = ""
+
+    def uid(self, ordinal: int) -> str:
+        return f"{self.type}.{ordinal}-{self.stem}"
+
+    def stay(self, ordinal: int) -> Assignment:
+        return Assignment(
+            uid=self.uid(ordinal),
+            slot=Slot(self.app, self.type, ordinal),
+            release=self.release,
+            restart_mark=self.restart_mark,
+            retry_mark=self.retry_mark,
+            failures=self.failures,
+            avoided_hosts=self.avoided_hosts,
+            surge=self.surge,
+            ending=self.ending,
+            moved_from=self.moved_from,
+            reason=self.reason,
+            run=self.run,
+            command=self.command,
+            like=self.like,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +320,15 @@ class AssignmentDocument:
     host: str
     generation: int
     epoch: int
-    instances: tuple[Assignment, ...]
+    bundles: tuple[Bundle, ...]
+
+    @property
+    def instances(self) -> tuple[Assignment, ...]:
+        """One by one, made anew at each call: a host may have thousands."""
+        return tuple(bundle.stay(o) for bundle in self.bundles for o in bundle.ordinals)
+
+    def __len__(self) -> int:
+        return sum(len(bundle.ordinals) for bundle in self.bundles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,7 +396,8 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
-    """`abilities`: what the host can enforce; `inability`: what it cannot and why, for people."""
+    """`abilities`: what the host can enforce; `inability`: what it cannot and why, for people.
+    `generation`: of the assignment document that it follows."""
 
     host: str
     agent_id: str
@@ -311,6 +411,7 @@ class HostStatus:
     complaint: str = ""
     abilities: tuple[Ability, ...] = ()
     inability: str = ""
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,19 +439,33 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The operator's word on a host; made when it first joins."""
+    """The operator's word on a host; made when it first joins.
+
+    `cordoned`: it takes nothing new. `draining`: what it has goes elsewhere too, and after
+    `drain_deadline_s` is stopped (0: never). `labels` go before those of its agent; an empty
+    value takes a label away.
+    """
 
     name: str
     joined_at_ms: int = 0
+    cordoned: bool = False
+    draining: bool = False
+    drain_deadline_s: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
+    """Who did what to what, from which value to which, and why."""
+
     at_ms: int
     who: str
     action: str
     subject: str
     detail: str = ""
+    before: str = ""
+    after: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,40 @@ version of ours wrote (an instance without a uid, an unknown state).
 from __future__ import annotations
 
 from formation import model as m
+from formation import rules
 from formation.v1 import agent_pb2 as agent
 from formation.v1 import control_pb2 as control
 from formation.v1 import journal_pb2 as journal
 from formation.v1 import types_pb2 as pb
+from formation.wire_assignment import (
+    assignment_from_pb,
+    assignment_to_pb,
+    document_from_pb,
+    document_to_pb,
+    move_from_pb,
+    move_to_pb,
+    rebalance_from_pb,
+    rebalance_to_pb,
+    run_from_pb,
+    run_to_pb,
+)
 from formation.wire_type import WireError, process_type_from_pb, process_type_to_pb
 
-__all__ = ["WireError", "process_type_from_pb", "process_type_to_pb"]
+__all__ = [
+    "WireError",
+    "assignment_from_pb",
+    "assignment_to_pb",
+    "document_from_pb",
+    "document_to_pb",
+    "move_from_pb",
+    "move_to_pb",
+    "process_type_from_pb",
+    "process_type_to_pb",
+    "rebalance_from_pb",
+    "rebalance_to_pb",
+    "run_from_pb",
+    "run_to_pb",
+]
 
 _ABILITIES = frozenset(m.Ability)
 
@@ -29,6 +56,7 @@ def release_to_pb(release: m.Release) -> pb.Release:
         created_by=release.created_by,
         created_at_ms=release.created_at_ms,
         reason=release.reason,
+        config=dict(release.config),
     )
 
 
@@ -42,6 +70,7 @@ def release_from_pb(message: pb.Release) -> m.Release:
         created_by=message.created_by,
         created_at_ms=message.created_at_ms,
         reason=message.reason,
+        config=dict(message.config),
     )
 
 
@@ -54,6 +83,18 @@ def app_to_pb(app: m.App) -> pb.App:
         restart_marks=dict(app.restart_marks),
         created_at_ms=app.created_at_ms,
         retry_marks=dict(app.retry_marks),
+        stable_release=app.stable_release,
+        rollout=pb.Rollout(
+            paused=app.rollout.paused,
+            canary=app.rollout.canary,
+            undone_release=app.rollout.undone_release,
+            reason=app.rollout.reason,
+        ),
+        formation_history=[
+            pb.FormationChange(before=dict(change.before), who=change.who, at_ms=change.at_ms)
+            for change in app.formation_history
+        ],
+        runs_made=app.runs_made,
     )
 
 
@@ -66,53 +107,18 @@ def app_from_pb(message: pb.App) -> m.App:
         restart_marks=dict(message.restart_marks),
         created_at_ms=message.created_at_ms,
         retry_marks=dict(message.retry_marks),
-    )
-
-
-def assignment_to_pb(assignment: m.Assignment) -> pb.InstanceAssignment:
-    slot = assignment.slot
-    return pb.InstanceAssignment(
-        uid=assignment.uid,
-        app=slot.app,
-        type=slot.type,
-        ordinal=slot.ordinal,
-        release=assignment.release,
-        restart_mark=assignment.restart_mark,
-        retry_mark=assignment.retry_mark,
-        failures=assignment.failures,
-        avoided_hosts=assignment.avoided_hosts,
-    )
-
-
-def assignment_from_pb(message: pb.InstanceAssignment) -> m.Assignment:
-    if not message.uid:
-        raise WireError("an assignment without a uid")
-    return m.Assignment(
-        uid=message.uid,
-        slot=m.Slot(message.app, message.type, message.ordinal),
-        release=message.release,
-        restart_mark=message.restart_mark,
-        retry_mark=message.retry_mark,
-        failures=message.failures,
-        avoided_hosts=tuple(message.avoided_hosts),
-    )
-
-
-def document_to_pb(document: m.AssignmentDocument) -> pb.AssignmentDocument:
-    return pb.AssignmentDocument(
-        host=document.host,
-        generation=document.generation,
-        epoch=document.epoch,
-        instances=[assignment_to_pb(item) for item in document.instances],
-    )
-
-
-def document_from_pb(message: pb.AssignmentDocument) -> m.AssignmentDocument:
-    return m.AssignmentDocument(
-        host=message.host,
-        generation=message.generation,
-        epoch=message.epoch,
-        instances=tuple(assignment_from_pb(item) for item in message.instances),
+        stable_release=message.stable_release,
+        rollout=rules.Rollout(
+            paused=message.rollout.paused,
+            canary=message.rollout.canary,
+            undone_release=message.rollout.undone_release,
+            reason=message.rollout.reason,
+        ),
+        formation_history=tuple(
+            rules.FormationChange(before=dict(change.before), who=change.who, at_ms=change.at_ms)
+            for change in message.formation_history
+        ),
+        runs_made=message.runs_made,
     )
 
 
@@ -247,6 +253,7 @@ def host_status_to_pb(status: m.HostStatus) -> pb.HostStatus:
         complaint=status.complaint,
         abilities=[item.value for item in status.abilities],
         inability=status.inability,
+        generation=status.generation,
     )
 
 
@@ -265,6 +272,7 @@ def host_status_from_pb(message: pb.HostStatus) -> m.HostStatus:
         # Those of a newer agent cannot be required of it here, so they need not be known.
         abilities=tuple(m.Ability(item) for item in message.abilities if item in _ABILITIES),
         inability=message.inability,
+        generation=message.generation,
     )
 
 
@@ -321,11 +329,25 @@ def cluster_from_pb(message: pb.Cluster) -> m.Cluster:
 
 
 def host_to_pb(host: m.Host) -> pb.Host:
-    return pb.Host(name=host.name, joined_at_ms=host.joined_at_ms)
+    return pb.Host(
+        name=host.name,
+        joined_at_ms=host.joined_at_ms,
+        cordoned=host.cordoned,
+        draining=host.draining,
+        drain_deadline_s=host.drain_deadline_s,
+        labels=dict(host.labels),
+    )
 
 
 def host_from_pb(message: pb.Host) -> m.Host:
-    return m.Host(name=message.name, joined_at_ms=message.joined_at_ms)
+    return m.Host(
+        name=message.name,
+        joined_at_ms=message.joined_at_ms,
+        cordoned=message.cordoned,
+        draining=message.draining,
+        drain_deadline_s=message.drain_deadline_s,
+        labels=dict(message.labels),
+    )
 
 
 def audit_to_pb(record: m.AuditRecord) -> pb.AuditRecord:
@@ -335,6 +357,9 @@ def audit_to_pb(record: m.AuditRecord) -> pb.AuditRecord:
         action=record.action,
         subject=record.subject,
         detail=record.detail,
+        before=record.before,
+        after=record.after,
+        why=record.why,
     )
 
 
@@ -345,6 +370,9 @@ def audit_from_pb(message: pb.AuditRecord) -> m.AuditRecord:
         action=message.action,
         subject=message.subject,
         detail=message.detail,
+        before=message.before,
+        after=message.after,
+        why=message.why,
     )
 
 

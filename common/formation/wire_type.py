@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from formation import model as m
+from formation import rules
 from formation.v1 import types_pb2 as pb
 
 # What an older writer did not know is read as this.
@@ -44,6 +45,20 @@ def process_type_to_pb(spec: m.ProcessType) -> pb.ProcessType:
         workdir=spec.workdir,
         umask=spec.umask if spec.umask >= 0 else None,
         requires=[ability.value for ability in spec.requires],
+        env=dict(spec.env),
+        resources=pb.Resources(
+            cpus=spec.resources.cpus, memory_bytes=spec.resources.memory_bytes
+        ),
+        where=_where_to_pb(spec.where),
+        rollout=_rollout_to_pb(spec.rollout),
+        exclusive=spec.exclusive,
+        per_host=spec.per_host,
+        schedule=_schedule_to_pb(spec.schedule),
+        on_host_loss=pb.HostLoss(
+            action=spec.on_host_loss.action.value,
+            after_s=spec.on_host_loss.after_s,
+            keep=spec.on_host_loss.keep.value,
+        ),
     )
 
 
@@ -71,6 +86,16 @@ def process_type_from_pb(message: pb.ProcessType) -> m.ProcessType:
         workdir=message.workdir,
         umask=message.umask if has("umask") else _DEFAULTS.umask,
         requires=tuple(_word(m.Ability, item, message.name) for item in message.requires),
+        env=dict(message.env),
+        resources=rules.Resources(
+            cpus=message.resources.cpus, memory_bytes=message.resources.memory_bytes
+        ),
+        where=_where_from_pb(message.where) if has("where") else _DEFAULTS.where,
+        rollout=_rollout_from_pb(message.rollout) if has("rollout") else _DEFAULTS.rollout,
+        exclusive=message.exclusive,
+        per_host=message.per_host,
+        schedule=_schedule_from_pb(message.schedule, message.name) if has("schedule") else None,
+        on_host_loss=_loss_from_pb(message.on_host_loss, message.name),
     )
 
 
@@ -117,6 +142,98 @@ def _limits_from_pb(message: pb.Limits) -> m.Limits:
         memory_bytes=message.memory_bytes,
         pids=message.pids,
         rlimits=dict(message.rlimits),
+    )
+
+
+def _where_to_pb(where: rules.Where) -> pb.Where:
+    return pb.Where(
+        require=[_constraint_to_pb(item) for item in where.require],
+        prefer=[_constraint_to_pb(item) for item in where.prefer],
+        spread=where.spread,
+        spread_by_host_only=not where.spread,
+        max_per_host=where.max_per_host,
+        apart_from=where.apart_from,
+    )
+
+
+def _where_from_pb(message: pb.Where) -> rules.Where:
+    spread = tuple(message.spread) or _DEFAULTS.where.spread
+    return rules.Where(
+        require=tuple(_constraint_from_pb(item) for item in message.require),
+        prefer=tuple(_constraint_from_pb(item) for item in message.prefer),
+        spread=() if message.spread_by_host_only else spread,
+        max_per_host=message.max_per_host,
+        apart_from=tuple(message.apart_from),
+    )
+
+
+def _constraint_to_pb(constraint: rules.Constraint) -> pb.Constraint:
+    return pb.Constraint(
+        label=constraint.label,
+        negated=constraint.operator is rules.Operator.NOT_IN,
+        patterns=constraint.patterns,
+    )
+
+
+def _constraint_from_pb(message: pb.Constraint) -> rules.Constraint:
+    return rules.Constraint(
+        label=message.label,
+        operator=rules.Operator.NOT_IN if message.negated else rules.Operator.IN,
+        patterns=tuple(message.patterns),
+    )
+
+
+def _rollout_to_pb(rollout: rules.RolloutRules) -> pb.RolloutRules:
+    return pb.RolloutRules(
+        surge=pb.Share(count=rollout.surge.count, percent=rollout.surge.percent),
+        unavailable=pb.Share(
+            count=rollout.unavailable.count, percent=rollout.unavailable.percent
+        ),
+        healthy_s=rollout.healthy_s,
+        deadline_s=rollout.deadline_s,
+        rollback=rollout.rollback,
+    )
+
+
+def _rollout_from_pb(message: pb.RolloutRules) -> rules.RolloutRules:
+    return rules.RolloutRules(
+        surge=rules.Share(count=message.surge.count, percent=message.surge.percent),
+        unavailable=rules.Share(
+            count=message.unavailable.count, percent=message.unavailable.percent
+        ),
+        healthy_s=message.healthy_s,
+        deadline_s=message.deadline_s,
+        rollback=message.rollback,
+    )
+
+
+def _schedule_to_pb(schedule: rules.Schedule | None) -> pb.Schedule | None:
+    if schedule is None:
+        return None
+    return pb.Schedule(
+        cron=schedule.cron,
+        zone=schedule.zone,
+        overlap=schedule.overlap.value,
+        missed=schedule.missed.value,
+        keep=schedule.keep,
+    )
+
+
+def _schedule_from_pb(message: pb.Schedule, where: str) -> rules.Schedule:
+    return rules.Schedule(
+        cron=message.cron,
+        zone=message.zone or "UTC",
+        overlap=_word(rules.Overlap, message.overlap or rules.Overlap.SKIP, where),
+        missed=_word(rules.Missed, message.missed or rules.Missed.SKIP, where),
+        keep=message.keep,
+    )
+
+
+def _loss_from_pb(message: pb.HostLoss, where: str) -> rules.HostLoss:
+    return rules.HostLoss(
+        action=_word(rules.LossAction, message.action or rules.LossAction.REPLACE, where),
+        after_s=message.after_s,
+        keep=_word(rules.Keep, message.keep or rules.Keep.BEST, where),
     )
 
 

@@ -25,8 +25,20 @@ from formation.model import (
     Release,
     Session,
 )
+from formation.requests import Rebalance, Run
 
-Record = App | AssignmentDocument | Cluster | Coordinator | Host | HostStatus | Release | Session
+Record = (
+    App
+    | AssignmentDocument
+    | Cluster
+    | Coordinator
+    | Host
+    | HostStatus
+    | Rebalance
+    | Release
+    | Run
+    | Session
+)
 # No host is replaced while at least this many, and more than half of all, are silent.
 BRAKE_HOSTS_MIN = 3
 # Ended, and not started again by themselves.

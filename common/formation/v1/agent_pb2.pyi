@@ -102,14 +102,20 @@ Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
+    """"The brain is not stuck." Answered by an Ack with the same number."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
     def __init__(
         self,
+        *,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,10 +241,13 @@ class Welcome(_message.Message):
     COORDINATOR_ID_FIELD_NUMBER: _builtins.int
     HEARTBEAT_PERIOD_S_FIELD_NUMBER: _builtins.int
     COORDINATOR_ADDRESSES_FIELD_NUMBER: _builtins.int
+    LEASE_S_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     cluster_id: _builtins.str
     coordinator_id: _builtins.str
     heartbeat_period_s: _builtins.float
+    lease_s: _builtins.float
+    """Exclusive instances may run for so long after the Hello, or an acknowledged Heartbeat, was sent."""
     @_builtins.property
     def coordinator_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """where to go on when this one is lost"""
@@ -251,10 +260,11 @@ class Welcome(_message.Message):
         coordinator_id: _builtins.str = ...,
         heartbeat_period_s: _builtins.float = ...,
         coordinator_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        lease_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "coordinator_addresses", b"coordinator_addresses", "coordinator_id", b"coordinator_id", "heartbeat_period_s", b"heartbeat_period_s", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "coordinator_addresses", b"coordinator_addresses", "coordinator_id", b"coordinator_id", "heartbeat_period_s", b"heartbeat_period_s", "lease_s", b"lease_s", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,16 +337,20 @@ class Ack(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """status batches up to here are taken over"""
+    heartbeat: _builtins.int
+    """heartbeats up to here extend the agent's lease"""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
+        heartbeat: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -69,6 +69,66 @@ class ControlStub:
                 request_serializer=formation_dot_v1_dot_control__pb2.DeleteAppRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_control__pb2.DeleteAppResponse.FromString,
                 _registered_method=True)
+        self.SetConfig = channel.unary_unary(
+                '/formation.v1.Control/SetConfig',
+                request_serializer=formation_dot_v1_dot_control__pb2.SetConfigRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.SetConfigResponse.FromString,
+                _registered_method=True)
+        self.GetConfig = channel.unary_unary(
+                '/formation.v1.Control/GetConfig',
+                request_serializer=formation_dot_v1_dot_control__pb2.GetConfigRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.GetConfigResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/formation.v1.Control/Rollback',
+                request_serializer=formation_dot_v1_dot_control__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.RollbackResponse.FromString,
+                _registered_method=True)
+        self.SteerRollout = channel.unary_unary(
+                '/formation.v1.Control/SteerRollout',
+                request_serializer=formation_dot_v1_dot_control__pb2.SteerRolloutRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.SteerRolloutResponse.FromString,
+                _registered_method=True)
+        self.DiffReleases = channel.unary_unary(
+                '/formation.v1.Control/DiffReleases',
+                request_serializer=formation_dot_v1_dot_control__pb2.DiffReleasesRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.DiffReleasesResponse.FromString,
+                _registered_method=True)
+        self.SetHost = channel.unary_unary(
+                '/formation.v1.Control/SetHost',
+                request_serializer=formation_dot_v1_dot_control__pb2.SetHostRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.SetHostResponse.FromString,
+                _registered_method=True)
+        self.Plan = channel.unary_unary(
+                '/formation.v1.Control/Plan',
+                request_serializer=formation_dot_v1_dot_control__pb2.PlanRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.PlanResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/formation.v1.Control/Explain',
+                request_serializer=formation_dot_v1_dot_control__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.StartRebalance = channel.unary_unary(
+                '/formation.v1.Control/StartRebalance',
+                request_serializer=formation_dot_v1_dot_control__pb2.StartRebalanceRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.StartRebalanceResponse.FromString,
+                _registered_method=True)
+        self.StartRun = channel.unary_unary(
+                '/formation.v1.Control/StartRun',
+                request_serializer=formation_dot_v1_dot_control__pb2.StartRunRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.StartRunResponse.FromString,
+                _registered_method=True)
+        self.CancelRun = channel.unary_unary(
+                '/formation.v1.Control/CancelRun',
+                request_serializer=formation_dot_v1_dot_control__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.CancelRunResponse.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/formation.v1.Control/ListRuns',
+                request_serializer=formation_dot_v1_dot_control__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
         self.ListApps = channel.unary_unary(
                 '/formation.v1.Control/ListApps',
                 request_serializer=formation_dot_v1_dot_control__pb2.ListAppsRequest.SerializeToString,
@@ -148,6 +208,83 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteApp(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConfig(self, request, context):
+        """Makes a release with a changed config.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConfig(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Goes back to an earlier release.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SteerRollout(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffReleases(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetHost(self, request, context):
+        """The operator's word on a host: cordon, drain, labels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Plan(self, request, context):
+        """What a change would do; nothing is changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Why one instance is where it is, or why it is nowhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRebalance(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuns(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,6 +370,66 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.DeleteApp,
                     request_deserializer=formation_dot_v1_dot_control__pb2.DeleteAppRequest.FromString,
                     response_serializer=formation_dot_v1_dot_control__pb2.DeleteAppResponse.SerializeToString,
+            ),
+            'SetConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConfig,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.SetConfigRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.SetConfigResponse.SerializeToString,
+            ),
+            'GetConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConfig,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.GetConfigRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.GetConfigResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.RollbackRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.RollbackResponse.SerializeToString,
+            ),
+            'SteerRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.SteerRollout,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.SteerRolloutRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.SteerRolloutResponse.SerializeToString,
+            ),
+            'DiffReleases': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffReleases,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.DiffReleasesRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.DiffReleasesResponse.SerializeToString,
+            ),
+            'SetHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetHost,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.SetHostRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.SetHostResponse.SerializeToString,
+            ),
+            'Plan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.PlanRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.PlanResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.ExplainRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.ExplainResponse.SerializeToString,
+            ),
+            'StartRebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRebalance,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.StartRebalanceRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.StartRebalanceResponse.SerializeToString,
+            ),
+            'StartRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRun,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.StartRunRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.StartRunResponse.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.CancelRunRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.ListRunsRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.ListRunsResponse.SerializeToString,
             ),
             'ListApps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListApps,
@@ -459,6 +656,330 @@ class Control:
             '/formation.v1.Control/DeleteApp',
             formation_dot_v1_dot_control__pb2.DeleteAppRequest.SerializeToString,
             formation_dot_v1_dot_control__pb2.DeleteAppResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/SetConfig',
+            formation_dot_v1_dot_control__pb2.SetConfigRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.SetConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/GetConfig',
+            formation_dot_v1_dot_control__pb2.GetConfigRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.GetConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/Rollback',
+            formation_dot_v1_dot_control__pb2.RollbackRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SteerRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/SteerRollout',
+            formation_dot_v1_dot_control__pb2.SteerRolloutRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.SteerRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffReleases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/DiffReleases',
+            formation_dot_v1_dot_control__pb2.DiffReleasesRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.DiffReleasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/SetHost',
+            formation_dot_v1_dot_control__pb2.SetHostRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.SetHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/Plan',
+            formation_dot_v1_dot_control__pb2.PlanRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.PlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/Explain',
+            formation_dot_v1_dot_control__pb2.ExplainRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/StartRebalance',
+            formation_dot_v1_dot_control__pb2.StartRebalanceRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.StartRebalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/StartRun',
+            formation_dot_v1_dot_control__pb2.StartRunRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.StartRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/CancelRun',
+            formation_dot_v1_dot_control__pb2.CancelRunRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/ListRuns',
+            formation_dot_v1_dot_control__pb2.ListRunsRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.ListRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

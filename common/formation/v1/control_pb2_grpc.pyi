@@ -43,6 +43,23 @@ class ControlStub:
     Usage: _grpc.UnaryUnaryMultiCallable[_control_pb2.UsageRequest, _control_pb2.UsageResponse]
     """What instances use now, asked of the agents that can be reached."""
     DeleteApp: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteAppRequest, _control_pb2.DeleteAppResponse]
+    SetConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]
+    """Makes a release with a changed config."""
+    GetConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetConfigRequest, _control_pb2.GetConfigResponse]
+    Rollback: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RollbackResponse]
+    """Goes back to an earlier release."""
+    SteerRollout: _grpc.UnaryUnaryMultiCallable[_control_pb2.SteerRolloutRequest, _control_pb2.SteerRolloutResponse]
+    DiffReleases: _grpc.UnaryUnaryMultiCallable[_control_pb2.DiffReleasesRequest, _control_pb2.DiffReleasesResponse]
+    SetHost: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetHostRequest, _control_pb2.SetHostResponse]
+    """The operator's word on a host: cordon, drain, labels."""
+    Plan: _grpc.UnaryUnaryMultiCallable[_control_pb2.PlanRequest, _control_pb2.PlanResponse]
+    """What a change would do; nothing is changed."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]
+    """Why one instance is where it is, or why it is nowhere."""
+    StartRebalance: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartRebalanceRequest, _control_pb2.StartRebalanceResponse]
+    StartRun: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartRunRequest, _control_pb2.StartRunResponse]
+    CancelRun: _grpc.UnaryUnaryMultiCallable[_control_pb2.CancelRunRequest, _control_pb2.CancelRunResponse]
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListRunsRequest, _control_pb2.ListRunsResponse]
     ListApps: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAppsRequest, _control_pb2.ListAppsResponse]
     ListReleases: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListReleasesRequest, _control_pb2.ListReleasesResponse]
     ListHosts: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListHostsRequest, _control_pb2.ListHostsResponse]
@@ -64,6 +81,23 @@ class ControlAsyncStub(ControlStub):
     Usage: _aio.UnaryUnaryMultiCallable[_control_pb2.UsageRequest, _control_pb2.UsageResponse]  # type: ignore[assignment]
     """What instances use now, asked of the agents that can be reached."""
     DeleteApp: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteAppRequest, _control_pb2.DeleteAppResponse]  # type: ignore[assignment]
+    SetConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]  # type: ignore[assignment]
+    """Makes a release with a changed config."""
+    GetConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.GetConfigRequest, _control_pb2.GetConfigResponse]  # type: ignore[assignment]
+    Rollback: _aio.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RollbackResponse]  # type: ignore[assignment]
+    """Goes back to an earlier release."""
+    SteerRollout: _aio.UnaryUnaryMultiCallable[_control_pb2.SteerRolloutRequest, _control_pb2.SteerRolloutResponse]  # type: ignore[assignment]
+    DiffReleases: _aio.UnaryUnaryMultiCallable[_control_pb2.DiffReleasesRequest, _control_pb2.DiffReleasesResponse]  # type: ignore[assignment]
+    SetHost: _aio.UnaryUnaryMultiCallable[_control_pb2.SetHostRequest, _control_pb2.SetHostResponse]  # type: ignore[assignment]
+    """The operator's word on a host: cordon, drain, labels."""
+    Plan: _aio.UnaryUnaryMultiCallable[_control_pb2.PlanRequest, _control_pb2.PlanResponse]  # type: ignore[assignment]
+    """What a change would do; nothing is changed."""
+    Explain: _aio.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Why one instance is where it is, or why it is nowhere."""
+    StartRebalance: _aio.UnaryUnaryMultiCallable[_control_pb2.StartRebalanceRequest, _control_pb2.StartRebalanceResponse]  # type: ignore[assignment]
+    StartRun: _aio.UnaryUnaryMultiCallable[_control_pb2.StartRunRequest, _control_pb2.StartRunResponse]  # type: ignore[assignment]
+    CancelRun: _aio.UnaryUnaryMultiCallable[_control_pb2.CancelRunRequest, _control_pb2.CancelRunResponse]  # type: ignore[assignment]
+    ListRuns: _aio.UnaryUnaryMultiCallable[_control_pb2.ListRunsRequest, _control_pb2.ListRunsResponse]  # type: ignore[assignment]
     ListApps: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAppsRequest, _control_pb2.ListAppsResponse]  # type: ignore[assignment]
     ListReleases: _aio.UnaryUnaryMultiCallable[_control_pb2.ListReleasesRequest, _control_pb2.ListReleasesResponse]  # type: ignore[assignment]
     ListHosts: _aio.UnaryUnaryMultiCallable[_control_pb2.ListHostsRequest, _control_pb2.ListHostsResponse]  # type: ignore[assignment]
@@ -124,6 +158,95 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.DeleteAppRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DeleteAppResponse, _abc.Awaitable[_control_pb2.DeleteAppResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetConfig(
+        self,
+        request: _control_pb2.SetConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetConfigResponse, _abc.Awaitable[_control_pb2.SetConfigResponse]]:
+        """Makes a release with a changed config."""
+
+    @_abc_1.abstractmethod
+    def GetConfig(
+        self,
+        request: _control_pb2.GetConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetConfigResponse, _abc.Awaitable[_control_pb2.GetConfigResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _control_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RollbackResponse, _abc.Awaitable[_control_pb2.RollbackResponse]]:
+        """Goes back to an earlier release."""
+
+    @_abc_1.abstractmethod
+    def SteerRollout(
+        self,
+        request: _control_pb2.SteerRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SteerRolloutResponse, _abc.Awaitable[_control_pb2.SteerRolloutResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DiffReleases(
+        self,
+        request: _control_pb2.DiffReleasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DiffReleasesResponse, _abc.Awaitable[_control_pb2.DiffReleasesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetHost(
+        self,
+        request: _control_pb2.SetHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetHostResponse, _abc.Awaitable[_control_pb2.SetHostResponse]]:
+        """The operator's word on a host: cordon, drain, labels."""
+
+    @_abc_1.abstractmethod
+    def Plan(
+        self,
+        request: _control_pb2.PlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PlanResponse, _abc.Awaitable[_control_pb2.PlanResponse]]:
+        """What a change would do; nothing is changed."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _control_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ExplainResponse, _abc.Awaitable[_control_pb2.ExplainResponse]]:
+        """Why one instance is where it is, or why it is nowhere."""
+
+    @_abc_1.abstractmethod
+    def StartRebalance(
+        self,
+        request: _control_pb2.StartRebalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StartRebalanceResponse, _abc.Awaitable[_control_pb2.StartRebalanceResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StartRun(
+        self,
+        request: _control_pb2.StartRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StartRunResponse, _abc.Awaitable[_control_pb2.StartRunResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelRun(
+        self,
+        request: _control_pb2.CancelRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.CancelRunResponse, _abc.Awaitable[_control_pb2.CancelRunResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _control_pb2.ListRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListRunsResponse, _abc.Awaitable[_control_pb2.ListRunsResponse]]: ...
 
     @_abc_1.abstractmethod
     def ListApps(

@@ -74,11 +74,58 @@ INSTANCE_STATE_FAILED: InstanceState.ValueType  # 11
 """ended badly, and its type does not start it again"""
 Global___InstanceState: _TypeAlias = InstanceState  # noqa: Y015
 
+class _RunState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_STATE_UNSPECIFIED: _RunState.ValueType  # 0
+    RUN_STATE_PENDING: _RunState.ValueType  # 1
+    RUN_STATE_PLACED: _RunState.ValueType  # 2
+    RUN_STATE_FINISHED: _RunState.ValueType  # 3
+    RUN_STATE_FAILED: _RunState.ValueType  # 4
+    RUN_STATE_LOST: _RunState.ValueType  # 5
+    """its host was given up: nobody knows its end"""
+    RUN_STATE_CANCELLED: _RunState.ValueType  # 6
+
+class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper): ...
+
+RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
+RUN_STATE_PENDING: RunState.ValueType  # 1
+RUN_STATE_PLACED: RunState.ValueType  # 2
+RUN_STATE_FINISHED: RunState.ValueType  # 3
+RUN_STATE_FAILED: RunState.ValueType  # 4
+RUN_STATE_LOST: RunState.ValueType  # 5
+"""its host was given up: nobody knows its end"""
+RUN_STATE_CANCELLED: RunState.ValueType  # 6
+Global___RunState: _TypeAlias = RunState  # noqa: Y015
+
 @_typing.final
 class ProcessType(_message.Message):
     """One kind of work: a command and how to run it."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EnvEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
@@ -101,6 +148,14 @@ class ProcessType(_message.Message):
     WORKDIR_FIELD_NUMBER: _builtins.int
     UMASK_FIELD_NUMBER: _builtins.int
     REQUIRES_FIELD_NUMBER: _builtins.int
+    ENV_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    PER_HOST_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    ON_HOST_LOSS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     command: _builtins.str
     """verbatim from the Procfile"""
@@ -130,6 +185,10 @@ class ProcessType(_message.Message):
     workdir: _builtins.str
     """absolute, or below the release's"""
     umask: _builtins.int
+    exclusive: _builtins.bool
+    """never two copies of a slot at once"""
+    per_host: _builtins.bool
+    """the quantity is that of every host that fits"""
     @_builtins.property
     def readiness(self) -> Global___Probe: ...
     @_builtins.property
@@ -140,6 +199,22 @@ class ProcessType(_message.Message):
     def requires(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"cgroup", "cpu", "memory", "pids", "user" """
 
+    @_builtins.property
+    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """goes before the release's"""
+
+    @_builtins.property
+    def resources(self) -> Global___Resources: ...
+    @_builtins.property
+    def where(self) -> Global___Where: ...
+    @_builtins.property
+    def rollout(self) -> Global___RolloutRules: ...
+    @_builtins.property
+    def schedule(self) -> Global___Schedule:
+        """runs at these times only"""
+
+    @_builtins.property
+    def on_host_loss(self) -> Global___HostLoss: ...
     def __init__(
         self,
         *,
@@ -164,10 +239,18 @@ class ProcessType(_message.Message):
         workdir: _builtins.str = ...,
         umask: _builtins.int | None = ...,
         requires: _abc.Iterable[_builtins.str] | None = ...,
+        env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        resources: Global___Resources | None = ...,
+        where: Global___Where | None = ...,
+        rollout: Global___RolloutRules | None = ...,
+        exclusive: _builtins.bool = ...,
+        per_host: _builtins.bool = ...,
+        schedule: Global___Schedule | None = ...,
+        on_host_loss: Global___HostLoss | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "limits", b"limits", "liveness", b"liveness", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "umask", b"umask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "limits", b"limits", "liveness", b"liveness", "on_host_loss", b"on_host_loss", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "resources", b"resources", "rollout", b"rollout", "schedule", b"schedule", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "umask", b"umask", "where", b"where"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "command", b"command", "group", b"group", "initial_quantity", b"initial_quantity", "limits", b"limits", "liveness", b"liveness", "name", b"name", "nice", b"nice", "notify", b"notify", "port", b"port", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "requires", b"requires", "restart", b"restart", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "stop_to", b"stop_to", "umask", b"umask", "user", b"user", "watchdog_s", b"watchdog_s", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "command", b"command", "env", b"env", "exclusive", b"exclusive", "group", b"group", "initial_quantity", b"initial_quantity", "limits", b"limits", "liveness", b"liveness", "name", b"name", "nice", b"nice", "notify", b"notify", "on_host_loss", b"on_host_loss", "per_host", b"per_host", "port", b"port", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "requires", b"requires", "resources", b"resources", "restart", b"restart", "rollout", b"rollout", "schedule", b"schedule", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "stop_to", b"stop_to", "umask", b"umask", "user", b"user", "watchdog_s", b"watchdog_s", "where", b"where", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ready_after_s: _TypeAlias = _typing.Literal["ready_after_s"]  # noqa: Y015
     _WhichOneofArgType__ready_after_s: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s"]  # noqa: Y015
@@ -187,6 +270,221 @@ class ProcessType(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__umask) -> _WhichOneofReturnType__umask | None: ...
 
 Global___ProcessType: _TypeAlias = ProcessType  # noqa: Y015
+
+@_typing.final
+class Resources(_message.Message):
+    """What a host must have left for one instance; 0: nothing is kept for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPUS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    cpus: _builtins.float
+    memory_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        cpus: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resources: _TypeAlias = Resources  # noqa: Y015
+
+@_typing.final
+class Constraint(_message.Message):
+    """On one label of a host. Without patterns: that it is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    NEGATED_FIELD_NUMBER: _builtins.int
+    PATTERNS_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    negated: _builtins.bool
+    @_builtins.property
+    def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        negated: _builtins.bool = ...,
+        patterns: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "negated", b"negated", "patterns", b"patterns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
+
+@_typing.final
+class Where(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUIRE_FIELD_NUMBER: _builtins.int
+    PREFER_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
+    SPREAD_BY_HOST_ONLY_FIELD_NUMBER: _builtins.int
+    MAX_PER_HOST_FIELD_NUMBER: _builtins.int
+    APART_FROM_FIELD_NUMBER: _builtins.int
+    spread_by_host_only: _builtins.bool
+    """with an empty `spread`; else that means the default, zone"""
+    max_per_host: _builtins.int
+    """0: any number"""
+    @_builtins.property
+    def require(self) -> _containers.RepeatedCompositeFieldContainer[Global___Constraint]: ...
+    @_builtins.property
+    def prefer(self) -> _containers.RepeatedCompositeFieldContainer[Global___Constraint]:
+        """the first weighs more than all that follow"""
+
+    @_builtins.property
+    def spread(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """labels, levelled before hosts are"""
+
+    @_builtins.property
+    def apart_from(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"worker" or "app/worker" """
+
+    def __init__(
+        self,
+        *,
+        require: _abc.Iterable[Global___Constraint] | None = ...,
+        prefer: _abc.Iterable[Global___Constraint] | None = ...,
+        spread: _abc.Iterable[_builtins.str] | None = ...,
+        spread_by_host_only: _builtins.bool = ...,
+        max_per_host: _builtins.int = ...,
+        apart_from: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apart_from", b"apart_from", "max_per_host", b"max_per_host", "prefer", b"prefer", "require", b"require", "spread", b"spread", "spread_by_host_only", b"spread_by_host_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Where: _TypeAlias = Where  # noqa: Y015
+
+@_typing.final
+class Share(_message.Message):
+    """A number of instances, or where `percent` is over 0 that part of the quantity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    percent: _builtins.float
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        percent: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Share: _TypeAlias = Share  # noqa: Y015
+
+@_typing.final
+class RolloutRules(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURGE_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    HEALTHY_S_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
+    ROLLBACK_FIELD_NUMBER: _builtins.int
+    healthy_s: _builtins.float
+    deadline_s: _builtins.float
+    rollback: _builtins.bool
+    @_builtins.property
+    def surge(self) -> Global___Share: ...
+    @_builtins.property
+    def unavailable(self) -> Global___Share: ...
+    def __init__(
+        self,
+        *,
+        surge: Global___Share | None = ...,
+        unavailable: Global___Share | None = ...,
+        healthy_s: _builtins.float = ...,
+        deadline_s: _builtins.float = ...,
+        rollback: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["surge", b"surge", "unavailable", b"unavailable"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_s", b"deadline_s", "healthy_s", b"healthy_s", "rollback", b"rollback", "surge", b"surge", "unavailable", b"unavailable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutRules: _TypeAlias = RolloutRules  # noqa: Y015
+
+@_typing.final
+class Schedule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRON_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    cron: _builtins.str
+    zone: _builtins.str
+    overlap: _builtins.str
+    """"skip", "allow", "replace" """
+    missed: _builtins.str
+    """"skip", "once" """
+    keep: _builtins.int
+    def __init__(
+        self,
+        *,
+        cron: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        overlap: _builtins.str = ...,
+        missed: _builtins.str = ...,
+        keep: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "keep", b"keep", "missed", b"missed", "overlap", b"overlap", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class HostLoss(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    AFTER_S_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """"replace", "wait" """
+    after_s: _builtins.float
+    keep: _builtins.str
+    """"best", "original", "replacement" """
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        after_s: _builtins.float = ...,
+        keep: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "after_s", b"after_s", "keep", b"keep"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostLoss: _TypeAlias = HostLoss  # noqa: Y015
 
 @_typing.final
 class Probe(_message.Message):
@@ -309,6 +607,26 @@ class Release(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ConfigEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     APP_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     TYPES_FIELD_NUMBER: _builtins.int
@@ -317,6 +635,7 @@ class Release(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     number: _builtins.int
     workdir: _builtins.str
@@ -330,6 +649,10 @@ class Release(_message.Message):
 
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def config(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """the operator's; handed on from release to release"""
+
     def __init__(
         self,
         *,
@@ -341,10 +664,11 @@ class Release(_message.Message):
         created_by: _builtins.str = ...,
         created_at_ms: _builtins.int = ...,
         reason: _builtins.str = ...,
+        config: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "config", b"config", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -423,12 +747,20 @@ class App(_message.Message):
     RESTART_MARKS_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     RETRY_MARKS_FIELD_NUMBER: _builtins.int
+    STABLE_RELEASE_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    FORMATION_HISTORY_FIELD_NUMBER: _builtins.int
+    RUNS_MADE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     release: _builtins.int
     """the current one"""
     latest_release: _builtins.int
     """the highest number ever given"""
     created_at_ms: _builtins.int
+    stable_release: _builtins.int
+    """the last one that arrived everywhere; 0: none yet"""
+    runs_made: _builtins.int
+    """how many runs were ever asked for"""
     @_builtins.property
     def formation(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """process type → quantity"""
@@ -441,6 +773,12 @@ class App(_message.Message):
     def retry_marks(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """"web" or "web.3" → how often "try again now" was asked"""
 
+    @_builtins.property
+    def rollout(self) -> Global___Rollout: ...
+    @_builtins.property
+    def formation_history(self) -> _containers.RepeatedCompositeFieldContainer[Global___FormationChange]:
+        """oldest first, bounded"""
+
     def __init__(
         self,
         *,
@@ -451,14 +789,97 @@ class App(_message.Message):
         restart_marks: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         created_at_ms: _builtins.int = ...,
         retry_marks: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        stable_release: _builtins.int = ...,
+        rollout: Global___Rollout | None = ...,
+        formation_history: _abc.Iterable[Global___FormationChange] | None = ...,
+        runs_made: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "formation", b"formation", "latest_release", b"latest_release", "name", b"name", "release", b"release", "restart_marks", b"restart_marks", "retry_marks", b"retry_marks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "formation", b"formation", "formation_history", b"formation_history", "latest_release", b"latest_release", "name", b"name", "release", b"release", "restart_marks", b"restart_marks", "retry_marks", b"retry_marks", "rollout", b"rollout", "runs_made", b"runs_made", "stable_release", b"stable_release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___App: _TypeAlias = App  # noqa: Y015
+
+@_typing.final
+class Rollout(_message.Message):
+    """The word on the way to the current release."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSED_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
+    UNDONE_RELEASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    paused: _builtins.bool
+    canary: _builtins.int
+    """so many of each changed type, until promoted; 0: all"""
+    undone_release: _builtins.int
+    """the last one that was taken back"""
+    reason: _builtins.str
+    """why it was"""
+    def __init__(
+        self,
+        *,
+        paused: _builtins.bool = ...,
+        canary: _builtins.int = ...,
+        undone_release: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "paused", b"paused", "reason", b"reason", "undone_release", b"undone_release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
+
+@_typing.final
+class FormationChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class BeforeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    who: _builtins.str
+    at_ms: _builtins.int
+    @_builtins.property
+    def before(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        before: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        who: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "before", b"before", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FormationChange: _TypeAlias = FormationChange  # noqa: Y015
 
 @_typing.final
 class InstanceAssignment(_message.Message):
@@ -475,6 +896,13 @@ class InstanceAssignment(_message.Message):
     RETRY_MARK_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     AVOIDED_HOSTS_FIELD_NUMBER: _builtins.int
+    SURGE_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    MOVED_FROM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    LIKE_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     app: _builtins.str
     type: _builtins.str
@@ -485,6 +913,20 @@ class InstanceAssignment(_message.Message):
     """grown: try again now instead of waiting"""
     failures: _builtins.int
     """in a row, before this stay"""
+    surge: _builtins.bool
+    """one more than the quantity, for a change that is under way"""
+    ending: _builtins.bool
+    """to be stopped; listed until it surely is"""
+    moved_from: _builtins.str
+    """the host whose stay it follows when it is healthy"""
+    reason: _builtins.str
+    """why it is here"""
+    run: _builtins.str
+    """the run that it is"""
+    command: _builtins.str
+    """of a run: instead of the type's"""
+    like: _builtins.str
+    """of a run: the type whose settings it has"""
     @_builtins.property
     def avoided_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """where this release crash-looped in this slot"""
@@ -501,14 +943,91 @@ class InstanceAssignment(_message.Message):
         retry_mark: _builtins.int = ...,
         failures: _builtins.int = ...,
         avoided_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        surge: _builtins.bool = ...,
+        ending: _builtins.bool = ...,
+        moved_from: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        run: _builtins.str = ...,
+        command: _builtins.str = ...,
+        like: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "avoided_hosts", b"avoided_hosts", "failures", b"failures", "ordinal", b"ordinal", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "type", b"type", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinal", b"ordinal", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "run", b"run", "surge", b"surge", "type", b"type", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceAssignment: _TypeAlias = InstanceAssignment  # noqa: Y015
+
+@_typing.final
+class Bundle(_message.Message):
+    """Stays of one type on one host that differ in nothing but their ordinals; fields as above.
+    The uid of one is "<type>.<ordinal>-<stem>".
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    STEM_FIELD_NUMBER: _builtins.int
+    ORDINALS_FIELD_NUMBER: _builtins.int
+    RESTART_MARK_FIELD_NUMBER: _builtins.int
+    RETRY_MARK_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    AVOIDED_HOSTS_FIELD_NUMBER: _builtins.int
+    SURGE_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    MOVED_FROM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    LIKE_FIELD_NUMBER: _builtins.int
+    app: _builtins.str
+    type: _builtins.str
+    release: _builtins.int
+    stem: _builtins.str
+    restart_mark: _builtins.int
+    retry_mark: _builtins.int
+    failures: _builtins.int
+    surge: _builtins.bool
+    ending: _builtins.bool
+    moved_from: _builtins.str
+    reason: _builtins.str
+    run: _builtins.str
+    command: _builtins.str
+    like: _builtins.str
+    @_builtins.property
+    def ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def avoided_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        app: _builtins.str = ...,
+        type: _builtins.str = ...,
+        release: _builtins.int = ...,
+        stem: _builtins.str = ...,
+        ordinals: _abc.Iterable[_builtins.int] | None = ...,
+        restart_mark: _builtins.int = ...,
+        retry_mark: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        avoided_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        surge: _builtins.bool = ...,
+        ending: _builtins.bool = ...,
+        moved_from: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        run: _builtins.str = ...,
+        command: _builtins.str = ...,
+        like: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinals", b"ordinals", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "run", b"run", "stem", b"stem", "surge", b"surge", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Bundle: _TypeAlias = Bundle  # noqa: Y015
 
 @_typing.final
 class AssignmentDocument(_message.Message):
@@ -519,25 +1038,25 @@ class AssignmentDocument(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
-    INSTANCES_FIELD_NUMBER: _builtins.int
+    BUNDLES_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     generation: _builtins.int
     """+ 1 with every write of this document"""
     epoch: _builtins.int
     """create_revision of the leader key that wrote it"""
     @_builtins.property
-    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceAssignment]: ...
+    def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bundle]: ...
     def __init__(
         self,
         *,
         host: _builtins.str = ...,
         generation: _builtins.int = ...,
         epoch: _builtins.int = ...,
-        instances: _abc.Iterable[Global___InstanceAssignment] | None = ...,
+        bundles: _abc.Iterable[Global___Bundle] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "generation", b"generation", "host", b"host", "instances", b"instances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "epoch", b"epoch", "generation", b"generation", "host", b"host"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -729,6 +1248,7 @@ class HostStatus(_message.Message):
     COMPLAINT_FIELD_NUMBER: _builtins.int
     ABILITIES_FIELD_NUMBER: _builtins.int
     INABILITY_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     agent_id: _builtins.str
     """made once per state directory"""
@@ -742,6 +1262,8 @@ class HostStatus(_message.Message):
     """what the agent refuses and why, for people"""
     inability: _builtins.str
     """what it cannot and why, for people"""
+    generation: _builtins.int
+    """of the assignment document that it follows"""
     @_builtins.property
     def capacity(self) -> Global___Capacity: ...
     @_builtins.property
@@ -767,10 +1289,11 @@ class HostStatus(_message.Message):
         complaint: _builtins.str = ...,
         abilities: _abc.Iterable[_builtins.str] | None = ...,
         inability: _builtins.str = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abilities", b"abilities", "address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "capacity", b"capacity", "complaint", b"complaint", "departed", b"departed", "host", b"host", "inability", b"inability", "instances", b"instances", "labels", b"labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abilities", b"abilities", "address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "capacity", b"capacity", "complaint", b"complaint", "departed", b"departed", "generation", b"generation", "host", b"host", "inability", b"inability", "instances", b"instances", "labels", b"labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -864,23 +1387,186 @@ class Host(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     JOINED_AT_MS_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    DRAIN_DEADLINE_S_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     joined_at_ms: _builtins.int
+    cordoned: _builtins.bool
+    """it takes nothing new"""
+    draining: _builtins.bool
+    """what it has goes elsewhere"""
+    drain_deadline_s: _builtins.float
+    """then the rest is stopped; 0: never"""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """go before the agent's; empty: takes one away"""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         joined_at_ms: _builtins.int = ...,
+        cordoned: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
+        drain_deadline_s: _builtins.float = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined_at_ms", b"joined_at_ms", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cordoned", b"cordoned", "drain_deadline_s", b"drain_deadline_s", "draining", b"draining", "joined_at_ms", b"joined_at_ms", "labels", b"labels", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Host: _TypeAlias = Host  # noqa: Y015
+
+@_typing.final
+class Run(_message.Message):
+    """One run of a command to its end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    LIKE_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    TICK_MS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    LAST_EXIT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ENDED_AT_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    app: _builtins.str
+    type: _builtins.str
+    ordinal: _builtins.int
+    release: _builtins.int
+    command: _builtins.str
+    """empty: the type's own"""
+    like: _builtins.str
+    """the type whose settings it has"""
+    who: _builtins.str
+    created_at_ms: _builtins.int
+    tick_ms: _builtins.int
+    """of a schedule: for when; else 0"""
+    state: Global___RunState.ValueType
+    host: _builtins.str
+    last_exit: _builtins.str
+    reason: _builtins.str
+    ended_at_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        app: _builtins.str = ...,
+        type: _builtins.str = ...,
+        ordinal: _builtins.int = ...,
+        release: _builtins.int = ...,
+        command: _builtins.str = ...,
+        like: _builtins.str = ...,
+        who: _builtins.str = ...,
+        created_at_ms: _builtins.int = ...,
+        tick_ms: _builtins.int = ...,
+        state: Global___RunState.ValueType = ...,
+        host: _builtins.str = ...,
+        last_exit: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        ended_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "command", b"command", "created_at_ms", b"created_at_ms", "ended_at_ms", b"ended_at_ms", "host", b"host", "id", b"id", "last_exit", b"last_exit", "like", b"like", "ordinal", b"ordinal", "reason", b"reason", "release", b"release", "state", b"state", "tick_ms", b"tick_ms", "type", b"type", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Move(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    FROM_HOST_FIELD_NUMBER: _builtins.int
+    TO_HOST_FIELD_NUMBER: _builtins.int
+    app: _builtins.str
+    type: _builtins.str
+    ordinal: _builtins.int
+    from_host: _builtins.str
+    to_host: _builtins.str
+    def __init__(
+        self,
+        *,
+        app: _builtins.str = ...,
+        type: _builtins.str = ...,
+        ordinal: _builtins.int = ...,
+        from_host: _builtins.str = ...,
+        to_host: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "from_host", b"from_host", "ordinal", b"ordinal", "to_host", b"to_host", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Move: _TypeAlias = Move  # noqa: Y015
+
+@_typing.final
+class Rebalance(_message.Message):
+    """Moves that an operator has asked for and that are not all made yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    who: _builtins.str
+    at_ms: _builtins.int
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___Move]: ...
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___Move] | None = ...,
+        who: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "moves", b"moves", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rebalance: _TypeAlias = Rebalance  # noqa: Y015
 
 @_typing.final
 class AuditRecord(_message.Message):
@@ -891,13 +1577,19 @@ class AuditRecord(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     at_ms: _builtins.int
     who: _builtins.str
     action: _builtins.str
-    """"apply", "scale", "restart", "delete", "forget-host" """
+    """"apply", "scale", "restart", "delete", "forget-host", …"""
     subject: _builtins.str
     """app or host"""
     detail: _builtins.str
+    before: _builtins.str
+    after: _builtins.str
+    why: _builtins.str
     def __init__(
         self,
         *,
@@ -906,10 +1598,13 @@ class AuditRecord(_message.Message):
         action: _builtins.str = ...,
         subject: _builtins.str = ...,
         detail: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "at_ms", b"at_ms", "detail", b"detail", "subject", b"subject", "who", b"who"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "after", b"after", "at_ms", b"at_ms", "before", b"before", "detail", b"detail", "subject", b"subject", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from formation import model as m
 from formation import wire
+from formation.requests import Rebalance, Run
 from formation.v1 import types_pb2 as pb
 from formation_coordinator.store import keys
 
@@ -21,6 +22,8 @@ Record = (
     | m.Host
     | m.HostStatus
     | m.Release
+    | Rebalance
+    | Run
     | m.Session
 )
 
@@ -34,6 +37,8 @@ _ENCODERS: dict[type, Callable[[Any], Message]] = {
     m.HostStatus: wire.host_status_to_pb,
     m.Release: wire.release_to_pb,
     m.Session: wire.session_to_pb,
+    Rebalance: wire.rebalance_to_pb,
+    Run: wire.run_to_pb,
 }
 
 _DECODERS: dict[str, tuple[Callable[[], Message], Callable[[Any], Record]]] = {
@@ -44,7 +49,9 @@ _DECODERS: dict[str, tuple[Callable[[], Message], Callable[[Any], Record]]] = {
     "coordinators": (pb.Coordinator, wire.coordinator_from_pb),
     "hosts": (pb.Host, wire.host_from_pb),
     "leader": (pb.Coordinator, wire.coordinator_from_pb),
+    "rebalance": (pb.Rebalance, wire.rebalance_from_pb),
     "releases": (pb.Release, wire.release_from_pb),
+    "runs": (pb.Run, wire.run_from_pb),
     "sessions": (pb.Session, wire.session_from_pb),
     "status": (pb.HostStatus, wire.host_status_from_pb),
 }

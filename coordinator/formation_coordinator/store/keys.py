@@ -11,6 +11,7 @@ from formation_coordinator.store.base import Span
 
 CLUSTER = "cluster"
 LEADER = "leader"
+REBALANCE = "rebalance"
 AUDIT = Span.prefix("audit/")
 # Everything except the audit trail, which only grows and which nothing at start-up reads whole.
 MIRRORED = (Span("", AUDIT.start), Span(AUDIT.end, ""))
@@ -24,7 +25,9 @@ _NAMES = {
     "coordinators": 1,
     "hosts": 1,
     "leader": 0,
+    "rebalance": 0,
     "releases": 2,
+    "runs": 2,
     "sessions": 1,
     "status": 1,
 }
@@ -61,6 +64,19 @@ def release(app_name: str, number: int) -> str:
 def releases(app_name: str) -> Span:
     """All releases of one app."""
     return Span.prefix(f"releases/{app_name}/")
+
+
+def run(app_name: str, run_id: str) -> str:
+    return f"runs/{app_name}/{run_id}"
+
+
+def runs(app_name: str) -> Span:
+    """All runs of one app."""
+    return Span.prefix(f"runs/{app_name}/")
+
+
+def rebalance() -> str:
+    return REBALANCE
 
 
 def host(name: str) -> str:
