@@ -246,8 +246,9 @@ class Assignment:
     release crash-looped in this slot. `retry_mark` may grow during the stay, and `ending` may
     become true: it is to be stopped, and stays listed until it surely is. `surge`: one more than
     the quantity, for a change that is under way. `moved_from`: the host whose stay it follows when
-    it is healthy. `reason`: why it is here. `run`: the id of the run that it is; with `command` that
-    one instead of the type's, with `like` the settings of that type.
+    it is healthy; `after_loss`: because that host was lost. `reason`: why it is here. `run`: the id
+    of the run that it is; with `command` that one instead of the type's, with `like` the settings
+    of that type.
     """
 
     uid: str
@@ -260,6 +261,7 @@ class Assignment:
     surge: bool = False
     ending: bool = False
     moved_from: str = ""
+    after_loss: bool = False
     reason: str = ""
     run: str = ""
     command: str = ""
@@ -286,6 +288,7 @@ class Bundle:
     surge: bool = False
     ending: bool = False
     moved_from: str = ""
+    after_loss: bool = False
     reason: str = ""
     run: str = ""
     command: str = ""
@@ -306,6 +309,7 @@ class Bundle:
             surge=self.surge,
             ending=self.ending,
             moved_from=self.moved_from,
+            after_loss=self.after_loss,
             reason=self.reason,
             run=self.run,
             command=self.command,

@@ -23,6 +23,11 @@ RESET_AFTER_S = 300.0
 LOOP_FAILURES = 5
 LOOP_WITHIN_S = 300.0
 
+# An agent that has heard no coordinator for so long stops its exclusive instances. Whoever places
+# them again waits this out, and the stop, and a margin for clocks that run a little differently.
+AGENT_LEASE_S = 15.0
+LEASE_MARGIN_S = 2.0
+
 
 def restart_delay_s(failures: int, jitter: float) -> float:
     """How long to wait after the `failures`-th failure in a row: 0, then 1 s × 2 up to 60 s.

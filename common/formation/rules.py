@@ -21,9 +21,8 @@ class Operator(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """On one label of a host: it has a value like one of `patterns` (with `*`, `?`, `[…]`), or none.
-
-    Without patterns: the label is there at all, or (NOT_IN) is not.
+    """On one label of a host: its value is like one of `patterns` (with `*`, `?`, `[…]`), or like
+    none of them. Without patterns: the label is there at all, or (NOT_IN) is not.
     """
 
     label: str

@@ -46,9 +46,7 @@ def process_type_to_pb(spec: m.ProcessType) -> pb.ProcessType:
         umask=spec.umask if spec.umask >= 0 else None,
         requires=[ability.value for ability in spec.requires],
         env=dict(spec.env),
-        resources=pb.Resources(
-            cpus=spec.resources.cpus, memory_bytes=spec.resources.memory_bytes
-        ),
+        resources=pb.Resources(cpus=spec.resources.cpus, memory_bytes=spec.resources.memory_bytes),
         where=_where_to_pb(spec.where),
         rollout=_rollout_to_pb(spec.rollout),
         exclusive=spec.exclusive,
@@ -186,9 +184,7 @@ def _constraint_from_pb(message: pb.Constraint) -> rules.Constraint:
 def _rollout_to_pb(rollout: rules.RolloutRules) -> pb.RolloutRules:
     return pb.RolloutRules(
         surge=pb.Share(count=rollout.surge.count, percent=rollout.surge.percent),
-        unavailable=pb.Share(
-            count=rollout.unavailable.count, percent=rollout.unavailable.percent
-        ),
+        unavailable=pb.Share(count=rollout.unavailable.count, percent=rollout.unavailable.percent),
         healthy_s=rollout.healthy_s,
         deadline_s=rollout.deadline_s,
         rollback=rollout.rollback,

@@ -343,7 +343,7 @@ class _Seen:
 def _emptied(document: object) -> AssignmentDocument:
     """Of the next generation: the host, should it come back, stops what it still runs."""
     assert isinstance(document, AssignmentDocument)
-    return replace(document, generation=document.generation + 1, instances=())
+    return replace(document, generation=document.generation + 1, bundles=())
 
 
 def _same(current: Release, wanted: Release) -> bool:

@@ -1,33 +1,35 @@
 """The documents as one pass of the leader leaves them: what is kept, taken away and added. Pure.
 
-Mutable, and private to one pass. It knows what a host takes and why not; what should be where is
-`reconcile`'s decision. Only hosts that something was done to get a new document.
+Mutable, and private to one pass. What should be where is `reconcile`'s decision. Only hosts that
+something was done to get a new document.
 
-A fixed port is held by what is assigned and by what still runs. Nothing frees one within a pass:
-what is dropped now has its process until the agent says that it is gone, and that starts the next
-pass. Only the slot that holds a port may take it over, since its next stay waits for the last one.
+What a process holds (its reservation, its fixed port) nothing frees within a pass: what is dropped
+now has its process until the agent says that it is gone, and that starts the next pass. Only the
+slot that holds a port may take it over, since its next stay waits for the last one.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from formation.model import (
     App,
     Assignment,
     AssignmentDocument,
+    Bundle,
     HostState,
-    InstanceState,
     ProcessType,
+    Release,
     Slot,
 )
-from formation_coordinator import placement
-from formation_coordinator.world import OVER, HostEntry, World, departed
+from formation_coordinator.book import Book, Ints, TypeKey, needs_milli
+from formation_coordinator.fit import Fit, Space
+from formation_coordinator.world import World
 
-NewUid = Callable[[Slot], str]
-_GONE = OVER | {InstanceState.STOPPED}
+NewStem = Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,138 +43,258 @@ class Past:
 FRESH = Past()
 
 
-class Draft:
-    """`states` has every host of the world; `new_uid(slot)` gives a uid that was never used."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A type of an app as it is to run: of one release, which need not be the current one."""
 
-    def __init__(self, world: World, states: Mapping[str, HostState], new_uid: NewUid) -> None:
-        self._world, self._states, self._new_uid = world, states, new_uid
-        hosts = world.hosts.values()
-        self._kept = {e.name: {item.uid: item for item in e.assigned} for e in hosts}
-        self._of_type = {
-            e.name: Counter((i.slot.app, i.slot.type) for i in e.assigned) for e in hosts
-        }
-        self._held = _held_ports(world)
-        self._changed: set[str] = set()
+    app: App
+    spec: ProcessType
+    release: Release
+
+    @property
+    def key(self) -> TypeKey:
+        return self.app.name, self.spec.name
+
+
+class Draft:
+    """`new_stem()` gives a text that was never used, for the uids of one app's new stays."""
+
+    def __init__(
+        self, world: World, book: Book, states: Mapping[int, HostState], new_stem: NewStem
+    ) -> None:
+        self.world, self.book, self.states = world, book, states
+        self.space = Space(book)
+        self.touched: set[Slot] = set()
+        self._new_stem = new_stem
+        self._stems: dict[str, str] = {}
+        self._templates: dict[tuple[object, ...], Bundle] = {}
+        self._dropped: dict[int, set[str]] = {}
+        self._changed: dict[int, dict[str, Assignment]] = {}
+        self._added: dict[int, dict[int, tuple[Bundle, list[int]]]] = {}
+        self._apart: dict[TypeKey, set[TypeKey]] | None = None
 
     # ------------------------------------------------------------------ changes
 
-    def drop(self, host: str, item: Assignment) -> None:
-        del self._kept[host][item.uid]
-        self._of_type[host][item.slot.app, item.slot.type] -= 1
-        self._changed.add(host)
+    def drop(self, row: int, item: Assignment) -> None:
+        """At once, and only once."""
+        dropped = self._dropped.setdefault(row, set())
+        assert item.uid not in dropped, item
+        dropped.add(item.uid)
+        if not item.run:
+            self.space.give_back((item.slot.app, item.slot.type), row)
 
-    def add(self, app: App, spec: ProcessType, slot: Slot, host: str, past: Past) -> None:
-        """A new stay of the current release."""
-        uid = self._new_uid(slot)
-        self._kept[host][uid] = Assignment(
-            uid=uid,
-            slot=slot,
-            release=app.release,
-            restart_mark=app.restart_mark(slot.type, slot.ordinal),
-            retry_mark=app.retry_mark(slot.type, slot.ordinal),
+    def change(self, row: int, item: Assignment) -> None:
+        """The same stay, with what may grow during it."""
+        self._changed.setdefault(row, {})[item.uid] = item
+
+    def add(
+        self, wish: Wish, slot: Slot, row: int, reason: str, *, past: Past = FRESH,
+        surge: bool = False, moved_from: str = "", after_loss: bool = False,
+    ) -> None:  # fmt: skip
+        """A new stay; one for each slot in a pass."""
+        template = self._template(
+            wish,
+            restart_mark=wish.app.restart_mark(slot.type, slot.ordinal),
+            retry_mark=wish.app.retry_mark(slot.type, slot.ordinal),
             failures=past.failures,
             avoided_hosts=past.avoided_hosts,
+            surge=surge,
+            moved_from=moved_from,
+            after_loss=after_loss,
+            reason=reason,
         )
-        self._of_type[host][slot.app, slot.type] += 1
-        if spec.port:
-            self._held.setdefault((host, spec.port), set()).add(slot)
-        self._changed.add(host)
+        assert slot not in self.touched, slot
+        self.touched.add(slot)
+        self._append(row, template, [slot.ordinal])
+        self.space.take(wish.key, wish.spec, row, slot)
 
-    def tell_to_retry(self, host: str, item: Assignment, mark: int) -> Assignment:
-        """The same stay with a grown mark."""
-        told = self._kept[host][item.uid] = replace(item, retry_mark=mark)
-        self._changed.add(host)
-        return told
+    def add_many(self, wish: Wish, ordinals: Ints, rows: Ints, reason: str) -> None:
+        """Of a type without a fixed port or marks of single slots: an ordinal for each row."""
+        name = wish.spec.name
+        template = self._template(
+            wish,
+            restart_mark=wish.app.restart_mark(name, 0),
+            retry_mark=wish.app.retry_mark(name, 0),
+            reason=reason,
+        )
+        order = np.argsort(rows, kind="stable")
+        sorted_rows, sorted_ordinals = rows[order], ordinals[order].tolist()
+        hosts, starts = np.unique(sorted_rows, return_index=True)
+        ends = [*starts.tolist()[1:], len(sorted_ordinals)]
+        for row, start, end in zip(hosts.tolist(), starts.tolist(), ends, strict=True):
+            self._append(row, template, sorted_ordinals[start:end])
+        counts = np.bincount(rows, minlength=len(self.book.names))
+        self.space.take_many(wish.key, wish.spec, counts)
+
+    def add_run(self, bundle: Bundle, spec: ProcessType, row: int) -> None:
+        stamped = replace(bundle, stem=self._stem(bundle.app), ordinals=())
+        self._append(row, stamped, [*bundle.ordinals])
+        self.space.take_run(spec, row)
+
+    def _append(self, row: int, template: Bundle, ordinals: list[int]) -> None:
+        of_row = self._added.setdefault(row, {})
+        known = of_row.get(id(template))
+        if known is None:
+            of_row[id(template)] = (template, ordinals)
+        else:
+            known[1].extend(ordinals)
+
+    def _template(self, wish: Wish, **fields: object) -> Bundle:
+        key = (wish.key, wish.release.number, *fields.values(), *fields)
+        template = self._templates.get(key)
+        if template is None:
+            plain = Bundle(
+                app=wish.app.name,
+                type=wish.spec.name,
+                release=wish.release.number,
+                stem=self._stem(wish.app.name),
+                ordinals=(),
+            )
+            template = self._templates[key] = replace(plain, **fields)  # type: ignore[arg-type]
+        return template
+
+    def _stem(self, app: str) -> str:
+        if app not in self._stems:
+            self._stems[app] = self._new_stem()
+        return self._stems[app]
+
+    # ------------------------------------------------------------------ what comes of it
 
     def documents(self, epoch: int) -> Iterator[AssignmentDocument]:
-        """A document of the next generation for every host that changed."""
-        for entry in self._world.hosts.values():
-            if entry.name not in self._changed:
-                continue
-            wanted = self._kept[entry.name].values()
+        """A document of the next generation for every host that changed, by name."""
+        rows = self._dropped.keys() | self._changed.keys() | self._added.keys()
+        for row in sorted(rows, key=lambda row: int(self.book.by_name[row])):
+            entry = self.book.entry(row)
             yield AssignmentDocument(
                 host=entry.name,
                 generation=(entry.document.generation if entry.document else 0) + 1,
                 epoch=epoch,
-                instances=tuple(sorted(wanted, key=lambda item: item.slot)),
+                bundles=tuple(sorted(self._bundles(row, entry.bundles), key=_order)),
             )
+
+    def _bundles(self, row: int, before: Sequence[Bundle]) -> Iterator[Bundle]:
+        dropped, changed = self._dropped.get(row, ()), self._changed.get(row, {})
+        for bundle in before:
+            if dropped or changed:
+                yield from _rest_of(bundle, dropped, changed)
+            else:
+                yield bundle
+        for template, ordinals in self._added.get(row, {}).values():
+            yield replace_ordinals(template, tuple(sorted(ordinals)))
 
     # ------------------------------------------------------------------ what hosts take
 
-    def count(self, host: str, app: str, type_name: str) -> int:
-        return self._of_type[host][app, type_name]
+    def fit(self, wish: Wish, barred: Mapping[int, str] | None = None) -> Fit:
+        return Fit(
+            self.space,
+            wish.key,
+            wish.spec,
+            states=self.states,
+            apart=sorted(self.apart_from(wish.key)),
+            barred=barred,
+        )
 
-    def room(self) -> int:
-        """How many instances of whatever all hosts together would still take."""
-        anything = ProcessType(name="", command="")
-        return sum(offer.free for offer in self.offers("", anything))
+    def apart_from(self, key: TypeKey) -> set[TypeKey]:
+        """Who shares no host with this type, whichever of the two says so."""
+        if self._apart is None:
+            self._apart = _apart(self.world)
+        return self._apart.get(key, set())
 
-    def offers(
-        self, app: str, spec: ProcessType, barred: Mapping[str, str] | None = None
-    ) -> list[placement.Offer]:
-        """Every known host. `barred` ones take nothing, for the reason given there."""
-        barred = barred or {}
-        return [
-            placement.Offer(
-                host=entry.name,
-                zone=zone_of(entry),
-                of_type=self._of_type[entry.name][app, spec.name],
-                total=len(self._kept[entry.name]),
-                instances_max=entry.status.capacity.instances_max if entry.status else 0,
-                port=spec.port,
-                refusal=barred.get(entry.name, "") or self._refusal(entry, spec),
-            )
-            for entry in self._world.hosts.values()
-            if entry.known
-        ]
+    def misfit(self, row: int, wish: Wish, item: Assignment) -> str:
+        """Why this stay's host cannot run this instead in its place; empty when it can.
 
-    def _refusal(self, entry: HostEntry, spec: ProcessType) -> str:
-        if departed(entry):
-            return "its agent was stopped"
-        state = self._states[entry.name]
-        if state is not HostState.READY:
-            return state.name.lower()
-        return self.misfit(entry, spec, None)
-
-    def misfit(self, entry: HostEntry, spec: ProcessType, slot: Slot | None) -> str:
-        """Why this host cannot run the type, however much room it has; empty when it can.
-
-        A port that only `slot` itself holds is no hindrance.
+        What the stay itself holds is no hindrance.
         """
-        abilities = entry.status.abilities if entry.status else ()
-        missing = [ability.value for ability in spec.requires if ability not in abilities]
-        if missing:
-            why = entry.status.inability if entry.status else ""
-            return f"cannot enforce {', '.join(missing)}" + (f" ({why})" if why else "")
-        if spec.port:
-            holders = self._held.get((entry.name, spec.port), ())
-            others = [holder for holder in holders if holder != slot]
-            if others:
-                return f"port {spec.port} is taken by {min(others)}"
-        return ""
+        fit = Fit(_Alone(self.space, self.world, row, item), wish.key, wish.spec,
+                  states=self.states, apart=sorted(self.apart_from(wish.key)))  # fmt: skip
+        ignored = {"joined", "state", "cordon", "history"}
+        failed = [check for check in fit.checks if not check.passed[row]]
+        return next((check.words(row) for check in failed if check.name not in ignored), "")
 
 
-def zone_of(entry: HostEntry) -> str:
-    return entry.status.labels.get(placement.ZONE_LABEL, "") if entry.status else ""
+class _Alone(Space):
+    """The same space as if one stay had gone already."""
+
+    def __init__(self, space: Space, world: World, row: int, item: Assignment) -> None:
+        super().__init__(space.book)
+        self.total = space.total.copy()
+        self.cpus_used, self.memory_used = space.cpus_used.copy(), space.memory_used.copy()
+        self._counts, self._ports = dict(space._counts), space._ports  # noqa: SLF001
+        self._own, self._row, self._slot = True, row, item.slot
+        release = world.releases.get((item.slot.app, item.release))
+        spec = release.type_named(item.slot.type) if release else None
+        self.total[row] -= 1
+        key = (item.slot.app, item.slot.type)
+        self._copy(key)[row] -= 1
+        if spec is not None:
+            self.cpus_used[row] -= needs_milli(spec)
+            self.memory_used[row] -= spec.resources.memory_bytes
+
+    def holders(self, row: int, port: int) -> set[Slot]:
+        found = super().holders(row, port)
+        return found - {self._slot} if row == self._row else found
+
+    def port_rows(self, port: int) -> set[int]:
+        return {row for row in super().port_rows(port) if self.holders(row, port)}
 
 
-def _held_ports(world: World) -> dict[tuple[str, int], set[Slot]]:
-    """(host, fixed port) → the slots that have it, also those that are only being stopped."""
-    ports = {
-        (app, number, spec.name): spec.port
-        for (app, number), release in world.releases.items()
-        for spec in release.types
-        if spec.port
-    }
-    held: dict[tuple[str, int], set[Slot]] = {}
-    if not ports:
-        return held
-    for entry in world.hosts.values():
-        seen = entry.status.instances if entry.status else ()
-        theirs = [(item.slot, item.release) for item in entry.assigned]
-        theirs += [(item.slot, item.release) for item in seen if item.state not in _GONE]
-        for slot, number in theirs:
-            port = ports.get((slot.app, number, slot.type))
-            if port:
-                held.setdefault((entry.name, port), set()).add(slot)
-    return held
+def _apart(world: World) -> dict[TypeKey, set[TypeKey]]:
+    found: dict[TypeKey, set[TypeKey]] = {}
+    for app in world.apps.values():
+        release = world.current_release(app)
+        for spec in release.types if release else ():
+            for text in spec.where.apart_from:
+                other_app, _, name = text.rpartition("/")
+                one, other = (app.name, spec.name), (other_app or app.name, name)
+                found.setdefault(one, set()).add(other)
+                found.setdefault(other, set()).add(one)
+    return found
+
+
+def _rest_of(
+    bundle: Bundle, dropped: set[str] | tuple[()], changed: Mapping[str, Assignment]
+) -> Iterator[Bundle]:
+    kept: list[int] = []
+    other: dict[tuple[int, bool], list[int]] = {}
+    for ordinal in bundle.ordinals:
+        uid = bundle.uid(ordinal)
+        if uid in dropped:
+            continue
+        item = changed.get(uid)
+        if item is None:
+            kept.append(ordinal)
+        else:
+            other.setdefault((item.retry_mark, item.ending), []).append(ordinal)
+    if len(kept) == len(bundle.ordinals):
+        yield bundle
+    elif kept:
+        yield replace_ordinals(bundle, tuple(kept))
+    for (retry_mark, ending), ordinals in other.items():
+        yield replace(bundle, ordinals=tuple(ordinals), retry_mark=retry_mark, ending=ending)
+
+
+def replace_ordinals(bundle: Bundle, ordinals: tuple[int, ...]) -> Bundle:
+    """`dataclasses.replace` takes four times as long, and a pass may make 200,000."""
+    return Bundle(
+        app=bundle.app,
+        type=bundle.type,
+        release=bundle.release,
+        stem=bundle.stem,
+        ordinals=ordinals,
+        restart_mark=bundle.restart_mark,
+        retry_mark=bundle.retry_mark,
+        failures=bundle.failures,
+        avoided_hosts=bundle.avoided_hosts,
+        surge=bundle.surge,
+        ending=bundle.ending,
+        moved_from=bundle.moved_from,
+        after_loss=bundle.after_loss,
+        reason=bundle.reason,
+        run=bundle.run,
+        command=bundle.command,
+        like=bundle.like,
+    )
+
+
+def _order(bundle: Bundle) -> tuple[object, ...]:
+    return bundle.app, bundle.type, bundle.ordinals, bundle.stem

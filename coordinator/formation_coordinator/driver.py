@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from formation.model import Slot
+from formation.model import AuditRecord
+from formation_coordinator.book import Book
 from formation_coordinator.live import LiveWorld
-from formation_coordinator.reconcile import Plan, reconcile
+from formation_coordinator.plan import Decision, Plan
+from formation_coordinator.reconcile import reconcile
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import (
+    Compare,
     CreateRevision,
     Delete,
     ModRevision,
@@ -26,6 +29,7 @@ from formation_coordinator.store.base import (
     split,
 )
 from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.world import Change
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ DEBOUNCE_MAX_S = 0.2
 DEBOUNCE_PASSES = 5
 RETRY_S = 0.5
 IDLE = Plan()
+LEADER = "the leader"
 MIRROR_WAIT_S = 5.0
 AUDIT_PERIOD_S = 600.0
 AUDIT_RECORDS_MAX = 5_000
@@ -48,15 +53,20 @@ class Driver:
         mirror: Mirror,
         live: LiveWorld,
         clock: Callable[[], float],
-        new_uid: Callable[[Slot], str],
+        now_ms: Callable[[], int],
+        new_id: Callable[[], str],
         replace_after_s: float,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._live = live
         self._clock = clock
-        self._new_uid = new_uid
+        self._now_ms = now_ms
+        self._new_id = new_id
         self._replace_after_s = replace_after_s
+        self._book = Book()
+        self._planning = asyncio.Lock()
+        self._last = IDLE
         self.sentence = ""
 
     async def lead(self, epoch: int) -> None:
@@ -81,7 +91,7 @@ class Driver:
                 self.sentence = plan.sentence
             try:
                 wait_s = self._wait_s(plan)
-                if plan.documents:
+                if plan.writes:
                     await self._commit(plan, epoch)
                     continue
             except (StoreError, TimeoutError) as error:
@@ -92,16 +102,23 @@ class Driver:
     async def plan(self, epoch: int) -> Plan:
         """What would be done now; changes nothing.
 
-        In a thread: with a hundred thousand instances it takes a second, and our lease lasts three.
+        In a thread: the first look at a hundred thousand instances takes a second, and our lease
+        lasts three. One at a time: all share the book.
         """
-        return await asyncio.to_thread(
-            reconcile,
-            self._live.world,
-            now_s=self._clock(),
-            epoch=epoch,
-            replace_after_s=self._replace_after_s,
-            new_uid=self._new_uid,
-        )
+        async with self._planning:
+            plan = await asyncio.to_thread(
+                reconcile,
+                self._live.world,
+                now_s=self._clock(),
+                wall_ms=self._now_ms(),
+                epoch=epoch,
+                replace_after_s=self._replace_after_s,
+                new_stem=self._new_id,
+                book=self._book,
+                progress=self._last.progress,
+            )
+            self._last = plan
+        return plan
 
     def _wait_s(self, plan: Plan) -> float:
         if plan.wake_at_s is None:
@@ -113,13 +130,12 @@ class Driver:
 
         A refused or unknown write is never retried as it is: the caller plans again on what is.
         """
-        puts = [Put(keys.assignments(d.host), codec.encode(d)) for d in plan.documents]
         revision = 0
-        for batch in split(puts):
+        for batch, extra in self._batches(plan):
             fence = CreateRevision(keys.leader(), epoch)
-            seen = [ModRevision(put.key, self._live.revision_of(put.key)) for put in batch]
+            seen = [ModRevision(item.key, self._live.revision_of(item.key)) for item in batch]
             try:
-                outcome = await self._store.commit([fence, *seen], batch)
+                outcome = await self._store.commit([fence, *seen, *extra], batch)
             except OutcomeUnknown:
                 revision = (await self._store.ranges([Span.prefix(keys.LEADER)])).revision
                 break
@@ -128,6 +144,32 @@ class Driver:
                 log.info("the world changed under the plan; planning again")
                 break
         await self._mirror.wait_for(revision, MIRROR_WAIT_S)
+
+    def _batches(self, plan: Plan) -> Iterator[tuple[list[Put | Delete], list[Compare]]]:
+        """Transactions that fit etcd's limits; the first holds what belongs together."""
+        absent: list[Compare] = [ModRevision(keys.session(host), 0) for host in plan.absent]
+        documents = {d.host: Put(keys.assignments(d.host), codec.encode(d)) for d in plan.documents}
+        first: list[Put | Delete] = [_record(change) for change in plan.records]
+        first += [self._audit(decision) for decision in plan.decisions]
+        first += [documents.pop(host) for host in plan.together]
+        if first:
+            yield first, absent
+        for batch in split([*documents.values()]):
+            yield list(batch), absent
+
+    def _audit(self, decision: Decision) -> Put:
+        at_ms = self._now_ms()
+        record = AuditRecord(
+            at_ms=at_ms,
+            who=LEADER,
+            action=decision.action,
+            subject=decision.app,
+            detail=decision.detail,
+            before=decision.before,
+            after=decision.after,
+            why=decision.why,
+        )
+        return Put(keys.audit(at_ms, self._new_id()), codec.encode(record))
 
     async def _bound_audit(self, epoch: int) -> None:
         """Keep the newest records only."""
@@ -140,6 +182,11 @@ class Driver:
             except StoreError as error:
                 log.warning("the audit trail was not trimmed: %s", error)
             await asyncio.sleep(AUDIT_PERIOD_S)
+
+
+def _record(change: Change) -> Put | Delete:
+    key = "/".join((change.kind, *change.names))
+    return Delete(key) if change.record is None else Put(key, codec.encode(change.record))
 
 
 def debounce_after(pass_s: float) -> float:

@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from formation.model import InstanceState
-from formation_coordinator import rollout
 from formation_coordinator.draft import Past
 from formation_coordinator.stays import Stay
 
 ON_TRIAL_MAX = 50
 HOSTS_LEFT_MAX = 8
+_SHARE = 4
 _TRIED = frozenset(
     {
         InstanceState.HEALTHY,
@@ -41,10 +41,11 @@ def may_leave(stay: Stay) -> bool:
     return status.crash_looping and status.state is InstanceState.BACKOFF
 
 
-def allowance(current: Iterable[Stay], quantity: int) -> int:
-    """How many more of a type may hop now. `current`: its kept stays of the current release."""
-    on_trial = sum(_on_trial(stay) for stay in current)
-    return max(0, min(rollout.unavailable_max(quantity), ON_TRIAL_MAX) - on_trial)
+def allowance(unwell: Iterable[Stay], quantity: int) -> int:
+    """How many more of a type may hop now. `unwell`: its stays of the current release that are not
+    healthy."""
+    on_trial = sum(_on_trial(stay) for stay in unwell)
+    return max(0, min(max(1, quantity // _SHARE), ON_TRIAL_MAX) - on_trial)
 
 
 def _on_trial(stay: Stay) -> bool:

@@ -87,14 +87,16 @@ class LiveWorld:
         if kind == "status" and names[0] in self._held:
             return None
         if event.value is None:
-            return Change(kind=kind, names=names, record=None)
+            return Change(kind=kind, names=names, record=None, revision=event.revision)
         try:
             record = codec.decode(event.key, event.value.value)
         except WireError as error:
             log.warning("etcd holds what this version cannot read: %s; it is left alone", error)
-            return Change(kind=kind, names=names, record=None, problem=str(error))
+            return Change(
+                kind=kind, names=names, record=None, problem=str(error), revision=event.revision
+            )
         assert not isinstance(record, AuditRecord), "the audit trail is not mirrored"
-        return Change(kind=kind, names=names, record=record)
+        return Change(kind=kind, names=names, record=record, revision=event.revision)
 
     def _apply(self, given: Iterable[Change]) -> None:
         changes = tuple(given)

@@ -1,9 +1,15 @@
 """Stays that leave a host that is heard, carried out when all else has its place. Pure.
 
-For one of two reasons:
+For one of these reasons:
 
 * Its host cannot run the new release. Until another one can, the old release goes on.
 * It crash-loops there, and `hops` allows another try elsewhere. When no host is left it stays.
+* Its host is being drained, or no longer has the labels that the type requires.
+* An operator asked for better balance (`Rebalance`).
+
+For the first two the slot's old stay ends when the new one is written. For the others the new stay
+comes first and the old one goes when it works (`reconcile` settles the two), so many at once as a
+change of the type may surge; where two copies must never run, the old one ends first.
 
 Mutable, and private to one pass.
 """
@@ -13,12 +19,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from formation.model import HostState, Slot
 from formation.policy import LOOP_FAILURES, LOOP_WITHIN_S
-from formation_coordinator import hops, placement
+from formation_coordinator import hops, placement, rollout
 from formation_coordinator.draft import FRESH, Draft, Past
+from formation_coordinator.fit import Fit
 from formation_coordinator.stays import OfType, Stay
-from formation_coordinator.world import is_current
 
 # Each costs a look at every host. What was written starts the next pass, which goes on.
 MOVES_MAX = 50
@@ -26,106 +34,167 @@ MOVES_MAX = 50
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """`barred`: hosts that it does not go to, each with the reason."""
+    """`barred`: rows that it does not go to, each with the reason. `to`: the only one it may go
+    to."""
 
     of_type: OfType
     stay: Stay
     past: Past
-    barred: Mapping[str, str]
+    barred: Mapping[int, str]
+    reason: str
+    to: int | None = None
 
 
 class Moves:
     def __init__(self, draft: Draft) -> None:
         self.replaced = 0
+        self.moving = 0
         self.hopped: list[str] = []
         self.pending: dict[Slot, str] = {}
         self._draft = draft
         self._left = MOVES_MAX
         self._replacements: list[_Move] = []
         self._hops: list[tuple[list[_Move], int]] = []  # of one type, and how many of them may go
+        self._leaving: list[tuple[list[_Move], int]] = []
 
-    def replace(self, of_type: OfType, stay: Stay) -> None:
+    def replace(self, of_type: OfType, stay: Stay, reason: str) -> None:
         """Ask for a new stay of the current release, on another host than this one."""
-        barred = of_type.hosts_of(stay.slot.ordinal)
-        self._replacements.append(_Move(of_type, stay, FRESH, barred))
+        barred = _there_already(of_type, stay)
+        self._replacements.append(_Move(of_type, stay, FRESH, barred, reason))
 
     def find_hops(self, of_type: OfType) -> None:
         """Of the current release only: what is stale gets another chance with its new one."""
-        leaving = [stay for stay in of_type.best.values() if _leaves(of_type, stay)]
+        leaving = [stay for stay in of_type.on(of_type.book.looping) if _hops(stay)]
         if not leaving:
             return
-        current = (s for s in of_type.best.values() if is_current(of_type.app, s.assignment))
-        allowed = hops.allowance(current, of_type.quantity)
+        unwell = (stay for stay in of_type.on(of_type.book.unwell) if stay.current)
+        allowed = hops.allowance(unwell, of_type.quantity)
         if allowed:
-            by_ordinal = sorted(leaving, key=lambda stay: stay.slot)
-            self._hops.append(([_hop_of(of_type, stay) for stay in by_ordinal], allowed))
+            self._hops.append(([_hop_of(of_type, stay) for stay in leaving], allowed))
+
+    def leave(
+        self,
+        of_type: OfType,
+        leaving: Iterable[tuple[Stay, str]],
+        to: Mapping[int, int] | None = None,
+    ) -> None:
+        """These are to run elsewhere, each for the reason beside it, when a new stay works there.
+
+        `to`: by ordinal the row where it is to go.
+        """
+        moves = [
+            _Move(
+                of_type, stay, _past(stay), _there_already(of_type, stay), reason,
+                to.get(stay.ordinal) if to else None,
+            )
+            for stay, reason in leaving
+            if len(of_type.of_slot(stay.ordinal)) == 1
+        ]  # fmt: skip
+        at_once = max(1, rollout.surge_max(of_type.spec.rollout, of_type.quantity))
+        under_way = sum(
+            stay.assignment.moved_from != "" and not stay.assignment.after_loss
+            for ordinal in of_type.book.doubles
+            for stay in of_type.of_slot(ordinal)
+        )
+        if moves:
+            self._leaving.append((moves, at_once - under_way))
 
     def carry_out(self) -> None:
         for move in self._replacements:
             self._replace(move)
         for moves, allowed in self._hops:
             self._hop(moves, allowed)
+        for moves, allowed in self._leaving:
+            self._leave(moves, allowed)
 
     def _replace(self, move: _Move) -> None:
-        if self._left == 0:
+        if self._left == 0 or move.stay.slot in self._draft.touched:
             return
-        host, why = self._move(move)
-        if host:
-            self.replaced += 1
-        else:
-            self.pending[move.stay.slot] = not_replaced(why)
+        row, fit = self._place(move)
+        if row is None:
+            self.pending[move.stay.slot] = not_replaced(fit.reason())
+            return
+        self._end(move)
+        self._add(move, row)
+        self.replaced += 1
 
     def _hop(self, moves: Sequence[_Move], allowed: int) -> None:
         """As many of these as find another host; those that find none hold up nobody."""
-        fitting = self._fitting(moves[0].of_type)
         for move in moves:
             if allowed == 0 or self._left == 0:
                 return
-            if fitting <= move.barred.keys():
+            if move.stay.slot in self._draft.touched:
                 continue
-            host, why = self._move(move)
-            assert host, why
-            self.hopped.append(_sentence(move.stay, host))
+            row, _ = self._place(move)
+            if row is None:
+                continue
+            self._end(move)
+            self._add(move, row, moved_from=move.stay.assignment.moved_from)
+            self.hopped.append(_sentence(move.stay, self._draft.book.names[row]))
             allowed -= 1
-            fitting = self._fitting(move.of_type)
 
-    def _fitting(self, of_type: OfType) -> set[str]:
-        offers = self._draft.offers(of_type.app.name, of_type.spec)
-        return {offer.host for offer in offers if offer.free}
+    def _leave(self, moves: Sequence[_Move], allowed: int) -> None:
+        for move in moves:
+            if self._left == 0 or move.stay.slot in self._draft.touched:
+                continue
+            if allowed <= 0:
+                return
+            row, fit = self._place(move)
+            if row is None:
+                self.pending[move.stay.slot] = f"{move.reason}, and {fit.reason()}"
+                continue
+            self._add(move, row, moved_from=move.stay.host)
+            self.moving += 1
+            allowed -= 1
 
-    def _move(self, move: _Move) -> tuple[str, str]:
-        """The stay ends and its slot goes on elsewhere. Gives the host, or why there is none."""
+    def _place(self, move: _Move) -> tuple[int | None, Fit]:
         self._left -= 1
-        app, spec = move.of_type.app, move.of_type.spec
-        result = placement.place(1, self._draft.offers(app.name, spec, move.barred))
-        if result.unplaced:
-            return "", result.reason()
-        (host,) = result.counts
-        self._draft.drop(move.stay.host, move.stay.assignment)
-        self._draft.add(app, spec, move.stay.slot, host, move.past)
-        return host, ""
+        fit = self._draft.fit(move.of_type.wish, move.barred)
+        if move.to is not None:
+            return (move.to if fit.room[move.to] > 0 else None), fit
+        rows = np.flatnonzero(placement.place(1, fit.columns()))
+        return (int(rows[0]) if len(rows) else None), fit
 
+    def _add(self, move: _Move, row: int, *, moved_from: str = "") -> None:
+        wish, stay = move.of_type.wish, move.stay
+        self._draft.add(
+            wish, stay.slot, row, move.reason, past=move.past,
+            surge=stay.assignment.surge, moved_from=moved_from,
+        )  # fmt: skip
 
-def failed_there(hosts: Iterable[str]) -> dict[str, str]:
-    return dict.fromkeys(hosts, "it kept failing there")
+    def _end(self, move: _Move) -> None:
+        self._draft.drop(move.stay.row, move.stay.assignment)
+        move.of_type.gone.add(move.stay.assignment.uid)
 
 
 def not_replaced(why: str) -> str:
     return f"its new release fits nowhere, the old one goes on; {why}"
 
 
-def _leaves(of_type: OfType, stay: Stay) -> bool:
-    return (
-        hops.may_leave(stay)
-        and stay.state is HostState.READY
-        and is_current(of_type.app, stay.assignment)
-    )
+def failed_there(draft: Draft, hosts: Iterable[str]) -> dict[int, str]:
+    rows = draft.book.rows
+    return {rows[host]: "it kept failing there" for host in hosts if host in rows}
+
+
+def _there_already(of_type: OfType, stay: Stay) -> dict[int, str]:
+    return {s.row: "it is there already" for s in of_type.of_slot(stay.ordinal)}
+
+
+def _past(stay: Stay) -> Past:
+    """What keeps failing somewhere is not sent there by another reason either."""
+    return Past(avoided_hosts=stay.assignment.avoided_hosts) if stay.current else FRESH
+
+
+def _hops(stay: Stay) -> bool:
+    return hops.may_leave(stay) and stay.state is HostState.READY and stay.current
 
 
 def _hop_of(of_type: OfType, stay: Stay) -> _Move:
     past = hops.past_after(stay)
-    barred = of_type.hosts_of(stay.slot.ordinal) | failed_there(past.avoided_hosts)
-    return _Move(of_type, stay, past, barred)
+    barred = _there_already(of_type, stay)
+    book = of_type.rows
+    barred |= {book[host]: "it kept failing there" for host in past.avoided_hosts if host in book}
+    return _Move(of_type, stay, past, barred, f"it kept failing on {stay.host}")
 
 
 def _sentence(stay: Stay, host: str) -> str:

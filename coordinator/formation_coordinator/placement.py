@@ -1,152 +1,117 @@
-"""Which hosts get how many. Pure: hosts and a demand in, counts or reasons out.
+"""How many of a type each host gets. Pure: columns and a number in, counts out.
 
-Instances of one type are interchangeable, so counts are placed, not items: zones are levelled by
-how many of this type they run, then the hosts inside each zone, as water fills glasses. Cost
-grows with hosts, not with instances. The same functions serve the leader and every question about
-"why not".
+Instances of one type are interchangeable, so counts are placed, not items: the hosts that come
+first (`tier`) are filled before the others; among them the values of each `spread` label are
+levelled by how many of this type they run, then the hosts, as water fills glasses. The last ties go
+to the host with most room, then by name. Cost grows with hosts, not with instances.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
-ZONE_LABEL = "zone"
-# What one host's document and status hold within etcd's limit of 1.5 MiB a request.
-HOST_INSTANCES_MAX = 5_000
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """One host as placement sees it. `refusal` non-empty: it takes nothing, for this reason.
-
-    `port`: the fixed one of the type that is placed, so the host takes one of it; 0: none.
+class Columns:
+    """A value for each host. `room`: how many more it takes; `level`: how many of this type it has;
+    `tier`: higher ones are filled first; `groups`: for each label to spread by a number that stands
+    for the host's value, and for those of the labels before it; `rank`: the order of names.
     """
 
-    host: str
-    zone: str = ""
-    of_type: int = 0
-    total: int = 0
-    instances_max: int = 0
-    port: int = 0
-    refusal: str = ""
-
-    @property
-    def free(self) -> int:
-        """How many more it takes."""
-        if self.refusal:
-            return 0
-        free = max(0, self.limit - self.total)
-        return min(1, free) if self.port else free
-
-    @property
-    def limit(self) -> int:
-        return min(self.instances_max or HOST_INSTANCES_MAX, HOST_INSTANCES_MAX)
-
-    def explain(self) -> str:
-        """Why it takes nothing more, in words and numbers; empty when it would."""
-        if self.refusal:
-            return self.refusal
-        if self.free == 0:
-            return f"full ({self.total} of {self.limit} instances)"
-        return ""
-
-    def taking(self, count: int) -> Offer:
-        """The same host once it has taken so many."""
-        if count and self.port:
-            refusal = f"port {self.port} is taken by another of this type"
-            return replace(self, total=self.total + count, refusal=refusal)
-        return replace(self, total=self.total + count)
+    room: Ints
+    level: Ints
+    tier: Ints
+    groups: tuple[Ints, ...]
+    rank: Ints
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    counts: Mapping[str, int]
-    unplaced: int
-    refusals: Mapping[str, str]
-
-    def reason(self) -> str:
-        """One line for people: every host and why not."""
-        if not self.refusals:
-            return "no host has joined"
-        return "no host: " + "; ".join(f"{h}: {why}" for h, why in sorted(self.refusals.items()))
-
-
-@dataclass(frozen=True, slots=True)
-class Glass:
-    """Something to level: how full it is, how much more it takes; `rank` decides the last ties."""
-
-    key: str
-    level: int
-    room: int
-    rank: tuple[int, str]
+def place(count: int, columns: Columns) -> Ints:
+    """How many each host gets; fewer than `count` in all when there is not enough room."""
+    placed = np.zeros(len(columns.room), dtype=np.int64)
+    open_ = np.flatnonzero(columns.room > 0)
+    while count > 0 and len(open_):
+        tiers = columns.tier[open_]
+        best = tiers == tiers.max()
+        rows = open_[best]
+        poured = _pour(count, rows, columns, 0)
+        placed[rows] = poured
+        count -= int(poured.sum())
+        open_ = open_[~best]
+    return placed
 
 
-def place(count: int, offers: Sequence[Offer]) -> Placement:
-    """Spread `count` instances of one type: by zone, then fewest of this type, then headroom."""
-    by_zone: dict[str, list[Offer]] = {}
-    for offer in offers:
-        by_zone.setdefault(offer.zone, []).append(offer)
-    zones = [
-        Glass(
-            key=zone,
-            level=sum(offer.of_type for offer in members),
-            room=sum(offer.free for offer in members),
-            rank=(0, zone),
-        )
-        for zone, members in by_zone.items()
-    ]
-    counts: dict[str, int] = {}
-    for zone, share in fill(zones, count).items():
-        glasses = [
-            Glass(key=o.host, level=o.of_type, room=o.free, rank=(0, o.host)) for o in by_zone[zone]
-        ]
-        counts.update(fill(glasses, share))
-    unplaced = count - sum(counts.values())
-    filled = [offer.taking(counts.get(offer.host, 0)) for offer in offers]
-    refusals = {o.host: why for o in filled if (why := o.explain())} if unplaced else {}
-    return Placement(counts=counts, unplaced=unplaced, refusals=refusals)
+def _pour(count: int, rows: Ints, columns: Columns, depth: int) -> Ints:
+    """Into these hosts, whose values of the first `depth` labels are the same."""
+    if depth == len(columns.groups):
+        return fill(count, columns.level[rows], columns.room[rows], columns.rank[rows])
+    groups = columns.groups[depth]
+    values, inverse = np.unique(groups[rows], return_inverse=True)
+    if len(values) == 1:
+        return _pour(count, rows, columns, depth + 1)
+    # All of a zone count, also those on hosts that take none.
+    levels = np.bincount(groups, weights=columns.level)[values].astype(np.int64)
+    rooms = np.bincount(inverse, weights=columns.room[rows]).astype(np.int64)
+    poured = np.zeros(len(rows), dtype=np.int64)
+    for index, share in enumerate(fill(count, levels, rooms, values).tolist()):
+        if share:
+            members = inverse == index
+            poured[members] = _pour(share, rows[members], columns, depth + 1)
+    return poured
 
 
-def fill(glasses: Sequence[Glass], count: int) -> dict[str, int]:
+def fill(count: int, levels: Ints, rooms: Ints, rank: Ints) -> Ints:
     """Pour `count` units so that the lowest rise first; what finds no room stays unpoured."""
-    count = min(count, sum(glass.room for glass in glasses))
+    count = min(count, int(rooms.sum()))
     if count <= 0:
-        return {}
-    level = _water_line(glasses, count)
-    poured = {g.key: _poured(g, level - 1) for g in glasses}
-    rest = count - sum(poured.values())
-    at_line = [g for g in glasses if _poured(g, level) > poured[g.key]]
-    roomiest_first = sorted(at_line, key=lambda g: (poured[g.key] - g.room, g.rank))
-    for glass in roomiest_first[:rest]:
-        poured[glass.key] += 1
-    return {key: units for key, units in poured.items() if units}
+        return np.zeros(len(levels), dtype=np.int64)
+    line = _water_line(count, levels, rooms)
+    poured = np.clip(line - 1 - levels, 0, rooms)
+    rest = count - int(poured.sum())
+    if rest:
+        at_line = np.flatnonzero((levels < line) & (poured < rooms) & (levels + poured < line))
+        roomiest_first = np.lexsort((rank[at_line], (poured - rooms)[at_line]))
+        poured[at_line[roomiest_first[:rest]]] += 1
+    return poured
 
 
-def _poured(glass: Glass, level: int) -> int:
-    return min(glass.room, max(0, level - glass.level))
-
-
-def _water_line(glasses: Sequence[Glass], count: int) -> int:
+def _water_line(count: int, levels: Ints, rooms: Ints) -> int:
     """The lowest level at which all of `count` has gone in; found by halving."""
-    low = min(glass.level for glass in glasses)
-    high = max(glass.level for glass in glasses) + count
+    low, high = int(levels.min()), int(levels.max()) + count
     while low < high:
         middle = (low + high) // 2
-        if sum(_poured(glass, middle) for glass in glasses) >= count:
+        if int(np.clip(middle - levels, 0, rooms).sum()) >= count:
             high = middle
         else:
             low = middle + 1
     return low
 
 
+def deal(counts: Ints, levels: Ints, rank: Ints) -> Ints:
+    """A row for each unit, emptiest first: neighbouring ordinals land on different hosts."""
+    rows = np.flatnonzero(counts)
+    rows = rows[np.argsort(rank[rows], kind="stable")]
+    given = counts[rows]
+    of_unit = np.repeat(rows, given)
+    first = np.repeat(np.cumsum(given) - given, given)
+    height = levels[of_unit] + np.arange(len(of_unit)) - first
+    return of_unit[np.argsort(height, kind="stable")]
+
+
 class Worth(IntEnum):
-    """What a scale-down takes first. FINISHED costs nothing: no process of it is stopped."""
+    """What a scale-down takes first. FINISHED costs nothing: no process of it is stopped. A SURGE
+    was only there for a change."""
 
     UNHEALTHY = 0
     FINISHED = 1
-    HEALTHY = 2
+    SURGE = 2
+    HEALTHY = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,13 +146,9 @@ def choose_surplus(candidates: Sequence[Candidate], count: int) -> tuple[int, ..
 
 def _drain(groups: Mapping[str, Sequence[Candidate]], count: int) -> dict[str, int]:
     """Filling upside down: the fullest group gives first; ties give their newest first."""
-    glasses = [
-        Glass(
-            key=key,
-            level=-len(members),
-            room=len(members),
-            rank=(-max(member.ordinal for member in members), key),
-        )
-        for key, members in groups.items()
-    ]
-    return fill(glasses, count)
+    if count <= 0:
+        return {}
+    keys = sorted(groups, key=lambda key: -max(member.ordinal for member in groups[key]))
+    sizes = np.array([len(groups[key]) for key in keys], dtype=np.int64)
+    given = fill(count, -sizes, sizes, np.arange(len(keys), dtype=np.int64))
+    return {key: int(units) for key, units in zip(keys, given, strict=True) if units}

@@ -1,342 +1,399 @@
 """(world, now) → Plan: everything the leader should write next, as values. Pure.
 
 Level, not edge: a plan depends on the world as it is, never on what happened before, so the loop is
-right after any number of lost events and a pass over a satisfied world changes nothing.
+right after any number of lost events and a pass over a satisfied world changes nothing. Two things
+are handed from pass to pass, and both may be lost: the `Book` (sums over the world, so that a pass
+costs what changed) and `progress` (since when a change has not come further).
 
-Theory of operation, per process type:
+Theory of operation, per process type (the rules are in `upkeep`, their reasons in
+docs/design/reconcile.md):
 
-1. Stays whose app or type is gone are dropped; so is a host's document entry that nobody wants. An
-   app whose record or release cannot be read is left alone.
-2. A slot with two stays (one was replaced while its host was silent) keeps the better one; the
-   other goes only when the kept one is healthy, or at once where the kept one has moved away from.
-3. More slots than wanted: `placement.choose_surplus` says which go.
-4. What is left hears of a retry that was asked for: the same stay, with a grown mark.
-5. A slot whose every stay sits on a lost host is placed again elsewhere, unless the brake is on.
-   The entry on the lost host stays until rule 2 drops it: if the host comes back first, nothing was
+1. Stays whose app or type is gone are dropped. An app whose record or release cannot be read is
+   left alone.
+2. A stay that is `ending` is dropped when its agent surely has stopped it.
+3. A slot with two stays keeps the better one; the other goes only when the kept one works, or at
+   once where the kept one has moved away from it.
+4. More slots than wanted: `placement.choose_surplus` says which go.
+5. What is left hears of a retry that was asked for: the same stay, with a grown mark.
+6. A slot whose every stay sits on a lost host is placed again elsewhere, unless the brake is on.
+   The entry on the lost host stays until rule 3 drops it: if the host comes back first, nothing was
    lost. What is over (FINISHED, FAILED) is not run again because its host went away.
-6. Missing slots get the lowest free ordinals and are placed: one of every type, then the rest.
-7. Stale stays (older release, restart asked for) are replaced as `rollout` allows: in place, or
-   elsewhere when the host cannot run the new release; when nobody can, the old one goes on.
-8. Last, with what room is left, crash-looping stays hop to other hosts as `hops` allows.
+7. Missing slots get the lowest free ordinals and are placed: one of every type, then the rest.
+8. Stale stays (another definition, restart asked for) are replaced as `rollout` allows: in place,
+   or elsewhere when the host cannot run the new release; when nobody can, the old one goes on.
+9. Last, with what room is left, stays leave hosts that are drained, that no longer fit or where
+   they crash, and make the moves of a rebalance.
 
-What is placed because of 5 goes to hosts that its slot left by 8 only when no other takes it.
+Exclusive types differ in one thing: a copy is never placed while another may run. What is withdrawn
+is marked `ending` first; a silent host is waited for until its agent has surely stopped its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import count as count_from
+from dataclasses import replace
+from typing import NamedTuple
 
-from formation.model import (
-    App,
-    Assignment,
-    AssignmentDocument,
-    HostState,
-    ProcessType,
-    Slot,
-)
-from formation_coordinator import moves, placement, rollout, stays
-from formation_coordinator.draft import FRESH, Draft, NewUid, Past
-from formation_coordinator.moves import Moves, failed_there
-from formation_coordinator.stays import OfType, Stay
-from formation_coordinator.world import (
-    World,
-    brake_is_on,
-    departed,
-    host_state,
-    is_current,
-    is_over,
-)
+import numpy as np
 
-# Slots without room beyond these are counted, not listed one by one.
-PENDING_NAMED_MAX = 1_000
-BRAKE = (
-    "the brake is on: most hosts are silent, so nothing is replaced until they return "
-    "or are given up with formctl hosts forget"
-)
+from formation.model import App, HostState, ProcessType, Release, Slot
+from formation.rules import Rollout
+from formation_coordinator import placement, rollout
+from formation_coordinator.book import Book, TypeKey
+from formation_coordinator.desk import Demand, Desk, Now, open_desk
+from formation_coordinator.draft import FRESH, NewStem, Wish
+from formation_coordinator.fit import Fit
+from formation_coordinator.plan import BRAKE, Decision, Plan
+from formation_coordinator.rebalance import follow_rebalance
+from formation_coordinator.rollout import Progress
+from formation_coordinator.runs import Runs
+from formation_coordinator.stays import OfType
+from formation_coordinator.upkeep import Upkeep
+from formation_coordinator.world import Change, World
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to write, when to look again without an event, and one sentence about it.
-
-    `pending`: slots that are not where they should be, with the reason. `left_alone`: apps of which
-    nothing is changed, with the reason.
-    """
-
-    documents: tuple[AssignmentDocument, ...] = ()
-    wake_at_s: float | None = None
-    sentence: str = "nothing to do"
-    pending: Mapping[Slot, str] = field(default_factory=dict)
-    left_alone: Mapping[str, str] = field(default_factory=dict)
-    brake: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Demand:
-    app: App
-    spec: ProcessType
-    slot: Slot
-    moved: bool
-    first_of_type: bool
-    past: Past = FRESH
+__all__ = ["BRAKE", "Plan", "reconcile"]
 
 
 def reconcile(
-    world: World, *, now_s: float, epoch: int, replace_after_s: float, new_uid: NewUid
+    world: World,
+    *,
+    now_s: float,
+    wall_ms: int,
+    epoch: int,
+    replace_after_s: float,
+    new_stem: NewStem,
+    book: Book | None = None,
+    progress: Mapping[TypeKey, Progress] | None = None,
 ) -> Plan:
     """The next step towards what users want.
 
-    `new_uid(slot)` gives a uid that was never used; `now_s` is of the clock that stamped the
-    world's silences. Raises nothing: what cannot be placed is in `Plan.pending` with its reasons.
+    `new_stem()` gives a text that was never used; `now_s` is of the clock that stamped the world's
+    silences, `wall_ms` the wall clock's, for schedules. `book` is brought up to date. Raises
+    nothing: what cannot be placed is in `Plan.pending` with its reasons.
     """
-    return _Pass(world, now_s, epoch, replace_after_s, new_uid).run()
+    now = Now(monotonic_s=now_s, wall_ms=wall_ms, replace_after_s=replace_after_s)
+    desk = open_desk(world, book or Book(), now, new_stem, progress or {})
+    return _Pass(desk, epoch).run()
+
+
+class _Changed(NamedTuple):
+    """A type that differs between an app's last stable release and the wanted one."""
+
+    upkeep: Upkeep
+    arrived: bool
 
 
 class _Pass:
-    def __init__(
-        self, world: World, now_s: float, epoch: int, replace_after_s: float, new_uid: NewUid
-    ) -> None:
-        self.world, self.epoch = world, epoch
-        self.replace_after_s = replace_after_s
-        self.states = {
-            name: host_state(entry, now_s=now_s, replace_after_s=replace_after_s)
-            for name, entry in world.hosts.items()
-        }
-        self.brake = brake_is_on(world)
-        self.draft = Draft(world, self.states, new_uid)
-        self.room = self.draft.room()
-        self.stays = stays.index(world, self.states)
-        self.unnamed = 0  # wanted, beyond all room, and too many to list one by one
-        self.demands: list[_Demand] = []
-        self.pending: dict[Slot, str] = {}
-        self.left_alone: dict[str, str] = {}
-        self.moves = Moves(self.draft)
-        self.tally = dict.fromkeys(("placed", "moved", "replaced", "removed", "told to retry"), 0)
+    def __init__(self, desk: Desk, epoch: int) -> None:
+        self.desk, self.epoch = desk, epoch
+        self.world, self.book, self.draft = desk.world, desk.book, desk.draft
+        self.room = int(np.maximum(self.book.limit - self.book.total, 0)[self.book.connected].sum())
 
     def run(self) -> Plan:
+        desk = self.desk
         self._leave_unreadable_alone()
+        known: set[TypeKey] = set()
         for app in sorted(self.world.apps.values(), key=lambda item: item.name):
             release = self.world.current_release(app)
-            for spec in release.types if release else ():
-                self._one_type(app, spec)
-        self._drop_unwanted_types()
+            if app.name not in desk.left_alone and release is not None:
+                self._one_app(app, release, known)
+        self._drop_unwanted_types(known)
         self._place_demands()
-        self.moves.carry_out()
-        self.tally["replaced"] += self.moves.replaced
-        self.pending |= self.moves.pending
-        return self._plan()
+        runs = Runs(self.world, self.book, self.draft, desk.now.wall_ms).look()
+        moves_left = follow_rebalance(desk)
+        desk.moves.carry_out()
+        desk.tally["replaced"] += desk.moves.replaced
+        desk.tally["moving"] += desk.moves.moving
+        desk.pending |= desk.moves.pending | runs.pending
+        desk.tally["placed"] += runs.placed
+        for name, made in runs.made.items():
+            app = desk.apps.get(name, self.world.apps[name])
+            desk.apps[name] = replace(app, runs_made=app.runs_made + made)
+        records = [*self._app_records(), *runs.changes, *moves_left]
+        if runs.wake_at_ms is not None:
+            desk.wake(desk.now.monotonic_s + (runs.wake_at_ms - desk.now.wall_ms) / 1000)
+        return self._plan(records, runs.hosts)
 
     def _leave_unreadable_alone(self) -> None:
         """What we cannot read is no reason to stop what runs."""
-        unreadable = self.world.unreadable
+        unreadable, left_alone = self.world.unreadable, self.desk.left_alone
         for app in self.world.apps.values():
             if self.world.current_release(app) is None:
                 key = ("releases", (app.name, str(app.release)))
                 why = unreadable.get(key, f"release v{app.release} is missing")
-                self.left_alone[app.name] = f"{app.name} is left alone: {why}; apply it again"
+                left_alone[app.name] = f"{app.name} is left alone: {why}; apply it again"
         for (kind, names), why in unreadable.items():
             if kind == "apps":
-                self.left_alone[names[0]] = f"{names[0]} is left alone: {why}"
-        for of_type in [key for key in self.stays if key[0] in self.left_alone]:
-            del self.stays[of_type]
+                left_alone[names[0]] = f"{names[0]} is left alone: {why}"
 
-    def _one_type(self, app: App, spec: ProcessType) -> None:
-        slots = self.stays.pop((app.name, spec.name), {})
-        if app.name in self.left_alone:
+    # ------------------------------------------------------------------ one app
+
+    def _one_app(self, app: App, release: Release, known: set[TypeKey]) -> None:
+        changed: list[_Changed] = []
+        for spec in release.types:
+            if spec.schedule is not None:
+                continue
+            known.add((app.name, spec.name))
+            upkeep = self._one_type(Wish(app=app, spec=spec, release=release))
+            if self._is_changing(app, spec):
+                changed.append(_Changed(upkeep, _has_arrived(upkeep)))
+        if app.release != app.stable_release:
+            self._judge_change(app, changed)
+
+    def _one_type(self, wish: Wish) -> Upkeep:
+        quantity = wish.app.formation.get(wish.spec.name, 0)
+        of_type = OfType(wish, quantity, self.book, self.desk.states)
+        upkeep = Upkeep(self.desk, of_type, self.room)
+        if self._needs_upkeep(of_type):
+            upkeep.run()
+        return upkeep
+
+    def _needs_upkeep(self, of_type: OfType) -> bool:
+        """Cheap: is there anything about this type that a rule may act on?"""
+        book = of_type.book
+        return bool(
+            of_type.spec.per_host
+            or of_type.spec.where.require
+            or book.slots != of_type.quantity
+            or book.doubles
+            or book.stale
+            or book.ending
+            or book.surge
+            or book.to_retry
+            or book.looping
+            or self.book.silent
+            or self.book.draining
+            or not self.book.same(
+                of_type.key, of_type.app.stable_release or of_type.app.release, of_type.app.release
+            )
+        )
+
+    def _is_changing(self, app: App, spec: ProcessType) -> bool:
+        stable = app.stable_release
+        return not stable or not self.book.same((app.name, spec.name), stable, app.release)
+
+    def _judge_change(self, app: App, changed: Sequence[_Changed]) -> None:
+        """The whole app's change has arrived, or goes on, or has failed."""
+        if all(item.arrived for item in changed):
+            self._settle(app)
             return
-        best = {ordinal: self._settle_doubles(app, found) for ordinal, found in slots.items()}
-        quantity = app.formation.get(spec.name, 0)
-        for ordinal in stays.surplus(best, len(best) - quantity):
-            del best[ordinal]
-            for stay in slots.pop(ordinal):
-                self._drop(stay)
-        of_type = OfType(app, spec, quantity, slots, best)
-        if app.retry_marks:
-            self._tell_to_retry(of_type)
-        self._demand_lost(of_type)
-        self._demand_missing(of_type)
-        self._replace_stale(of_type)
-        if not self.brake:
-            self.moves.find_hops(of_type)
+        if not app.stable_release or app.rollout.paused:
+            return
+        for item in changed:
+            why = "" if item.arrived else self._failure(app, item.upkeep)
+            if why:
+                self._undo(app, item.upkeep.spec, why)
+                return
 
-    def _settle_doubles(self, app: App, found: list[Stay]) -> Stay:
-        """The better stay of a slot. The others leave `found` once that one is healthy."""
-        if len(found) == 1:
-            return found[0]
-        best = stays.better(app, found, self.draft.count)
-        for stay in [stay for stay in found if stay is not best]:
-            if best.healthy or stays.left_behind(stay, best):
-                self._drop(stay)
-                found.remove(stay)
-        return best
+    def _settle(self, app: App) -> None:
+        self.desk.apps[app.name] = replace(app, stable_release=app.release, rollout=_kept_word(app))
+        if app.stable_release:
+            self.desk.decisions.append(
+                Decision(
+                    action="arrived",
+                    app=app.name,
+                    before=f"v{app.stable_release}",
+                    after=f"v{app.release}",
+                )
+            )
 
-    def _drop(self, stay: Stay) -> None:
-        self.draft.drop(stay.host, stay.assignment)
-        self.tally["removed"] += 1
+    def _failure(self, app: App, upkeep: Upkeep) -> str:
+        views = upkeep.views
+        why = rollout.failure(views)
+        if why or upkeep.step.held:
+            return why
+        rules, known = upkeep.spec.rollout, self.desk.progress.get(upkeep.key)
+        if known is None:
+            return ""
+        due_s = known.since_s + rules.deadline_s
+        self.desk.wake(due_s)
+        if self.desk.now.monotonic_s < due_s:
+            return ""
+        return f"no further {upkeep.spec.name} came to work within {rules.deadline_s:g} s"
 
-    def _drop_unwanted_types(self) -> None:
+    def _undo(self, app: App, spec: ProcessType, why: str) -> None:
+        if not spec.rollout.rollback:
+            self.desk.pending[Slot(app.name, spec.name, 0)] = (
+                f"the change to v{app.release} has failed: {why}"
+            )
+            return
+        undone = Rollout(undone_release=app.release, reason=why)
+        self.desk.apps[app.name] = replace(app, release=app.stable_release, rollout=undone)
+        self.desk.decisions.append(
+            Decision(
+                action="undo",
+                app=app.name,
+                before=f"v{app.release}",
+                after=f"v{app.stable_release}",
+                why=why,
+            )
+        )
+
+    # ------------------------------------------------------------------ what nobody wants
+
+    def _drop_unwanted_types(self, known: set[TypeKey]) -> None:
         """What no app of this world defines any more."""
-        for slots in self.stays.values():
-            for stay in (stay for found in slots.values() for stay in found):
-                self._drop(stay)
-
-    # ------------------------------------------------------------------ what is asked for
-
-    def _tell_to_retry(self, of_type: OfType) -> None:
-        for stay in (stay for found in of_type.slots.values() for stay in found):
-            mark = of_type.app.retry_mark(stay.slot.type, stay.slot.ordinal)
-            if stay.assignment.retry_mark < mark:
-                stay.assignment = self.draft.tell_to_retry(stay.host, stay.assignment, mark)
-                self.tally["told to retry"] += 1
-
-    def _demand_lost(self, of_type: OfType) -> None:
-        app, spec = of_type.app, of_type.spec
-        for stay in of_type.best.values():
-            if stay.state is not HostState.LOST:
+        for key in [key for key in self.book.types if key not in known]:
+            if key[0] in self.desk.left_alone:
                 continue
-            current = is_current(app, stay.assignment)
-            if current and is_over(stay.status):
-                continue
-            if self.brake and not departed(stay.entry):
-                self.pending[stay.slot] = BRAKE
-                continue
-            past = Past(avoided_hosts=stay.assignment.avoided_hosts) if current else FRESH
-            self.demands.append(
-                _Demand(app, spec, stay.slot, moved=True, first_of_type=False, past=past)
-            )
-
-    def _demand_missing(self, of_type: OfType) -> None:
-        app, spec, best = of_type.app, of_type.spec, of_type.best
-        free = (ordinal for ordinal in count_from(1) if ordinal not in best)
-        missing = max(0, of_type.quantity - len(best))
-        asked = min(missing, self.room + PENDING_NAMED_MAX)
-        self.unnamed += missing - asked
-        for index in range(asked):
-            slot = Slot(app.name, spec.name, next(free))
-            first = index == 0 and not best
-            self.demands.append(_Demand(app, spec, slot, moved=False, first_of_type=first))
-
-    def _replace_stale(self, of_type: OfType) -> None:
-        app, spec = of_type.app, of_type.spec
-        ready = {o: stay for o, stay in of_type.best.items() if stay.state is HostState.READY}
-        stuck = self._stuck(of_type, ready)
-        steps = [
-            rollout.Stay(
-                ordinal=ordinal,
-                stale=not is_current(app, stay.assignment) and ordinal not in stuck,
-                available=stay.healthy,
-                demanded=_demanded(app, stay.assignment),
-            )
-            for ordinal, stay in ready.items()
-        ]
-        for ordinal in rollout.replaceable(steps, of_type.quantity):
-            stay = ready[ordinal]
-            if self.draft.misfit(stay.entry, spec, stay.slot):
-                self.moves.replace(of_type, stay)
-            else:
-                self.draft.drop(stay.host, stay.assignment)
-                self.draft.add(app, spec, stay.slot, stay.host, FRESH)
-                self.tally["replaced"] += 1
-
-    def _stuck(self, of_type: OfType, ready: Mapping[int, Stay]) -> set[int]:
-        """Stale ones whose new release fits nowhere: they must not hold up the others."""
-        app, spec = of_type.app, of_type.spec
-        if not (spec.port or spec.requires):
-            return set()
-        misfits = {
-            ordinal
-            for ordinal, stay in ready.items()
-            if not is_current(app, stay.assignment)
-            and self.draft.misfit(stay.entry, spec, stay.slot)
-        }
-        offers = self.draft.offers(app.name, spec) if misfits else ()
-        if any(offer.free for offer in offers):
-            return set()
-        why = moves.not_replaced(placement.place(1, offers).reason())
-        named = sorted(misfits)[:PENDING_NAMED_MAX]
-        self.unnamed += len(misfits) - len(named)
-        self.pending |= {ready[ordinal].slot: why for ordinal in named}
-        return misfits
+            for row, data in enumerate(self.book.data):
+                if data is None or key not in data.types:
+                    continue
+                for bundle in data.types[key].bundles:
+                    for ordinal in bundle.ordinals:
+                        self.draft.drop(row, bundle.stay(ordinal))
+                        self.desk.tally["removed"] += 1
 
     # ------------------------------------------------------------------ where it goes
 
     def _place_demands(self) -> None:
-        """First one of every type, so that none starves, then the rest; per type in one go."""
-        firsts = [demand for demand in self.demands if demand.first_of_type]
-        rest = [demand for demand in self.demands if not demand.first_of_type]
-        for round_ in (firsts, rest):
-            by_type: dict[tuple[str, str], list[_Demand]] = {}
-            for demand in round_:
-                by_type.setdefault((demand.app.name, demand.slot.type), []).append(demand)
-            for demands in by_type.values():
-                self._place([d for d in demands if not d.past.avoided_hosts], {})
-                for demand in demands:
-                    avoided = demand.past.avoided_hosts
-                    if avoided and not self._place([demand], failed_there(avoided)):
-                        self._place([demand], {})
+        """First one of every type, so that none starves; then what is hardest to place."""
+        order = sorted(self.desk.demands, key=_hardest_first)
+        for demand in order:
+            if demand.lost is not None or demand.past.avoided_hosts:
+                self._place_single(demand)
+            else:
+                self._place(demand)
 
-    def _place(self, demands: Sequence[_Demand], barred: Mapping[str, str]) -> bool:
-        """Demands of one type. False when one is still without a host."""
-        if not demands:
-            return True
-        app, spec = demands[0].app, demands[0].spec
-        offers = self.draft.offers(app.name, spec, barred)
-        result = placement.place(len(demands), offers)
-        waiting = iter(sorted(demands, key=lambda demand: demand.slot))
-        for host in _deal(result.counts, {offer.host: offer.of_type for offer in offers}):
-            demand = next(waiting)
-            self.draft.add(app, spec, demand.slot, host, demand.past)
-            self.pending.pop(demand.slot, None)
-            self.tally["moved" if demand.moved else "placed"] += 1
-        for demand in waiting:
-            self.pending[demand.slot] = result.reason()
-        return not result.unplaced
+    def _place(self, demand: Demand) -> None:
+        wish = demand.wish
+        fit = self.draft.fit(wish)
+        columns = fit.columns()
+        counts = placement.place(len(demand.ordinals), columns)
+        rows = placement.deal(counts, columns.level, columns.rank)
+        placed = demand.ordinals[: len(rows)]
+        if _needs_single_steps(wish, demand):
+            for ordinal, row in zip(placed, rows.tolist(), strict=True):
+                slot = Slot(wish.app.name, wish.spec.name, ordinal)
+                self.draft.add(wish, slot, row, demand.reason, surge=demand.surge)
+        elif len(rows):
+            self.draft.add_many(wish, np.array(placed, dtype=np.int64), rows, demand.reason)
+        self.desk.tally["placed"] += len(rows)
+        self._leave_waiting(demand, len(rows))
+
+    def _leave_waiting(self, demand: Demand, placed: int) -> None:
+        rest = demand.ordinals[placed:]
+        if not rest:
+            return
+        wish = demand.wish
+        why = self.draft.fit(wish).reason()
+        if demand.surge:
+            why = f"no room for one more while v{wish.app.release} comes; {why}"
+        self.desk.wait([Slot(wish.app.name, wish.spec.name, o) for o in rest], why)
+
+    def _place_single(self, demand: Demand) -> None:
+        avoided = demand.past.avoided_hosts
+        barred = {
+            self.book.rows[host]: "it kept failing there"
+            for host in avoided
+            if host in self.book.rows
+        }
+        fit = self._try_single(demand, barred)
+        if fit is not None and barred:
+            fit = self._try_single(demand, {})
+        if fit is not None:
+            slot = Slot(demand.wish.app.name, demand.wish.spec.name, demand.ordinals[0])
+            self.desk.wait([slot], fit.reason())
+
+    def _try_single(self, demand: Demand, barred: Mapping[int, str]) -> Fit | None:
+        """None when it has a place now."""
+        wish, lost = demand.wish, demand.lost
+        fit = self.draft.fit(wish, barred)
+        rows = np.flatnonzero(placement.place(1, fit.columns()))
+        slot = Slot(wish.app.name, wish.spec.name, demand.ordinals[0])
+        if not len(rows) or slot in self.draft.touched:
+            return fit
+        self.draft.add(
+            wish, slot, int(rows[0]), demand.reason, past=demand.past, surge=demand.surge,
+            moved_from=lost.host if lost else "", after_loss=lost is not None,
+        )  # fmt: skip
+        self.desk.tally["moved" if lost else "placed"] += 1
+        if lost is not None and wish.spec.exclusive:
+            # Should that host return, it must not start its own again.
+            self.desk.end(lost)
+            self.desk.absent.add(lost.host)
+        return None
 
     # ------------------------------------------------------------------ the plan
 
-    def _plan(self) -> Plan:
+    def _app_records(self) -> list[Change]:
+        return [
+            Change(kind="apps", names=(name,), record=app)
+            for name, app in sorted(self.desk.apps.items())
+        ]
+
+    def _plan(self, records: Sequence[Change], together: Sequence[str]) -> Plan:
+        desk = self.desk
+        self._wake_for_silent_hosts()
         return Plan(
             documents=tuple(self.draft.documents(self.epoch)),
-            wake_at_s=self._wake_at_s(),
+            records=tuple(records),
+            together=tuple(together),
+            absent=tuple(sorted(desk.absent)),
+            wake_at_s=desk.wake_at_s,
             sentence=self._sentence(),
-            pending=self.pending,
-            left_alone=self.left_alone,
-            brake=self.brake,
+            pending=desk.pending,
+            left_alone=desk.left_alone,
+            brake=desk.brake,
+            decisions=tuple(desk.decisions),
+            progress=desk.progress,
         )
 
-    def _wake_at_s(self) -> float | None:
+    def _wake_for_silent_hosts(self) -> None:
         """When the first suspect host becomes lost."""
-        due = [
-            entry.silent_since_s + self.replace_after_s
-            for name, entry in self.world.hosts.items()
-            if self.states[name] is HostState.SUSPECT and entry.silent_since_s is not None
-        ]
-        return min(due, default=None)
+        for row in self.book.silent:
+            since_s = self.book.entry(row).silent_since_s
+            if self.desk.states[row] is HostState.SUSPECT and since_s is not None:
+                self.desk.wake(since_s + self.desk.now.replace_after_s)
 
     def _sentence(self) -> str:
-        done = [f"{number} {verb}" for verb, number in self.tally.items() if number]
-        if self.moves.hopped:
-            more = len(self.moves.hopped) - 1
-            done.append(self.moves.hopped[0] + (f" (and {more} more)" if more else ""))
-        if self.pending:
-            done.append(
-                f"{len(self.pending) + self.unnamed} pending ({next(iter(self.pending.values()))})"
-            )
-        done += self.left_alone.values()
-        if self.brake:
+        desk = self.desk
+        done = [f"{number} {verb}" for verb, number in desk.tally.items() if number]
+        done += [_told(decision) for decision in desk.decisions]
+        if desk.moves.hopped:
+            more = len(desk.moves.hopped) - 1
+            done.append(desk.moves.hopped[0] + (f" (and {more} more)" if more else ""))
+        if desk.pending:
+            number = len(desk.pending) + desk.unnamed
+            done.append(f"{number} pending ({next(iter(desk.pending.values()))})")
+        done += desk.left_alone.values()
+        if desk.brake:
             done.append(BRAKE)
         return ", ".join(done) or "nothing to do"
 
 
-def _demanded(app: App, assignment: Assignment) -> bool:
-    """Did an operator ask to restart this very slot, and is nothing else stale about it?"""
-    named = app.restart_marks.get(assignment.slot.short, 0)
-    return named > 0 and assignment.release == app.release
+def _has_arrived(upkeep: Upkeep) -> bool:
+    """For a first release all that is wanted being healthy is enough: nothing was there before."""
+    book = upkeep.of_type.book
+    if not upkeep.app.stable_release:
+        return not book.total or (book.healthy == book.total and not book.stale)
+    return rollout.arrived(upkeep.views) and not upkeep.of_type.book.stale
 
 
-def _deal(counts: Mapping[str, int], levels: Mapping[str, int]) -> list[str]:
-    """A host per instance, emptiest first, so that neighbouring ordinals land on different ones."""
-    units = [(levels[host] + index, host) for host, n in counts.items() for index in range(n)]
-    return [host for _, host in sorted(units)]
+def _kept_word(app: App) -> Rollout:
+    """What was taken back stays known until the next release."""
+    return app.rollout if app.rollout.undone_release else Rollout()
+
+
+def _hardest_first(demand: Demand) -> tuple[object, ...]:
+    needs, where = demand.wish.spec.resources, demand.wish.spec.where
+    return (
+        not demand.first,
+        demand.lost is None,
+        -needs.memory_bytes,
+        -needs.cpus,
+        -len(where.require),
+        demand.wish.key,
+    )
+
+
+def _needs_single_steps(wish: Wish, demand: Demand) -> bool:
+    """A fixed port is taken by a slot, and a mark may be about one."""
+    marks = {**wish.app.restart_marks, **wish.app.retry_marks}
+    of_slots = any(key.rpartition(".")[0] == wish.spec.name for key in marks)
+    return bool(wish.spec.port) or of_slots or demand.surge or demand.past is not FRESH
+
+
+def _told(decision: Decision) -> str:
+    why = f": {decision.why}" if decision.why else ""
+    return f"{decision.app} {decision.action} {decision.before} -> {decision.after}{why}"

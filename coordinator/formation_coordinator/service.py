@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 import grpc
 
 import formation
-from formation.model import Cluster, Coordinator, Slot
+from formation.model import Cluster, Coordinator
 from formation.runtime import (
     client_channel_options,
     monotonic_s,
@@ -73,7 +73,8 @@ class Service:
             mirror=self.mirror,
             live=self.live,
             clock=monotonic_s,
-            new_uid=_new_uid,
+            now_ms=now_ms,
+            new_id=new_id,
             replace_after_s=config.replace_after_s,
         )
         self.election = Election(store, self.mirror, self.lease, self.me, self.driver.lead)
@@ -276,10 +277,6 @@ def _why_not(listen: str) -> str:
     if len(os.fsencode(path)) > SOCKET_PATH_MAX:
         return f"a socket's path has room for {SOCKET_PATH_MAX} bytes; give a shorter one"
     return "the directory is not writable for this user, or the socket is in use"
-
-
-def _new_uid(slot: Slot) -> str:
-    return new_id()
 
 
 def _raise_first(work: asyncio.Task[None]) -> None:

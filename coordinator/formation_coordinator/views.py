@@ -5,7 +5,8 @@ A view joins what is wanted (documents) with what is seen (statuses); it never i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from formation.model import (
@@ -17,6 +18,7 @@ from formation.model import (
     ProcessType,
     Slot,
 )
+from formation.requests import RunState
 from formation_coordinator.world import (
     OVER,
     HostEntry,
@@ -48,19 +50,18 @@ class HostView:
     healthy: int
 
 
-def host_instances(entry: HostEntry, apps: Mapping[str, App]) -> Iterator[InstanceView]:
+def host_instances(entry: HostEntry, world: World) -> Iterator[InstanceView]:
     """All instances of one host: assigned ones first, then those it still runs unasked."""
     observed = entry.observed()
     for item in entry.assigned:
         seen = observed.pop(item.uid, None)
         status = _with_history(item, seen or _unseen(item, entry))
-        app = apps.get(item.slot.app)
         yield InstanceView(
             status=status,
             host=entry.name,
             host_silent=not entry.connected,
-            surplus=app is None or not _wanted_type(app, item.slot),
-            current=app is not None and is_current(app, item),
+            surplus=item.ending or not _is_wanted(world, item),
+            current=bool(item.run) or is_current(world, item, item.slot),
         )
     for status in observed.values():
         yield InstanceView(
@@ -72,8 +73,12 @@ def host_instances(entry: HostEntry, apps: Mapping[str, App]) -> Iterator[Instan
         )
 
 
-def _wanted_type(app: App, slot: Slot) -> bool:
-    return app.formation.get(slot.type, 0) > 0
+def _is_wanted(world: World, item: Assignment) -> bool:
+    if item.run:
+        run = world.runs.get((item.slot.app, item.run))
+        return run is not None and run.state in (RunState.PENDING, RunState.PLACED)
+    app = world.apps.get(item.slot.app)
+    return app is not None and app.formation.get(item.slot.type, 0) > 0
 
 
 def _with_history(item: Assignment, status: InstanceStatus) -> InstanceStatus:
@@ -104,8 +109,20 @@ def pending_instance(slot: Slot, release: int, reason: str) -> InstanceView:
 
 
 def wanted_of(world: World, app: App) -> dict[str, int]:
-    """The formation as far as the current release defines its types, in the release's order."""
-    return {spec.name: app.formation.get(spec.name, 0) for spec in types_of(world, app)}
+    """How many are to run, as far as the current release defines the types, in its order."""
+    return {spec.name: _wanted_of_type(world, app, spec) for spec in types_of(world, app)}
+
+
+def _wanted_of_type(world: World, app: App, spec: ProcessType) -> int:
+    quantity = app.formation.get(spec.name, 0)
+    if spec.schedule is not None:
+        return 0  # it runs now and then
+    if not spec.per_host:
+        return quantity
+    require = spec.where.require
+    hosts = (e for e in world.hosts.values() if e.known and (e.connected or e.bundles))
+    fitting = sum(all(c.allows(e.labels) for c in require) and not e.cordoned for e in hosts)
+    return quantity * fitting
 
 
 def types_of(world: World, app: App) -> tuple[ProcessType, ...]:
@@ -116,24 +133,29 @@ def types_of(world: World, app: App) -> tuple[ProcessType, ...]:
 
 def needs_reasons(world: World) -> bool:
     """Would only a plan tell why something is not as wanted: a slot that no document names, a stay
-    whose new release may fit nowhere, an app that cannot be read? Cheap: one look at each stay."""
-    choosy = {
-        (app.name, spec.name)
-        for app in world.apps.values()
-        for spec in types_of(world, app)
-        if spec.port or spec.requires
-    }
-    assigned: dict[tuple[str, str], set[int]] = {}
+    that is to be somewhere else, a change under way, an app that cannot be read? Cheap: one look
+    at each bundle."""
+    if any(run.state is RunState.PENDING for run in world.runs.values()):
+        return True
+    if any(app.release != app.stable_release for app in world.apps.values()):
+        return True
+    if any(entry.draining and entry.bundles for entry in world.hosts.values()):
+        return True
+    assigned: Counter[tuple[str, str]] = Counter()
+    silent = False
     for entry in world.hosts.values():
-        for item in entry.assigned:
-            key = (item.slot.app, item.slot.type)
-            assigned.setdefault(key, set()).add(item.slot.ordinal)
-            if key in choosy and not is_current(world.apps[item.slot.app], item):
-                return True
-    return any(world.current_release(app) is None for app in world.apps.values()) or any(
-        len(assigned.get((app.name, name), ())) < quantity
-        for app in world.apps.values()
-        for name, quantity in wanted_of(world, app).items()
+        silent = silent or (not entry.connected and bool(entry.bundles))
+        for bundle in entry.bundles:
+            if not bundle.ending and not bundle.run:
+                assigned[bundle.app, bundle.type] += len(bundle.ordinals)
+    return (
+        silent
+        or any(world.current_release(app) is None for app in world.apps.values())
+        or any(
+            assigned[app.name, name] < quantity
+            for app in world.apps.values()
+            for name, quantity in wanted_of(world, app).items()
+        )
     )
 
 
@@ -149,7 +171,7 @@ def hosts(world: World, *, now_s: float, replace_after_s: float) -> list[HostVie
             HostView(
                 entry=entry,
                 state=host_state(entry, now_s=now_s, replace_after_s=replace_after_s),
-                instances=len(entry.assigned),
+                instances=len(entry.document) if entry.document else 0,
                 healthy=sum(is_healthy(entry, observed.get(i.uid)) for i in entry.assigned),
             )
         )
@@ -163,5 +185,5 @@ def healthy_count(world: World, app: str) -> int:
         for entry in world.hosts.values()
         for observed in (entry.observed(),)
         for item in entry.assigned
-        if item.slot.app == app
+        if item.slot.app == app and not item.run and not item.surge
     )

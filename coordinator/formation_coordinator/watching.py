@@ -100,7 +100,7 @@ class _View:
                 touched.append(name)
                 self._by_host[name] = {
                     view.status.uid: view
-                    for view in views.host_instances(entry, world.apps)
+                    for view in views.host_instances(entry, world)
                     if self._app in ("", view.status.slot.app)
                     and view.status.state is not InstanceState.STOPPED
                 }

@@ -2,7 +2,8 @@
 
 A `World` is built from records only (`apply`), so the leader, a follower, a test and the simulator
 see the same thing. It holds no clock: `silent_since_s` is a reading of the clock of whoever built
-it, and is compared only with a `now_s` of that same clock.
+it, and is compared only with a `now_s` of that same clock; so are `draining_since_s` and
+`healthy_since_s`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from formation.model import (
     App,
     Assignment,
     AssignmentDocument,
+    Bundle,
     Cluster,
     Coordinator,
     Host,
@@ -22,8 +24,10 @@ from formation.model import (
     HostStatus,
     InstanceState,
     InstanceStatus,
+    ProcessType,
     Release,
     Session,
+    Slot,
 )
 from formation.requests import Rebalance, Run
 
@@ -43,12 +47,21 @@ Record = (
 BRAKE_HOSTS_MIN = 3
 # Ended, and not started again by themselves.
 OVER = frozenset({InstanceState.FINISHED, InstanceState.FAILED})
+# No process of it runs any more.
+GONE = OVER | {InstanceState.STOPPED}
+# Who is healthy for longer than this is not asked since when.
+HEALTHY_KNOWN_S = 3_600.0
+# What people and the leader decide; sessions and statuses are only seen.
+DECIDED = frozenset({"apps", "assignments", "hosts", "rebalance", "releases", "runs"})
 Key = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostEntry:
-    """One host from all sides: the operator's word, the agent's, the leader's."""
+    """One host from all sides: the operator's word, the agent's, the leader's.
+
+    `healthy_since_s`: by uid, of those that are HEALTHY since it can matter.
+    """
 
     name: str
     host: Host | None = None
@@ -56,6 +69,8 @@ class HostEntry:
     session: Session | None = None
     document: AssignmentDocument | None = None
     silent_since_s: float | None = None
+    draining_since_s: float | None = None
+    healthy_since_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def connected(self) -> bool:
@@ -70,6 +85,26 @@ class HostEntry:
     def assigned(self) -> tuple[Assignment, ...]:
         return self.document.instances if self.document else ()
 
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        return self.document.bundles if self.document else ()
+
+    @property
+    def draining(self) -> bool:
+        return self.host is not None and self.host.draining
+
+    @property
+    def cordoned(self) -> bool:
+        return self.host is not None and (self.host.cordoned or self.host.draining)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The operator's go before the agent's; an empty one takes the agent's away."""
+        theirs = self.status.labels if self.status else {}
+        ours = self.host.labels if self.host else {}
+        kept = {name: value for name, value in theirs.items() if name not in ours}
+        return kept | {name: value for name, value in ours.items() if value}
+
     def observed(self) -> dict[str, InstanceStatus]:
         """What the agent last said, by uid."""
         return {item.uid: item for item in self.status.instances} if self.status else {}
@@ -77,15 +112,22 @@ class HostEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """`unreadable`: what a newer version wrote and we cannot read, by kind and names, with why."""
+    """`unreadable`: what a newer version wrote and we cannot read, by kind and names, with why.
+
+    `decided_revision`: the newest at which something was decided, by people or the leader. `runs`:
+    by app and id.
+    """
 
     revision: int = 0
+    decided_revision: int = 0
     cluster: Cluster | None = None
     leader: Coordinator | None = None
     apps: Mapping[str, App] = field(default_factory=dict)
     releases: Mapping[tuple[str, int], Release] = field(default_factory=dict)
     hosts: Mapping[str, HostEntry] = field(default_factory=dict)
     coordinators: Mapping[str, Coordinator] = field(default_factory=dict)
+    runs: Mapping[tuple[str, str], Run] = field(default_factory=dict)
+    rebalance: Rebalance | None = None
     unreadable: Mapping[Key, str] = field(default_factory=dict)
 
     def current_release(self, app: App) -> Release | None:
@@ -96,20 +138,22 @@ class World:
 class Change:
     """One record that came, or (record None) went. `kind` and `names` are its parsed key.
 
-    `problem` non-empty: it came, but cannot be read; what was known before stays.
+    `problem` non-empty: it came, but cannot be read; what was known before stays. `revision`: its
+    own, where that is known.
     """
 
     kind: str
     names: tuple[str, ...]
     record: Record | None
     problem: str = ""
+    revision: int = 0
 
 
 def apply(world: World, changes: Iterable[Change], *, revision: int, now_s: float) -> World:
     """The world after these changes; maps that nothing touched are shared with the old one."""
     tables = _Tables(world)
     for change in changes:
-        tables.note(change)
+        tables.note(change, revision)
         if not change.problem:
             tables.take(change, now_s)
     return tables.world(revision)
@@ -120,87 +164,97 @@ class _Tables:
 
     def __init__(self, world: World) -> None:
         self._old = world
-        self._apps: dict[str, App] | None = None
-        self._releases: dict[tuple[str, int], Release] | None = None
-        self._hosts: dict[str, HostEntry] | None = None
-        self._coordinators: dict[str, Coordinator] | None = None
-        self._unreadable: dict[Key, str] | None = None
-        self._cluster = world.cluster
-        self._leader = world.leader
+        self._copies: dict[str, dict[Any, Any]] = {}
+        self._single: dict[str, Any] = {
+            "cluster": world.cluster, "leader": world.leader, "rebalance": world.rebalance,
+        }  # fmt: skip
+        self._decided_revision = world.decided_revision
 
     def take(self, change: Change, now_s: float) -> None:
         record, names = change.record, change.names
         match change.kind:
-            case "apps":
-                self._apps = self._apps if self._apps is not None else dict(self._old.apps)
-                _put(self._apps, names[0], record)
+            case "apps" | "coordinators":
+                _put(self._table(change.kind), names[0], record)
             case "releases":
-                if self._releases is None:
-                    self._releases = dict(self._old.releases)
-                _put(self._releases, (names[0], int(names[1])), record)
-            case "coordinators":
-                if self._coordinators is None:
-                    self._coordinators = dict(self._old.coordinators)
-                _put(self._coordinators, names[0], record)
-            case "cluster":
-                self._cluster = record if isinstance(record, Cluster) else None
-            case "leader":
-                self._leader = record if isinstance(record, Coordinator) else None
+                _put(self._table("releases"), (names[0], int(names[1])), record)
+            case "runs":
+                _put(self._table("runs"), names, record)
+            case "cluster" | "leader" | "rebalance":
+                self._single[change.kind] = record
             case "hosts" | "sessions" | "assignments" | "status":
-                if self._hosts is None:
-                    self._hosts = dict(self._old.hosts)
                 self._take_host(change, now_s)
             case _:
                 pass  # a newer version's key: not ours to judge
 
-    def note(self, change: Change) -> None:
+    def _table(self, name: str) -> dict[Any, Any]:
+        if name not in self._copies:
+            self._copies[name] = dict(getattr(self._old, name))
+        return self._copies[name]
+
+    def note(self, change: Change, revision: int) -> None:
         """Remember what could not be read, forget what now can."""
+        if change.kind in DECIDED:
+            newest = max(self._decided_revision, change.revision or revision)
+            self._decided_revision = newest
         key = (change.kind, change.names)
-        known = self._old.unreadable if self._unreadable is None else self._unreadable
-        if known.get(key, "") == change.problem:
-            return
-        self._unreadable = dict(known)
-        self._unreadable.pop(key, None)
-        if change.problem:
-            self._unreadable[key] = change.problem
+        known = self._copies.get("unreadable", self._old.unreadable)
+        if known.get(key, "") != change.problem:
+            _put(self._table("unreadable"), key, change.problem or None)
 
     def _take_host(self, change: Change, now_s: float) -> None:
-        assert self._hosts is not None
+        hosts = self._table("hosts")
         name, record = change.names[0], change.record
-        entry = self._hosts.get(name) or HostEntry(name=name, silent_since_s=now_s)
+        entry = hosts.get(name) or HostEntry(name=name, silent_since_s=now_s)
         match change.kind:
             case "hosts":
-                entry = replace(entry, host=record if isinstance(record, Host) else None)
+                host = record if isinstance(record, Host) else None
+                since_s = (entry.draining_since_s or now_s) if host and host.draining else None
+                entry = replace(entry, host=host, draining_since_s=since_s)
             case "assignments":
                 document = record if isinstance(record, AssignmentDocument) else None
                 entry = replace(entry, document=document)
             case "status":
                 status = record if isinstance(record, HostStatus) else None
-                entry = replace(entry, status=status)
+                since = _healthy_since_s(entry, status, now_s)
+                entry = replace(entry, status=status, healthy_since_s=since)
             case _:
                 session = record if isinstance(record, Session) else None
                 silent = None if session else (entry.silent_since_s or now_s)
                 entry = replace(entry, session=session, silent_since_s=silent)
         if (entry.host, entry.status, entry.session, entry.document) == (None, None, None, None):
-            self._hosts.pop(name, None)
+            hosts.pop(name, None)
         else:
-            self._hosts[name] = entry
+            hosts[name] = entry
 
     def world(self, revision: int) -> World:
-        old = self._old
-        return World(
-            revision=max(revision, old.revision),
-            cluster=self._cluster,
-            leader=self._leader,
-            apps=old.apps if self._apps is None else self._apps,
-            releases=old.releases if self._releases is None else self._releases,
-            hosts=old.hosts if self._hosts is None else self._hosts,
-            coordinators=old.coordinators if self._coordinators is None else self._coordinators,
-            unreadable=old.unreadable if self._unreadable is None else self._unreadable,
+        fields: dict[str, Any] = {**self._copies, **self._single}
+        return replace(
+            self._old,
+            revision=max(revision, self._old.revision),
+            decided_revision=self._decided_revision,
+            **fields,
         )
 
 
-def _put(table: dict[Any, Any], key: object, record: Record | None) -> None:
+def _healthy_since_s(
+    entry: HostEntry, status: HostStatus | None, now_s: float
+) -> Mapping[str, float]:
+    """By uid; who was healthy before and has no time here has been it for long."""
+    if status is None:
+        return {}
+    before = entry.healthy_since_s
+    were = entry.status.instances if entry.status else ()
+    for_long = {s.uid for s in were if s.state is InstanceState.HEALTHY and s.uid not in before}
+    horizon_s = now_s - HEALTHY_KNOWN_S
+    return {
+        item.uid: since_s
+        for item in status.instances
+        if item.state is InstanceState.HEALTHY and item.uid not in for_long
+        if (since_s := before.get(item.uid, now_s)) > horizon_s
+    }
+
+
+def _put(table: dict[Any, Any], key: object, record: object) -> None:
     if record is None:
         table.pop(key, None)
     else:
@@ -226,28 +280,50 @@ def host_state(entry: HostEntry, *, now_s: float, replace_after_s: float) -> Hos
     return HostState.SUSPECT if now_s < silent_since_s + replace_after_s else HostState.LOST
 
 
-def brake_is_on(world: World) -> bool:
-    """More than half of the hosts, and at least three, are silent: it is us who are cut off.
-
-    A silent host whose instances were all replaced, or that said goodbye, is an old story.
-    """
-    connected = sum(entry.connected for entry in world.hosts.values())
-    silent = sum(
-        not entry.connected and not departed(entry) and bool(entry.assigned)
-        for entry in world.hosts.values()
-    )
-    return silent >= BRAKE_HOSTS_MIN and silent > connected
-
-
 def departed(entry: HostEntry) -> bool:
     return not entry.connected and entry.status is not None and entry.status.departed
 
 
-def is_current(app: App, assignment: Assignment) -> bool:
-    """Does this stay run the current release, and has every restart asked for reached it?"""
-    slot = assignment.slot
-    return assignment.release == app.release and assignment.restart_mark == app.restart_mark(
-        slot.type, slot.ordinal
+def same_definition(world: World, app: str, type_name: str, one: int, other: int) -> bool:
+    """Would an instance of the type run the same in both releases? False when one is not known."""
+    if one == other:
+        return True
+    first, second = world.releases.get((app, one)), world.releases.get((app, other))
+    if first is None or second is None:
+        return False
+    a, b = first.type_named(type_name), second.type_named(type_name)
+    return (
+        a is not None
+        and b is not None
+        and essence(a) == essence(b)
+        and (dict(first.env), dict(first.config), first.workdir)
+        == (dict(second.env), dict(second.config), second.workdir)
+    )
+
+
+def essence(spec: ProcessType) -> ProcessType:
+    """What makes a difference to a process that runs: not how many, where or how it is replaced."""
+    return replace(
+        spec,
+        initial_quantity=0,
+        where=_NOTHING_SAID.where,
+        rollout=_NOTHING_SAID.rollout,
+        on_host_loss=_NOTHING_SAID.on_host_loss,
+        schedule=None,
+        per_host=False,
+    )
+
+
+_NOTHING_SAID = ProcessType(name="any", command="any")
+
+
+def is_current(world: World, assignment: Assignment | Bundle, slot: Slot) -> bool:
+    """Does it run what the current release says, and has every restart asked for reached it?"""
+    app = world.apps.get(slot.app)
+    return (
+        app is not None
+        and same_definition(world, slot.app, slot.type, assignment.release, app.release)
+        and assignment.restart_mark == app.restart_mark(slot.type, slot.ordinal)
     )
 
 

@@ -10,6 +10,7 @@ from formation.model import (
     App,
     Assignment,
     AssignmentDocument,
+    Bundle,
     Capacity,
     Host,
     HostStatus,
@@ -20,47 +21,108 @@ from formation.model import (
     Session,
     Slot,
 )
+from formation.rules import Rollout, RolloutRules, Share
+from formation_coordinator.plan import Plan
+from formation_coordinator.reconcile import reconcile
 from formation_coordinator.world import HostEntry, World
 
+# In place, a quarter at a time, and healthy is enough: what most stories are not about.
+AT_ONCE = RolloutRules(surge=Share(), unavailable=Share(percent=25), healthy_s=0.0)
 
-def app(formation: Mapping[str, int], *, name: str = "shop", release: int = 1, **marks: int) -> App:
+
+def step(given: World, *, now_s: float = 100.0, wall_ms: int = 0, **more: Any) -> Plan:
+    """One pass of a leader; its new stays have the stem `new`."""
+    return reconcile(
+        given,
+        now_s=now_s,
+        wall_ms=wall_ms,
+        epoch=7,
+        replace_after_s=5.0,
+        new_stem=lambda: "new",
+        **more,
+    )
+
+
+def written(plan: Plan) -> dict[str, list[str]]:
+    """host → slots in its new document."""
+    return {d.host: [i.slot.short for i in d.instances] for d in plan.documents}
+
+
+def app(
+    formation: Mapping[str, int],
+    *,
+    name: str = "shop",
+    release: int = 1,
+    stable: int | None = None,
+    word: Rollout | None = None,
+    **marks: int,
+) -> App:
+    """`stable`: the release that arrived everywhere, if not the current one."""
     return App(
         name=name,
         formation=formation,
         release=release,
         latest_release=release,
+        stable_release=release if stable is None else stable,
+        rollout=word or Rollout(),
         restart_marks={key.replace("_", "."): value for key, value in marks.items()},
     )
 
 
-def release(*types: str | ProcessType, name: str = "shop", number: int = 1) -> Release:
+def release(
+    *types: str | ProcessType,
+    name: str = "shop",
+    number: int = 1,
+    env: Mapping[str, str] | None = None,
+) -> Release:
+    """Each number's says something else to all of its types, unless `env` is given."""
     specs = (item if isinstance(item, ProcessType) else process_type(item) for item in types)
-    return Release(app=name, number=number, types=tuple(specs))
+    env = {"NUMBER": str(number)} if env is None else env
+    return Release(app=name, number=number, types=tuple(specs), env=env)
 
 
-def process_type(name: str, *, port: int = 0, requires: Sequence[Ability] = ()) -> ProcessType:
-    return ProcessType(name=name, command="true", port=port, requires=tuple(requires))
+def process_type(
+    name: str, *, port: int = 0, requires: Sequence[Ability] = (), **fields: Any
+) -> ProcessType:
+    """A change of it needs no time to be seen working, unless `fields` say so."""
+    fields = {"rollout": AT_ONCE} | fields
+    return ProcessType(name=name, command="true", port=port, requires=tuple(requires), **fields)
 
 
 def stay(
     text: str,
     *,
-    uid: str = "",
+    stem: str = "old",
     app_name: str = "shop",
     release_number: int = 1,
     mark: int = 0,
     avoided: Sequence[str] = (),
     retry_mark: int = 0,
+    **fields: Any,
 ) -> Assignment:
-    """`stay("web.2")`; its uid is the same text unless given."""
+    """`stay("web.2")`; its uid is `web.2-old` unless another stem is given."""
     type_name, ordinal = text.split(".")
     return Assignment(
-        uid=uid or text,
+        uid=f"{text}-{stem}",
         slot=Slot(app_name, type_name, int(ordinal)),
         release=release_number,
         restart_mark=mark,
         retry_mark=retry_mark,
         avoided_hosts=tuple(avoided),
+        **fields,
+    )
+
+
+def bundle(item: Assignment) -> Bundle:
+    """Of this stay alone."""
+    fields = {name: getattr(item, name) for name in Assignment.__slots__}
+    slot, uid = fields.pop("slot"), fields.pop("uid")
+    return Bundle(
+        app=slot.app,
+        type=slot.type,
+        ordinals=(slot.ordinal,),
+        stem=uid.removeprefix(f"{slot.short}-"),
+        **fields,
     )
 
 
@@ -87,31 +149,44 @@ def host(
     instances_max: int = 0,
     generation: int = 1,
     departed: bool = False,
+    labels: Mapping[str, str] | None = None,
+    cpus: float = 0.0,
+    memory_bytes: int = 0,
+    follows: int | None = None,
+    word: Host | None = None,
+    draining_since_s: float | None = None,
+    healthy_since_s: Mapping[str, float] | None = None,
 ) -> HostEntry:
     """A host that runs what it is told; `silent_since_s` given: its session is gone.
 
-    `says`: its word on some stays, also on those that it is not told to run any more.
+    `says`: its word on some stays, also on those that it is not told to run any more. `follows`:
+    the generation of its agent's document, if not the present one. `word`: the operator's.
     """
     state = InstanceState.HEALTHY if healthy else InstanceState.BACKOFF
     table = {item.uid: seen(item, state) for item in stays} | {item.uid: item for item in says}
-    document = AssignmentDocument(host=name, generation=generation, epoch=1, instances=stays)
+    document = AssignmentDocument(
+        host=name, generation=generation, epoch=1, bundles=tuple(map(bundle, stays))
+    )
     session = Session(session_id=f"s-{name}", coordinator_id="c1", agent_id=f"agent-{name}")
     return HostEntry(
         name=name,
-        host=Host(name=name),
+        host=word or Host(name=name),
         status=HostStatus(
             host=name,
             agent_id=f"agent-{name}",
-            labels={"zone": zone} if zone else {},
-            capacity=Capacity(instances_max=instances_max),
+            labels={**({"zone": zone} if zone else {}), **(labels or {})},
+            capacity=Capacity(instances_max=instances_max, cpus=cpus, memory_bytes=memory_bytes),
             instances=tuple(table.values()),
             departed=departed,
             abilities=tuple(abilities),
             inability=inability,
+            generation=generation if follows is None else follows,
         ),
         session=session if silent_since_s is None else None,
         document=document if stays else None,
         silent_since_s=silent_since_s,
+        draining_since_s=draining_since_s,
+        healthy_since_s=healthy_since_s or {},
     )
 
 

@@ -1,30 +1,14 @@
 """reconcile: stories of one step, each a sentence."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 
-from worlds import app, host, release, stay, world
+from worlds import app, host, release, stay, step, world, written
 
 from formation.model import Slot
-from formation_coordinator.reconcile import Plan, reconcile
+from formation_coordinator.plan import Plan
 from formation_coordinator.world import Change, World, apply
 
 WEB = (release("web"),)
-
-
-def uids() -> Callable[[Slot], str]:
-    numbers = count(1)
-    return lambda slot: f"new-{slot.short}-{next(numbers)}"
-
-
-def step(given: World, *, now_s: float = 100.0) -> Plan:
-    return reconcile(given, now_s=now_s, epoch=7, replace_after_s=5.0, new_uid=uids())
-
-
-def written(plan: Plan) -> dict[str, list[str]]:
-    """host → slots in its new document."""
-    return {d.host: [i.slot.short for i in d.instances] for d in plan.documents}
 
 
 def test_a_new_formation_is_spread_evenly_with_low_ordinals() -> None:
@@ -99,7 +83,7 @@ def test_a_host_that_said_goodbye_is_replaced_at_once() -> None:
 
 
 def test_the_surplus_copy_of_a_returned_host_goes_only_when_the_kept_one_is_healthy() -> None:
-    old, new = stay("web.1", uid="old"), stay("web.1", uid="new")
+    old, new = stay("web.1", stem="old"), stay("web.1", stem="kept")
     apps = app({"web": 1})
     both_away = world(
         host("a", old, healthy=False), host("b", new, healthy=False), apps=apps, releases=WEB
@@ -182,8 +166,8 @@ def test_a_restart_of_one_slot_touches_only_that_slot() -> None:
     )
     (document,) = step(given).documents
     assert [(i.uid, i.restart_mark) for i in document.instances] == [
-        ("web.1", 0),
-        ("new-web.2-1", 1),
+        ("web.1-old", 0),
+        ("web.2-new", 1),
     ]
 
 
@@ -211,7 +195,10 @@ def test_a_retry_reaches_the_same_stay() -> None:
     )
     plan = step(given)
     (document,) = plan.documents
-    assert [(i.uid, i.retry_mark) for i in document.instances] == [("web.1", 0), ("web.2", 3)]
+    assert [(i.uid, i.retry_mark) for i in document.instances] == [
+        ("web.1-old", 0),
+        ("web.2-old", 3),
+    ]
     assert (document.host, document.generation) == ("a", 5)
     assert plan.sentence == "1 told to retry"
     heard = world(host("a", stay("web.1"), stay("web.2", retry_mark=3)), apps=apps, releases=WEB)

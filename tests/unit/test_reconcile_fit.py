@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import count
-
-from worlds import app, host, process_type, release, seen, stay, world
+from worlds import app, host, process_type, release, seen, stay, step, world, written
 
 from formation.model import Ability, Assignment, InstanceState, Slot
 from formation_coordinator import views
-from formation_coordinator.reconcile import Plan, reconcile
+from formation_coordinator.plan import Plan
 from formation_coordinator.world import HostEntry, World
 
 PROXY = process_type("proxy", port=8080)
 STOPPING, FINISHED, FAILED = InstanceState.STOPPING, InstanceState.FINISHED, InstanceState.FAILED
-
-
-def step(given: World) -> Plan:
-    uids = count(1)
-    return reconcile(
-        given,
-        now_s=100.0,
-        epoch=7,
-        replace_after_s=5.0,
-        new_uid=lambda slot: f"new-{slot.short}-{next(uids)}",
-    )
-
-
-def written(plan: Plan) -> dict[str, list[str]]:
-    return {d.host: [i.slot.short for i in d.instances] for d in plan.documents}
 
 
 # ---------------------------------------------------------------------- fixed ports
@@ -36,10 +19,8 @@ def written(plan: Plan) -> dict[str, list[str]]:
 def test_a_type_with_a_fixed_port_runs_once_on_each_host() -> None:
     plan = step(world(host("a"), host("b"), apps=app({"proxy": 3}), releases=(release(PROXY),)))
     assert written(plan) == {"a": ["proxy.1"], "b": ["proxy.2"]}
-    taken = "port 8080 is taken by another of this type"
-    # The first of a type is placed before the others, so it is known by name already.
-    first = "port 8080 is taken by shop/proxy.1"
-    assert plan.pending[Slot("shop", "proxy", 3)] == f"no host: a: {first}; b: {taken}"
+    first, second = (f"port 8080 is taken by shop/proxy.{n}" for n in (1, 2))
+    assert plan.pending[Slot("shop", "proxy", 3)] == f"no host: a: {first}; b: {second}"
 
 
 def test_two_types_with_the_same_port_never_share_a_host_whatever_their_apps() -> None:
@@ -92,7 +73,7 @@ def test_a_new_release_takes_the_port_over_in_place() -> None:
 def test_a_port_that_is_new_moves_all_but_one_of_each_host() -> None:
     releases = (release("proxy"), release(PROXY, number=2))
     apps = app({"proxy": 2}, release=2)
-    new = stay("proxy.1", release_number=2, uid="new")
+    new = stay("proxy.1", release_number=2, stem="kept")
     crowded = host("a", new, stay("proxy.2"))
     plan = step(world(crowded, host("b"), apps=apps, releases=releases))
     assert written(plan) == {"a": ["proxy.1"], "b": ["proxy.2"]}
@@ -104,7 +85,7 @@ def test_what_fits_nowhere_goes_on_as_it_is_and_holds_up_nobody() -> None:
     given = world(
         host("a", done[0], stay("proxy.2"), stay("proxy.4")),
         host("b", done[1]),
-        apps=app({"proxy": 4}, release=2),
+        apps=app({"proxy": 4}, release=2, stable=1),
         releases=releases,
     )
     plan = step(given)

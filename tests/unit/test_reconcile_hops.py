@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import count
 
 import pytest
-from worlds import app, host, looping, release, seen, stay, world
+from worlds import app, host, looping, release, seen, stay, step, world
 
 from formation.model import App, Assignment, InstanceState
 from formation_coordinator import hops, views
-from formation_coordinator.reconcile import Plan, reconcile
+from formation_coordinator.plan import Plan
 from formation_coordinator.world import HostEntry, World
 
 WEB = (release("web"),)
-
-
-def step(given: World) -> Plan:
-    uids = count(1)
-    return reconcile(
-        given,
-        now_s=100.0,
-        epoch=7,
-        replace_after_s=5.0,
-        new_uid=lambda slot: f"new-{slot.short}-{next(uids)}",
-    )
 
 
 def stays_of(plan: Plan) -> Mapping[str, list[Assignment]]:
@@ -43,7 +31,7 @@ def test_a_crash_looping_instance_moves_and_takes_its_history_along() -> None:
     stays = stays_of(plan)
     assert stays["a"] == []
     (moved,) = stays["b"]
-    assert (moved.slot.short, moved.uid) == ("web.1", "new-web.1-1")
+    assert (moved.slot.short, moved.uid) == ("web.1", "web.1-new")
     assert (moved.failures, moved.avoided_hosts) == (9, ("a",))
     sentence = "shop/web.1 moved from a to b: failed 5 times within 5 min there (exit 1)"
     assert plan.sentence == sentence
@@ -138,7 +126,7 @@ def test_a_broken_release_of_a_thousand_moves_fifty_at_first() -> None:
         for first, name in enumerate("abcd")
     ]
     plan = step(world(*hosts, apps=app({"web": 1000}), releases=WEB))
-    fresh = [i for stays in stays_of(plan).values() for i in stays if i.uid.startswith("new-")]
+    fresh = [i for stays in stays_of(plan).values() for i in stays if i.uid.endswith("-new")]
     assert len(fresh) == hops.ON_TRIAL_MAX
 
 
@@ -155,7 +143,7 @@ def test_missing_instances_have_the_room_before_those_that_hop() -> None:
 
 
 def test_a_half_written_hop_is_finished_by_the_next_pass() -> None:
-    old, new = stay("web.1", uid="old"), stay("web.1", uid="new", avoided=["a"])
+    old, new = stay("web.1", stem="old"), stay("web.1", stem="kept", avoided=["a"])
     given = world(
         host("a", old, says=[looping(old)]),
         host("b", new, says=[seen(new, InstanceState.STARTING)]),
@@ -183,7 +171,8 @@ def test_people_are_told_that_it_moved_and_why() -> None:
     item = stay("web.1", avoided=["a", "c"])
 
     def reason(entry: HostEntry) -> str:
-        (view,) = views.host_instances(entry, {"shop": app({"web": 1})})
+        given = world(entry, apps=app({"web": 1}), releases=WEB)
+        (view,) = views.host_instances(entry, given)
         return view.status.reason
 
     backing_off = host("b", item, says=[seen(item, InstanceState.BACKOFF, reason="exit 1")])

@@ -8,7 +8,7 @@ from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import app, host, process_type, release, seen, world
+from worlds import app, host, process_type, release, seen, stay, world
 
 from formation.model import Ability, Assignment, HostState, InstanceState, Slot
 from formation_coordinator import views
@@ -18,7 +18,6 @@ from formation_coordinator.world import (
     HostEntry,
     World,
     apply,
-    brake_is_on,
     host_state,
     is_current,
     is_healthy,
@@ -75,12 +74,12 @@ def one_host(draw: st.DrawFn, name: str, uids: count[int]) -> HostEntry:
         )
     )
     stays = [
-        Assignment(
-            uid=f"u{next(uids)}",
-            slot=slot,
-            release=draw(st.integers(1, 2)),
-            restart_mark=draw(st.integers(0, 1)),
-            avoided_hosts=tuple(draw(st.sampled_from(["", "", "a", "bc", "abcdef"]))),
+        stay(
+            slot.short,
+            stem=f"s{next(uids)}",
+            release_number=draw(st.integers(1, 2)),
+            mark=draw(st.integers(0, 1)),
+            avoided=tuple(draw(st.sampled_from(["", "", "a", "bc", "abcdef"]))),
         )
         for slot in sorted(slots)
     ]
@@ -105,9 +104,10 @@ def planned(given_world: World, uids: count[int] | None = None) -> Plan:
     return reconcile(
         given_world,
         now_s=NOW_S,
+        wall_ms=0,
         epoch=1,
         replace_after_s=REPLACE_AFTER_S,
-        new_uid=lambda slot: f"new{next(uids)}",
+        new_stem=lambda: f"new{next(uids)}",
     )
 
 
@@ -184,7 +184,11 @@ def test_nothing_healthy_and_current_is_stopped_without_a_reason(before: World) 
             if item.uid in kept or not is_healthy(entry, observed.get(item.uid)):
                 continue
             copies = slots_of(before)[item.slot]
-            assert not is_current(shop, item) or item.slot.type in shrunk or len(copies) > 1
+            assert (
+                not is_current(before, item, item.slot)
+                or item.slot.type in shrunk
+                or len(copies) > 1
+            )
 
 
 @given(worlds())
@@ -307,14 +311,14 @@ def broken(given_world: World) -> World:
 @settings(max_examples=EXAMPLES)
 def test_with_the_brake_on_nothing_is_placed_because_a_host_is_silent(before: World) -> None:
     plan = planned(before)
-    if not brake_is_on(before):
+    if not plan.brake:
         return
     was = slots_of(before)
     stale = {
         item.slot
         for entry in before.hosts.values()
         for item in entry.assigned
-        if not is_current(before.apps["shop"], item)
+        if not is_current(before, item, item.slot)
     }
     for slot, entries in slots_of(after(before, plan)).items():
         newcomers = [e for e in entries if e.name not in {b.name for b in was.get(slot, [])}]
@@ -328,6 +332,6 @@ def test_views_show_every_assignment_once(before: World) -> None:
     shown = [
         view.status.uid
         for entry in before.hosts.values()
-        for view in views.host_instances(entry, before.apps)
+        for view in views.host_instances(entry, before)
     ]
     assert len(set(shown)) == len(shown)

@@ -903,6 +903,7 @@ class InstanceAssignment(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     LIKE_FIELD_NUMBER: _builtins.int
+    AFTER_LOSS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     app: _builtins.str
     type: _builtins.str
@@ -927,6 +928,8 @@ class InstanceAssignment(_message.Message):
     """of a run: instead of the type's"""
     like: _builtins.str
     """of a run: the type whose settings it has"""
+    after_loss: _builtins.bool
+    """moved because `moved_from` was lost"""
     @_builtins.property
     def avoided_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """where this release crash-looped in this slot"""
@@ -950,10 +953,11 @@ class InstanceAssignment(_message.Message):
         run: _builtins.str = ...,
         command: _builtins.str = ...,
         like: _builtins.str = ...,
+        after_loss: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinal", b"ordinal", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "run", b"run", "surge", b"surge", "type", b"type", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_loss", b"after_loss", "app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinal", b"ordinal", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "run", b"run", "surge", b"surge", "type", b"type", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -983,6 +987,7 @@ class Bundle(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     LIKE_FIELD_NUMBER: _builtins.int
+    AFTER_LOSS_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     type: _builtins.str
     release: _builtins.int
@@ -997,6 +1002,7 @@ class Bundle(_message.Message):
     run: _builtins.str
     command: _builtins.str
     like: _builtins.str
+    after_loss: _builtins.bool
     @_builtins.property
     def ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -1020,10 +1026,11 @@ class Bundle(_message.Message):
         run: _builtins.str = ...,
         command: _builtins.str = ...,
         like: _builtins.str = ...,
+        after_loss: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinals", b"ordinals", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "run", b"run", "stem", b"stem", "surge", b"surge", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_loss", b"after_loss", "app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinals", b"ordinals", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "run", b"run", "stem", b"stem", "surge", b"surge", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,460 @@
+"""One process type in one pass: from what is there to what is wanted, rule by rule. Pure.
+
+The rules are numbered in `reconcile`. Each looks only at hosts that the book points at, so a type
+with nothing to do costs a few comparisons, however large it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from formation.model import HostState, InstanceState, Slot
+from formation.policy import AGENT_LEASE_S, LEASE_MARGIN_S
+from formation.rules import LossAction
+from formation_coordinator import moves, rollout, stays
+from formation_coordinator.book import Flags
+from formation_coordinator.desk import Demand, Desk
+from formation_coordinator.draft import FRESH, Past, Wish
+from formation_coordinator.fit import matching
+from formation_coordinator.plan import BRAKE, PENDING_NAMED_MAX
+from formation_coordinator.stays import OfType, Stay
+from formation_coordinator.world import GONE, departed, is_over
+
+
+class Upkeep:
+    def __init__(self, desk: Desk, of_type: OfType, room: int) -> None:
+        self.desk, self.of_type, self._room = desk, of_type, room
+        self.app, self.spec, self.key = of_type.app, of_type.spec, of_type.key
+        self.now_s = desk.now.monotonic_s
+        self.best: dict[int, Stay] = {}
+        self.blocked: set[int] = set()
+        self.slots = of_type.book.slots
+        self.step = rollout.Step()
+        self._of_change: dict[int, Stay] = {}
+        self._are_stuck: set[int] = set()
+        self._why_stuck = ""
+        self._views: list[rollout.Stay] = []
+
+    def run(self) -> None:
+        book = self.of_type.book
+        if book.ending:
+            self._confirm_endings()
+        if book.doubles:
+            self._settle_doubles()
+        if self.is_changing:
+            self._look_at_change()
+        self._drop_surplus()
+        if book.to_retry:
+            self._tell_to_retry()
+        if self.desk.book.silent:
+            self._demand_lost()
+        self._demand_missing()
+        self._replace()
+        if not self.desk.brake:
+            self.desk.moves.find_hops(self.of_type)
+        self._find_leavers()
+
+    @property
+    def is_changing(self) -> bool:
+        book = self.of_type.book
+        if book.stale or book.surge:
+            return True
+        stable = self.app.stable_release
+        return bool(stable) and not self.desk.book.same(self.key, stable, self.app.release)
+
+    @property
+    def views(self) -> list[rollout.Stay]:
+        return self._views
+
+    def _kept(self, stay: Stay) -> bool:
+        return self.best.get(stay.ordinal, stay) is stay
+
+    # ------------------------------------------------------------------ 2, 3: on its way out
+
+    def _confirm_endings(self) -> None:
+        for row in tuple(self.of_type.book.ending):
+            for stay in self.of_type.at(row):
+                if not stay.assignment.ending:
+                    continue
+                if _surely_gone(stay):
+                    self.of_type.gone.add(stay.assignment.uid)
+                    self.desk.draft.drop(row, stay.assignment)
+                    self.desk.tally["removed"] += 1
+                elif not self._stopped_itself(stay):
+                    self.blocked.add(stay.ordinal)
+
+    def _stopped_itself(self, stay: Stay) -> bool:
+        """Its agent has heard nobody for so long that it has ended it by its own clock."""
+        since_s = stay.entry.silent_since_s
+        if stay.entry.connected or since_s is None:
+            return False
+        at_s = since_s + self._lease_wait_s()
+        self.desk.wake(at_s)
+        return self.now_s >= at_s
+
+    def _lease_wait_s(self) -> float:
+        return AGENT_LEASE_S + self.spec.stop_grace_s + LEASE_MARGIN_S
+
+    def _settle_doubles(self) -> None:
+        """The better stay of a slot. The others go once that one works."""
+        keep = self.spec.on_host_loss.keep
+        level = self.of_type.book.count
+        for ordinal in sorted(self.of_type.book.doubles):
+            found = self.of_type.of_slot(ordinal)
+            best = self.best[ordinal] = stays.better(found, keep, lambda row: int(level[row]))
+            for stay in found:
+                if stay is not best and not _follows(stay, best) and self._may_go(stay, best):
+                    self.desk.drop(self.of_type, stay)
+
+    def _may_go(self, stay: Stay, best: Stay) -> bool:
+        if stays.left_behind(stay, best):
+            return True
+        if best.assignment.moved_from and not best.assignment.after_loss:
+            at_s = best.steady_at_s(self.spec.rollout.healthy_s)
+            self.desk.wake(at_s)
+            return at_s is not None and at_s <= self.now_s
+        return best.healthy
+
+    # ------------------------------------------------------------------ 4: too many
+
+    def _drop_surplus(self) -> None:
+        extra = self.slots - self._wanted()
+        if extra <= 0:
+            return
+        if self.spec.per_host:
+            chosen = set(self._surplus_per_host())
+        else:
+            kept = [stay for stay in self.of_type.all() if self._kept(stay)]
+            chosen = set(stays.surplus(kept, extra))
+        for stay in self.of_type.all():
+            if stay.ordinal in chosen:
+                self.desk.drop(self.of_type, stay)
+        self.slots -= len(chosen)
+
+    def _wanted(self) -> int:
+        if self.spec.per_host:
+            return int(self._per_host_counts().sum())
+        return self.of_type.quantity + self.step.surge
+
+    # ------------------------------------------------------------------ 5: another try
+
+    def _tell_to_retry(self) -> None:
+        for stay in self.of_type.on(self.of_type.book.to_retry):
+            mark = self.app.retry_mark(stay.slot.type, stay.slot.ordinal)
+            if stay.assignment.retry_mark < mark:
+                told = replace(stay.assignment, retry_mark=mark)
+                self.desk.draft.change(stay.row, told)
+                stay.assignment = told
+                self.desk.tally["told to retry"] += 1
+
+    # ------------------------------------------------------------------ 6: lost hosts
+
+    def _demand_lost(self) -> None:
+        if self.spec.per_host:
+            return
+        rows = [row for row in self.desk.book.silent if self.of_type.book.count[row]]
+        for stay in self.of_type.on(rows):
+            if self._kept(stay):
+                self._demand_of_silent(stay)
+
+    def _demand_of_silent(self, stay: Stay) -> None:
+        if stay.current and is_over(stay.status):
+            return
+        gone = departed(stay.entry)
+        if not gone and self.spec.on_host_loss.action is LossAction.WAIT:
+            why = f"host {stay.host} is silent, and on_host_loss.action is wait"
+            self.desk.wait([stay.slot], why)
+            return
+        if not gone and not self._waited_for(stay):
+            return
+        if self.desk.brake and not gone:
+            self.desk.wait([stay.slot], BRAKE)
+            return
+        past = Past(avoided_hosts=stay.assignment.avoided_hosts) if stay.current else FRESH
+        reason = f"{stay.host} {'was stopped' if gone else 'was lost'}"
+        self.desk.demands.append(
+            Demand(
+                wish=self._fill(),
+                ordinals=(stay.ordinal,),
+                reason=reason,
+                past=past,
+                lost=stay,
+                surge=stay.assignment.surge,
+            )
+        )
+
+    def _waited_for(self, stay: Stay) -> bool:
+        since_s = stay.entry.silent_since_s
+        assert since_s is not None, stay
+        wait_s = max(self.desk.now.replace_after_s, self.spec.on_host_loss.after_s)
+        if self.spec.exclusive:
+            wait_s = max(wait_s, self._lease_wait_s())
+        self.desk.wake(since_s + wait_s)
+        return self.now_s >= since_s + wait_s
+
+    # ------------------------------------------------------------------ 7: missing ones
+
+    def _fill(self) -> Wish:
+        """What a new one runs: the release before, while the new one is held back."""
+        word, wish = self.app.rollout, self.of_type.wish
+        if not (word.paused or word.canary) or self.app.release == self.app.stable_release:
+            return wish
+        stable = self.desk.world.releases.get((self.app.name, self.app.stable_release))
+        spec = stable.type_named(self.spec.name) if stable else None
+        if stable is None or spec is None:
+            return wish
+        if word.canary and not word.paused and self._new() < word.canary:
+            return wish
+        return Wish(app=self.app, spec=spec, release=stable)
+
+    def _new(self) -> int:
+        return sum(not view.stale for view in self._views)
+
+    def _demand_missing(self) -> None:
+        if self.spec.per_host:
+            self._add_per_host()
+            return
+        missing = self._wanted() - self.slots - len(self.blocked)
+        if missing <= 0:
+            return
+        asked = min(missing, self._room + PENDING_NAMED_MAX)
+        self.desk.unnamed += missing - asked
+        ordinals = self._free_ordinals(asked)
+        plain = max(0, self.of_type.quantity - self.slots - len(self.blocked))
+        first = not self.of_type.book.total
+        self._demand(ordinals[:plain], surge=False, first=first)
+        self._demand(ordinals[plain:], surge=True, first=False)
+
+    def _free_ordinals(self, number: int) -> tuple[int, ...]:
+        free = self.of_type.book.free_ordinals(number + len(self.blocked))
+        return tuple(o for o in free.tolist() if o not in self.blocked)[:number]
+
+    def _demand(self, ordinals: tuple[int, ...], *, surge: bool, first: bool) -> None:
+        if not ordinals:
+            return
+        reason = f"for the change to v{self.app.release}" if surge else "wanted"
+        wish = self.of_type.wish if surge else self._fill()
+        demand = Demand(wish=wish, ordinals=ordinals, reason=reason, surge=surge, first=first)
+        if first and len(ordinals) > 1:
+            self.desk.demands.append(replace(demand, ordinals=ordinals[:1]))
+            demand = replace(demand, ordinals=ordinals[1:], first=False)
+        self.desk.demands.append(demand)
+
+    # ------------------------------------------------------------------ one on every host
+
+    def _per_host_counts(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """How many each host is to have: of those that match, also of silent ones."""
+        book, level = self.desk.book, self.of_type.book.count
+        wanted = np.where(self._matches(), self.of_type.quantity, 0)
+        held = ~book.connected | book.cordoned
+        return np.where(held, np.minimum(level, wanted), wanted)
+
+    def _matches(self) -> Flags:
+        book = self.desk.book
+        passed = book.known.copy()
+        for constraint in self.spec.where.require:
+            passed &= matching(book, constraint)
+        return passed
+
+    def _surplus_per_host(self) -> Iterator[int]:
+        extra = self.of_type.book.count - self._per_host_counts()
+        for row in np.flatnonzero(extra > 0).tolist():
+            found = self.of_type.on([row])
+            yield from (stay.ordinal for stay in found[-int(extra[row]) :])
+
+    def _add_per_host(self) -> None:
+        missing = self._per_host_counts() - self.of_type.book.count
+        rows = np.flatnonzero(missing > 0)
+        if not len(rows):
+            return
+        fit = self.desk.draft.fit(self._fill())
+        free = iter(self._free_ordinals(int(missing[rows].sum())))
+        for row in rows.tolist():
+            if row in self.of_type.book.ending:
+                continue
+            for _ in range(int(missing[row])):
+                slot = Slot(self.app.name, self.spec.name, next(free))
+                if fit.room[row] <= 0:
+                    host = self.desk.book.names[row]
+                    self.desk.wait([slot], f"{host}: {fit.why_not(row)}")
+                    continue
+                self.desk.draft.add(self._fill(), slot, row, "one for every host")
+                self.desk.tally["placed"] += 1
+                fit.room[row] -= 1
+
+    # ------------------------------------------------------------------ 8: changes
+
+    def _look_at_change(self) -> None:
+        kept = [stay for stay in self.of_type.all() if self._kept(stay)]
+        self._of_change = {stay.ordinal: stay for stay in kept}
+        self._are_stuck = self._stuck(kept)
+        self._views = [self._view(stay, self._are_stuck) for stay in kept]
+        quantity = len(kept) if self.spec.per_host else self.of_type.quantity
+        self.step = rollout.step(self._views, quantity, self.spec.rollout, self.app.rollout)
+        done = sum(view.works and not view.stale for view in self._views)
+        towards = (self.app.release, self.app.rollout, tuple(self.app.restart_marks.items()))
+        self.desk.progress[self.key] = rollout.progress(
+            self.desk.before.get(self.key), towards, done, self.now_s
+        )
+
+    def _view(self, stay: Stay, stuck: set[int]) -> rollout.Stay:
+        healthy_s = 0.0 if stay.current is False else self.spec.rollout.healthy_s
+        if stay.healthy and stay.current:
+            self.desk.wake(stay.steady_at_s(healthy_s))
+        item = stay.assignment
+        named = self.app.restart_marks.get(stay.slot.short, 0)
+        return rollout.Stay(
+            ordinal=stay.ordinal,
+            stale=not stay.current,
+            works=stay.steady(self.now_s, healthy_s),
+            broken=self._broken(stay),
+            surge=item.surge,
+            demanded=named > item.restart_mark and item.release == self.app.release,
+            fixed=stay.state is not HostState.READY or stay.ordinal in stuck,
+        )
+
+    def _broken(self, stay: Stay) -> str:
+        """It ended for good; or it crashes again and again, and another host was tried already."""
+        status = stay.status
+        if status is None or not stay.current:
+            return ""
+        alone = int(self.desk.book.connected.sum()) <= 1
+        loops = status.crash_looping and (alone or stay.assignment.avoided_hosts)
+        if not loops and status.state is not InstanceState.FAILED:
+            return ""
+        how = "keeps crashing" if loops else "failed"
+        return f"{stay.slot.short} {how} on {stay.host}: {status.last_exit or status.reason}"
+
+    def _stuck(self, kept: list[Stay]) -> set[int]:
+        """Stale ones whose new release fits nowhere: they must not hold up the others."""
+        spec = self.spec
+        if not (spec.port or spec.requires or spec.resources.cpus or spec.resources.memory_bytes):
+            return set()
+        draft, wish = self.desk.draft, self.of_type.wish
+        stale = [stay for stay in kept if not stay.current and stay.state is HostState.READY]
+        misfits = [stay for stay in stale if draft.misfit(stay.row, wish, stay.assignment)]
+        if not misfits:
+            return set()
+        fit = draft.fit(wish)
+        if int(fit.room.sum()):
+            return set()
+        self._why_stuck = moves.not_replaced(fit.reason())
+        return {stay.ordinal for stay in misfits}
+
+    def _replace(self) -> None:
+        stuck = [self._of_change[ordinal] for ordinal in sorted(self._are_stuck)]
+        left = [stay.slot for stay in stuck if stay.assignment.uid not in self.of_type.gone]
+        self.desk.wait(left, self._why_stuck)
+        for ordinal in self.step.replace:
+            stay = self._of_change[ordinal]
+            if stay.assignment.uid in self.of_type.gone:
+                continue
+            reason = self._why_replaced(stay)
+            if stay.entry.draining and not self.spec.per_host:
+                self.desk.moves.replace(self.of_type, stay, f"{stay.host} is drained")
+            elif self.desk.draft.misfit(stay.row, self.of_type.wish, stay.assignment):
+                self.desk.moves.replace(self.of_type, stay, reason)
+            else:
+                self._replace_in_place(stay, reason)
+
+    def _why_replaced(self, stay: Stay) -> str:
+        if stay.assignment.release == self.app.release:
+            return "restarted"
+        return f"v{self.app.release} instead of v{stay.assignment.release}"
+
+    def _replace_in_place(self, stay: Stay, reason: str) -> None:
+        self.of_type.gone.add(stay.assignment.uid)
+        if self.spec.exclusive:
+            self.desk.end(stay)
+            return
+        draft = self.desk.draft
+        draft.drop(stay.row, stay.assignment)
+        surge = stay.assignment.surge
+        draft.add(self.of_type.wish, stay.slot, stay.row, reason, surge=surge)
+        self.desk.tally["replaced"] += 1
+
+    # ------------------------------------------------------------------ 9: leaving a host
+
+    def _find_leavers(self) -> None:
+        leaving = [
+            found for found in self._leavers() if found[0].assignment.uid not in self.of_type.gone
+        ]
+        if not leaving:
+            return
+        late = [stay for stay, _ in leaving if self._drain_is_late(stay)]
+        for stay in late:
+            self.desk.drop(self.of_type, stay)
+        rest = [found for found in leaving if found[0].assignment.uid not in self.of_type.gone]
+        if self.spec.exclusive:
+            self._end_to_leave(rest)
+        elif not self.spec.per_host:
+            self.desk.moves.leave(self.of_type, rest)
+
+    def _leavers(self) -> Iterator[tuple[Stay, str]]:
+        book, count = self.desk.book, self.of_type.book.count
+        rows = [row for row in book.draining if count[row]]
+        for stay in self.of_type.on(rows):
+            idle = stay.current and is_over(stay.status)
+            stays_on = self.spec.per_host and not self._is_last_there(stay)
+            if self._kept(stay) and stay.state is HostState.READY and not (idle or stays_on):
+                yield stay, f"{stay.host} is drained"
+        if self.spec.where.require and not self.spec.per_host:
+            misplaced = np.flatnonzero((count > 0) & ~self._matches() & ~book.cordoned)
+            for stay in self.of_type.on(misplaced.tolist()):
+                if self._kept(stay) and stay.state is HostState.READY and stay.current:
+                    yield stay, f"{stay.host} no longer has what the type requires"
+
+    def _is_last_there(self, stay: Stay) -> bool:
+        """Those that every host has go when all others have."""
+        data = self.desk.book.data[stay.row]
+        assert data is not None
+        world = self.desk.world
+        for app, name in data.types:
+            release = world.current_release(world.apps[app]) if app in world.apps else None
+            spec = release.type_named(name) if release else None
+            if spec is not None and not spec.per_host:
+                return False
+        return not data.runs
+
+    def _drain_is_late(self, stay: Stay) -> bool:
+        entry = stay.entry
+        if not entry.draining:
+            return False
+        if self.spec.per_host:
+            return True
+        assert entry.host is not None
+        if not entry.host.drain_deadline_s or entry.draining_since_s is None:
+            return False
+        at_s = entry.draining_since_s + entry.host.drain_deadline_s
+        self.desk.wake(at_s)
+        return self.now_s >= at_s
+
+    def _end_to_leave(self, leaving: list[tuple[Stay, str]]) -> None:
+        """One after the other, and only when another host would take it."""
+        fit = self.desk.draft.fit(self.of_type.wish)
+        if not int(fit.room.sum()):
+            self.desk.wait([stay.slot for stay, _ in leaving], fit.reason())
+            return
+        if self.blocked:
+            return
+        for stay, _ in leaving[:1]:
+            self.of_type.gone.add(stay.assignment.uid)
+            self.desk.end(stay)
+
+
+def _follows(stay: Stay, best: Stay) -> bool:
+    """It is to take over from the one that is still better: give it time."""
+    return stay.assignment.moved_from == best.host and not stay.assignment.after_loss
+
+
+def _surely_gone(stay: Stay) -> bool:
+    entry, status = stay.entry, stay.entry.status
+    if departed(entry):
+        return True
+    if not entry.connected or status is None or entry.document is None:
+        return False
+    seen = stay.status is None or stay.status.state in GONE
+    return seen and status.generation >= entry.document.generation
