@@ -331,7 +331,9 @@ class AssignmentDocument:
         """One by one, made anew at each call: a host may have thousands."""
         return tuple(bundle.stay(o) for bundle in self.bundles for o in bundle.ordinals)
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many stays it lists."""
         return sum(len(bundle.ordinals) for bundle in self.bundles)
 
 

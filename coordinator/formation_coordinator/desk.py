@@ -42,6 +42,11 @@ class Demand:
     lost: Stay | None = None
     first: bool = False
 
+    @property
+    def slot(self) -> Slot:
+        """Of the first, which is the only one of a single demand."""
+        return Slot(self.wish.app.name, self.wish.spec.name, self.ordinals[0])
+
 
 @dataclass(slots=True)
 class Desk:

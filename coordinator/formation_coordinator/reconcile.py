@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -249,11 +250,16 @@ class _Pass:
     def _place_demands(self) -> None:
         """First one of every type, so that none starves; then what is hardest to place."""
         order = sorted(self.desk.demands, key=_hardest_first)
-        for demand in order:
-            if demand.lost is not None or demand.past.avoided_hosts:
-                self._place_single(demand)
+        for _, group in groupby(order, key=_kind):
+            demands = list(group)
+            if demands[0].past.avoided_hosts:
+                for demand in demands:
+                    self._place_single(demand)
+            elif demands[0].lost is not None:
+                self._place_lost(demands)
             else:
-                self._place(demand)
+                for demand in demands:
+                    self._place(demand)
 
     def _place(self, demand: Demand) -> None:
         wish = demand.wish
@@ -281,6 +287,18 @@ class _Pass:
             why = f"no room for one more while v{wish.app.release} comes; {why}"
         self.desk.wait([Slot(wish.app.name, wish.spec.name, o) for o in rest], why)
 
+    def _place_lost(self, demands: Sequence[Demand]) -> None:
+        """Of one type, in one go."""
+        fit = self.draft.fit(demands[0].wish)
+        columns = fit.columns()
+        counts = placement.place(len(demands), columns)
+        rows = placement.deal(counts, columns.level, columns.rank).tolist()
+        for demand, row in zip(demands, rows, strict=False):
+            self._follow(demand, row)
+        if len(rows) < len(demands):
+            why = self.draft.fit(demands[0].wish).reason()
+            self.desk.wait([d.slot for d in demands[len(rows) :]], why)
+
     def _place_single(self, demand: Demand) -> None:
         avoided = demand.past.avoided_hosts
         barred = {
@@ -292,19 +310,21 @@ class _Pass:
         if fit is not None and barred:
             fit = self._try_single(demand, {})
         if fit is not None:
-            slot = Slot(demand.wish.app.name, demand.wish.spec.name, demand.ordinals[0])
-            self.desk.wait([slot], fit.reason())
+            self.desk.wait([demand.slot], fit.reason())
 
     def _try_single(self, demand: Demand, barred: Mapping[int, str]) -> Fit | None:
         """None when it has a place now."""
-        wish, lost = demand.wish, demand.lost
-        fit = self.draft.fit(wish, barred)
+        fit = self.draft.fit(demand.wish, barred)
         rows = np.flatnonzero(placement.place(1, fit.columns()))
-        slot = Slot(wish.app.name, wish.spec.name, demand.ordinals[0])
-        if not len(rows) or slot in self.draft.touched:
+        if not len(rows):
             return fit
+        self._follow(demand, int(rows[0]))
+        return None
+
+    def _follow(self, demand: Demand, row: int) -> None:
+        wish, lost = demand.wish, demand.lost
         self.draft.add(
-            wish, slot, int(rows[0]), demand.reason, past=demand.past, surge=demand.surge,
+            wish, demand.slot, row, demand.reason, past=demand.past, surge=demand.surge,
             moved_from=lost.host if lost else "", after_loss=lost is not None,
         )  # fmt: skip
         self.desk.tally["moved" if lost else "placed"] += 1
@@ -312,7 +332,6 @@ class _Pass:
             # Should that host return, it must not start its own again.
             self.desk.end(lost)
             self.desk.absent.add(lost.host)
-        return None
 
     # ------------------------------------------------------------------ the plan
 
@@ -384,7 +403,13 @@ def _hardest_first(demand: Demand) -> tuple[object, ...]:
         -needs.cpus,
         -len(where.require),
         demand.wish.key,
+        demand.past.avoided_hosts != (),
+        demand.ordinals,
     )
+
+
+def _kind(demand: Demand) -> tuple[object, ...]:
+    return demand.wish.key, demand.lost is None, demand.past.avoided_hosts != ()
 
 
 def _needs_single_steps(wish: Wish, demand: Demand) -> bool:

@@ -229,8 +229,8 @@ class Upkeep:
         self._demand(ordinals[plain:], surge=True, first=False)
 
     def _free_ordinals(self, number: int) -> tuple[int, ...]:
-        free = self.of_type.book.free_ordinals(number + len(self.blocked))
-        return tuple(o for o in free.tolist() if o not in self.blocked)[:number]
+        free = self.of_type.book.free_ordinals(number + len(self.blocked)).tolist()
+        return tuple([o for o in free if o not in self.blocked] if self.blocked else free)[:number]
 
     def _demand(self, ordinals: tuple[int, ...], *, surge: bool, first: bool) -> None:
         if not ordinals:

@@ -171,7 +171,7 @@ def hosts(world: World, *, now_s: float, replace_after_s: float) -> list[HostVie
             HostView(
                 entry=entry,
                 state=host_state(entry, now_s=now_s, replace_after_s=replace_after_s),
-                instances=len(entry.document) if entry.document else 0,
+                instances=entry.document.size if entry.document else 0,
                 healthy=sum(is_healthy(entry, observed.get(i.uid)) for i in entry.assigned),
             )
         )
