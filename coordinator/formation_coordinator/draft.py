@@ -25,8 +25,9 @@ from formation.model import (
     Release,
     Slot,
 )
-from formation_coordinator.book import Book, Ints, TypeKey, needs_milli
-from formation_coordinator.fit import Fit, Space
+from formation_coordinator.book import Book, Ints, TypeKey
+from formation_coordinator.fit import Fit
+from formation_coordinator.space import Freed, OneRow, Space
 from formation_coordinator.world import World
 
 NewStem = Callable[[], str]
@@ -108,6 +109,14 @@ class Draft:
         self._append(row, template, [slot.ordinal])
         self.space.take(wish.key, wish.spec, row, slot)
 
+    def replace(self, wish: Wish, row: int, item: Assignment, reason: str) -> None:
+        """The slot's next stay on the same host: it waits until this one's process is gone."""
+        before = self._spec_of(item)
+        self.drop(row, item)
+        self.add(wish, item.slot, row, reason, surge=item.surge)
+        if before is not None:
+            self.space.free(before, row)
+
     def add_many(self, wish: Wish, ordinals: Ints, rows: Ints, reason: str) -> None:
         """Of a type without a fixed port or marks of single slots: an ordinal for each row."""
         name = wish.spec.name
@@ -185,14 +194,8 @@ class Draft:
     # ------------------------------------------------------------------ what hosts take
 
     def fit(self, wish: Wish, barred: Mapping[int, str] | None = None) -> Fit:
-        return Fit(
-            self.space,
-            wish.key,
-            wish.spec,
-            states=self.states,
-            apart=sorted(self.apart_from(wish.key)),
-            barred=barred,
-        )
+        apart = sorted(self.apart_from(wish.key))
+        return Fit(self.space, wish.key, wish.spec, states=self.states, apart=apart, barred=barred)
 
     def apart_from(self, key: TypeKey) -> set[TypeKey]:
         """Who shares no host with this type, whichever of the two says so."""
@@ -200,42 +203,30 @@ class Draft:
             self._apart = _apart(self.world)
         return self._apart.get(key, set())
 
+    def fit_without(self, wish: Wish, row: int, item: Assignment) -> Fit:
+        """As if this stay had gone already."""
+        return self._fit_in(Freed(self.space, row, item.slot, self._spec_of(item)), wish)
+
     def misfit(self, row: int, wish: Wish, item: Assignment) -> str:
         """Why this stay's host cannot run this instead in its place; empty when it can.
 
-        What the stay itself holds is no hindrance.
+        What the stay itself holds is no hindrance, nor is the host's state.
         """
-        fit = Fit(_Alone(self.space, self.world, row, item), wish.key, wish.spec,
-                  states=self.states, apart=sorted(self.apart_from(wish.key)))  # fmt: skip
-        ignored = {"joined", "state", "cordon", "history"}
-        failed = [check for check in fit.checks if not check.passed[row]]
-        return next((check.words(row) for check in failed if check.name not in ignored), "")
+        one = Freed(OneRow(self.space, row), 0, item.slot, self._spec_of(item))
+        fit = self._fit_in(one, wish)
+        failed = [c for c in fit.checks if not c.passed[0] and c.name not in _OF_THE_HOST]
+        return failed[0].words(0) if failed else ""
+
+    def _fit_in(self, space: Space, wish: Wish) -> Fit:
+        apart = sorted(self.apart_from(wish.key))
+        return Fit(space, wish.key, wish.spec, states=self.states, apart=apart)
+
+    def _spec_of(self, item: Assignment) -> ProcessType | None:
+        release = self.world.releases.get((item.slot.app, item.release))
+        return release.type_named(item.slot.type) if release else None
 
 
-class _Alone(Space):
-    """The same space as if one stay had gone already."""
-
-    def __init__(self, space: Space, world: World, row: int, item: Assignment) -> None:
-        super().__init__(space.book)
-        self.total = space.total.copy()
-        self.cpus_used, self.memory_used = space.cpus_used.copy(), space.memory_used.copy()
-        self._counts, self._ports = dict(space._counts), space._ports  # noqa: SLF001
-        self._own, self._row, self._slot = True, row, item.slot
-        release = world.releases.get((item.slot.app, item.release))
-        spec = release.type_named(item.slot.type) if release else None
-        self.total[row] -= 1
-        key = (item.slot.app, item.slot.type)
-        self._copy(key)[row] -= 1
-        if spec is not None:
-            self.cpus_used[row] -= needs_milli(spec)
-            self.memory_used[row] -= spec.resources.memory_bytes
-
-    def holders(self, row: int, port: int) -> set[Slot]:
-        found = super().holders(row, port)
-        return found - {self._slot} if row == self._row else found
-
-    def port_rows(self, port: int) -> set[int]:
-        return {row for row in super().port_rows(port) if self.holders(row, port)}
+_OF_THE_HOST = frozenset({"joined", "state", "cordon"})
 
 
 def _apart(world: World) -> dict[TypeKey, set[TypeKey]]:

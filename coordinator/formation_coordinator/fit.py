@@ -12,7 +12,7 @@ from functools import reduce
 
 import numpy as np
 
-from formation.model import Ability, HostState, ProcessType, Slot
+from formation.model import Ability, HostState, ProcessType
 from formation.rules import Constraint
 from formation_coordinator import placement
 from formation_coordinator.book import (
@@ -25,6 +25,7 @@ from formation_coordinator.book import (
     ability_bits,
     needs_milli,
 )
+from formation_coordinator.space import Space
 
 NAMED_MAX = 10
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -37,66 +38,6 @@ class Check:
     name: str
     passed: Flags
     words: Callable[[int], str]
-
-
-class Space:
-    """What one pass has used up so far, over the book. Copied at the first change."""
-
-    def __init__(self, book: Book) -> None:
-        self.book = book
-        self.total, self.cpus_used, self.memory_used = book.total, book.cpus_used, book.memory_used
-        self._counts: dict[TypeKey, Ints] = {}
-        self._ports: dict[tuple[int, int], set[Slot]] = {}
-        self._own = False
-
-    def count(self, key: TypeKey) -> Ints:
-        own = self._counts.get(key)
-        return own if own is not None else self.book.of(key).count
-
-    def holders(self, row: int, port: int) -> set[Slot]:
-        return self.book.held_ports(row).get(port, set()) | self._ports.get((row, port), set())
-
-    def port_rows(self, port: int) -> set[int]:
-        found = {row for row, _ in self.book.rows_with_ports(port)}
-        return found | {row for row, other in self._ports if other == port}
-
-    def _copy_totals(self) -> None:
-        if not self._own:
-            self.total, self._own = self.total.copy(), True
-            self.cpus_used, self.memory_used = self.cpus_used.copy(), self.memory_used.copy()
-
-    def _copy(self, key: TypeKey) -> Ints:
-        self._copy_totals()
-        if key not in self._counts:
-            self._counts[key] = self.book.of(key).count.copy()
-        return self._counts[key]
-
-    def give_back(self, key: TypeKey, row: int) -> None:
-        """A place; what its process uses is free only when that is gone."""
-        self._copy(key)[row] -= 1
-        self.total[row] -= 1
-
-    def take(self, key: TypeKey, spec: ProcessType, row: int, slot: Slot) -> None:
-        self._copy(key)[row] += 1
-        self.total[row] += 1
-        self.cpus_used[row] += needs_milli(spec)
-        self.memory_used[row] += spec.resources.memory_bytes
-        if spec.port:
-            self._ports.setdefault((row, spec.port), set()).add(slot)
-
-    def take_run(self, spec: ProcessType, row: int) -> None:
-        self._copy_totals()
-        self.total[row] += 1
-        self.cpus_used[row] += needs_milli(spec)
-        self.memory_used[row] += spec.resources.memory_bytes
-
-    def take_many(self, key: TypeKey, spec: ProcessType, counts: Ints) -> None:
-        """Of types without a fixed port."""
-        self._copy(key)
-        self._counts[key] += counts
-        self.total += counts
-        self.cpus_used += counts * needs_milli(spec)
-        self.memory_used += counts * spec.resources.memory_bytes
 
 
 class Fit:
@@ -114,7 +55,7 @@ class Fit:
         barred: Mapping[int, str] | None = None,
     ) -> None:
         self.space, self.book, self.key, self.spec = space, space.book, key, spec
-        self._states, self._apart, self._barred = states, apart, barred or {}
+        self.states, self._apart, self._barred = states, apart, barred or {}
         self.checks = [check for check in self._checks() if check is not None]
         passed = reduce(np.logical_and, (check.passed for check in self.checks))
         self.room: Ints = np.where(passed, self._room(), 0)
@@ -223,7 +164,7 @@ class Fit:
         def words(row: int) -> str:
             if self.book.departed[row]:
                 return "its agent was stopped"
-            return self._states.get(row, HostState.READY).name.lower()
+            return self.states.get(row, HostState.READY).name.lower()
 
         return Check("state", self.book.connected, words)
 

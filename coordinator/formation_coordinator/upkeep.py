@@ -370,10 +370,7 @@ class Upkeep:
         if self.spec.exclusive:
             self.desk.end(stay)
             return
-        draft = self.desk.draft
-        draft.drop(stay.row, stay.assignment)
-        surge = stay.assignment.surge
-        draft.add(self.of_type.wish, stay.slot, stay.row, reason, surge=surge)
+        self.desk.draft.replace(self.of_type.wish, stay.row, stay.assignment, reason)
         self.desk.tally["replaced"] += 1
 
     # ------------------------------------------------------------------ 9: leaving a host
