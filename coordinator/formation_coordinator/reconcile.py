@@ -101,7 +101,7 @@ class _Pass:
         self._drop_unwanted_types(known)
         self._place_demands()
         runs = Runs(self.world, self.book, self.draft, desk.now.wall_ms).look()
-        moves_left = follow_rebalance(desk)
+        moves_left = list(follow_rebalance(desk))
         desk.moves.carry_out()
         desk.tally["replaced"] += desk.moves.replaced
         desk.tally["moving"] += desk.moves.moving
