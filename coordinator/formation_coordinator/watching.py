@@ -14,7 +14,8 @@ from formation.model import App, InstanceState
 from formation.v1 import control_pb2 as pb
 from formation_coordinator import views
 from formation_coordinator.live import LiveWorld
-from formation_coordinator.reconcile import Plan
+from formation_coordinator.plan import Plan
+from formation_coordinator.planning import view_to_pb
 from formation_coordinator.views import InstanceView
 from formation_coordinator.world import HostEntry, World
 
@@ -86,7 +87,7 @@ class _View:
         apps = [a for name, a in sorted(world.apps.items()) if self._app in ("", name)]
         return pb.WatchUpdate(
             complete=first,
-            changed=[_to_pb(view) for view in changed],
+            changed=[view_to_pb(view) for view in changed],
             gone_uids=gone,
             apps=[wire.app_to_pb(app) for app in apps] if apps_changed else [],
             note=note,
@@ -122,13 +123,3 @@ class _View:
                 shown[view.status.uid] = view
                 note = note or reason
         return note
-
-
-def _to_pb(view: InstanceView) -> pb.InstanceView:
-    return pb.InstanceView(
-        status=wire.instance_status_to_pb(view.status),
-        host=view.host,
-        surplus=view.surplus,
-        host_silent=view.host_silent,
-        current=view.current,
-    )
