@@ -269,18 +269,16 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
-    """Stays of one type on one host that differ in nothing but their ordinals.
+class Terms:
+    """What many stays of one type have in common: the fields of `Assignment`, without the ordinal.
 
-    The uid of one is `<type>.<ordinal>-<stem>`; `stem` is never used again. All other fields are
-    those of `Assignment`.
+    `stem`, which is never used again, makes their uids: `<type>.<ordinal>-<stem>`.
     """
 
     app: str
     type: str
     release: int
     stem: str
-    ordinals: tuple[int, ...]
     restart_mark: int = 0
     retry_mark: int = 0
     failures: int = 0
@@ -294,26 +292,38 @@ class Bundle:
     command: str = ""
     like: str = ""
 
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Stays of one type on one host that differ in nothing but their ordinals.
+
+    Small, since a cluster has hundreds of thousands; their terms are shared.
+    """
+
+    terms: Terms
+    ordinals: tuple[int, ...]
+
     def uid(self, ordinal: int) -> str:
-        return f"{self.type}.{ordinal}-{self.stem}"
+        return f"{self.terms.type}.{ordinal}-{self.terms.stem}"
 
     def stay(self, ordinal: int) -> Assignment:
+        terms = self.terms
         return Assignment(
             uid=self.uid(ordinal),
-            slot=Slot(self.app, self.type, ordinal),
-            release=self.release,
-            restart_mark=self.restart_mark,
-            retry_mark=self.retry_mark,
-            failures=self.failures,
-            avoided_hosts=self.avoided_hosts,
-            surge=self.surge,
-            ending=self.ending,
-            moved_from=self.moved_from,
-            after_loss=self.after_loss,
-            reason=self.reason,
-            run=self.run,
-            command=self.command,
-            like=self.like,
+            slot=Slot(terms.app, terms.type, ordinal),
+            release=terms.release,
+            restart_mark=terms.restart_mark,
+            retry_mark=terms.retry_mark,
+            failures=terms.failures,
+            avoided_hosts=terms.avoided_hosts,
+            surge=terms.surge,
+            ending=terms.ending,
+            moved_from=terms.moved_from,
+            after_loss=terms.after_loss,
+            reason=terms.reason,
+            run=terms.run,
+            command=terms.command,
+            like=terms.like,
         )
 
 

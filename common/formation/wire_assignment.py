@@ -74,36 +74,36 @@ def document_from_pb(message: pb.AssignmentDocument) -> m.AssignmentDocument:
 
 
 def _bundle_to_pb(bundle: m.Bundle) -> pb.Bundle:
+    terms = bundle.terms
     return pb.Bundle(
-        app=bundle.app,
-        type=bundle.type,
-        release=bundle.release,
-        stem=bundle.stem,
+        app=terms.app,
+        type=terms.type,
+        release=terms.release,
+        stem=terms.stem,
         ordinals=bundle.ordinals,
-        restart_mark=bundle.restart_mark,
-        retry_mark=bundle.retry_mark,
-        failures=bundle.failures,
-        avoided_hosts=bundle.avoided_hosts,
-        surge=bundle.surge,
-        ending=bundle.ending,
-        moved_from=bundle.moved_from,
-        after_loss=bundle.after_loss,
-        reason=bundle.reason,
-        run=bundle.run,
-        command=bundle.command,
-        like=bundle.like,
+        restart_mark=terms.restart_mark,
+        retry_mark=terms.retry_mark,
+        failures=terms.failures,
+        avoided_hosts=terms.avoided_hosts,
+        surge=terms.surge,
+        ending=terms.ending,
+        moved_from=terms.moved_from,
+        after_loss=terms.after_loss,
+        reason=terms.reason,
+        run=terms.run,
+        command=terms.command,
+        like=terms.like,
     )
 
 
 def _bundle_from_pb(message: pb.Bundle) -> m.Bundle:
     if not message.stem:
         raise WireError("a bundle of assignments without a stem")
-    return m.Bundle(
+    terms = m.Terms(
         app=message.app,
         type=message.type,
         release=message.release,
         stem=message.stem,
-        ordinals=tuple(message.ordinals),
         restart_mark=message.restart_mark,
         retry_mark=message.retry_mark,
         failures=message.failures,
@@ -117,6 +117,7 @@ def _bundle_from_pb(message: pb.Bundle) -> m.Bundle:
         command=message.command,
         like=message.like,
     )
+    return m.Bundle(terms, tuple(message.ordinals))
 
 
 def run_to_pb(run: Run) -> pb.Run:

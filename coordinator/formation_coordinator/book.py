@@ -282,12 +282,12 @@ class Book:
     def _count(self, row: Row, bundle: Bundle, healthy: int) -> None:
         number = len(bundle.ordinals)
         row.total += number
-        slot = Slot(bundle.app, bundle.type, 0)
-        self._count_use(row, slot, bundle.release, bundle.like, bundle.ordinals)
-        if bundle.run:
+        slot = Slot(bundle.terms.app, bundle.terms.type, 0)
+        self._count_use(row, slot, bundle.terms.release, bundle.terms.like, bundle.ordinals)
+        if bundle.terms.run:
             row.runs.append(bundle)
             return
-        of_type = row.types.setdefault((bundle.app, bundle.type), RowType())
+        of_type = row.types.setdefault((bundle.terms.app, bundle.terms.type), RowType())
         of_type.bundles.append(bundle)
         of_type.count += number
         of_type.healthy += healthy
@@ -316,7 +316,7 @@ class Book:
         self.total[row] = fresh.total
         self.cpus_used[row], self.memory_used[row] = fresh.cpus_milli, fresh.memory_bytes
         for bundle in fresh.runs:
-            self.runs[bundle.app, bundle.run] = row
+            self.runs[bundle.terms.app, bundle.terms.run] = row
         for key, part in fresh.types.items():
             self._enter(row, key, part, key in fresh.looping)
 
@@ -341,10 +341,10 @@ class Book:
         book.total += part.count
         book.healthy += part.healthy
         for bundle in part.bundles:
-            if bundle.ending:
+            if bundle.terms.ending:
                 book.ending.add(row)
                 continue
-            if bundle.surge:
+            if bundle.terms.surge:
                 book.surge.add(row)
             for ordinal in bundle.ordinals:
                 book.enter(ordinal, row)
@@ -360,15 +360,15 @@ class Book:
         if before is None:
             return
         for bundle in before.runs:
-            if self.runs.get((bundle.app, bundle.run)) == row:
-                del self.runs[bundle.app, bundle.run]
+            if self.runs.get((bundle.terms.app, bundle.terms.run)) == row:
+                del self.runs[bundle.terms.app, bundle.terms.run]
         for key, part in before.types.items():
             book = self.types[key]
             book.count[row] = 0
             book.total -= part.count
             book.healthy -= part.healthy
             for bundle in part.bundles:
-                for ordinal in () if bundle.ending else bundle.ordinals:
+                for ordinal in () if bundle.terms.ending else bundle.ordinals:
                     book.leave(ordinal, row)
             for rows in (
                 book.unwell, book.stale, book.to_retry, book.looping, book.ending, book.surge,
@@ -401,19 +401,19 @@ class Book:
     def _judge_row(self, row: int, key: TypeKey, book: TypeBook, part: RowType, app: App) -> None:
         _mark(book.stale, row, any(self._has_stale(key, bundle, app) for bundle in part.bundles))
         retry = any(
-            bundle.retry_mark < app.retry_mark(key[1], ordinal)
+            bundle.terms.retry_mark < app.retry_mark(key[1], ordinal)
             for bundle in part.bundles
             for ordinal in (bundle.ordinals if app.retry_marks else ())
         )
         _mark(book.to_retry, row, retry)
 
     def _has_stale(self, key: TypeKey, bundle: Bundle, app: App) -> bool:
-        if not self.same(key, bundle.release, app.release):
+        if not self.same(key, bundle.terms.release, app.release):
             return True
         name = key[1]
         if not app.restart_marks:
-            return bundle.restart_mark != 0
-        return any(app.restart_mark(name, o) != bundle.restart_mark for o in bundle.ordinals)
+            return bundle.terms.restart_mark != 0
+        return any(app.restart_mark(name, o) != bundle.terms.restart_mark for o in bundle.ordinals)
 
     def same(self, key: TypeKey, one: int, other: int) -> bool:
         """Do two releases say the same of a type?"""

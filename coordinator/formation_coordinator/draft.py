@@ -10,7 +10,8 @@ slot that holds a port may take it over, since its next stay waits for the last 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from formation.model import (
     ProcessType,
     Release,
     Slot,
+    Terms,
 )
 from formation_coordinator.book import Book, Ints, TypeKey
 from formation_coordinator.fit import Fit
@@ -31,6 +33,8 @@ from formation_coordinator.space import Freed, OneRow, Space
 from formation_coordinator.world import World
 
 NewStem = Callable[[], str]
+# So few bundles are put in their places, instead of sorting all.
+FEW = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +72,11 @@ class Draft:
         self.touched: set[Slot] = set()
         self._new_stem = new_stem
         self._stems: dict[str, str] = {}
-        self._templates: dict[tuple[object, ...], Bundle] = {}
+        self._templates: dict[tuple[object, ...], Terms] = {}
         self._dropped: dict[int, set[str]] = {}
         self._changed: dict[int, dict[str, Assignment]] = {}
-        self._added: dict[int, dict[int, tuple[Bundle, list[int]]]] = {}
+        self._added: dict[int, dict[int, tuple[Terms, list[int]]]] = {}
+        self._made: dict[int, list[Bundle]] = {}
         self._apart: dict[TypeKey, set[TypeKey]] | None = None
 
     # ------------------------------------------------------------------ changes
@@ -106,7 +111,7 @@ class Draft:
         )
         assert slot not in self.touched, slot
         self.touched.add(slot)
-        self._append(row, template, [slot.ordinal])
+        self._append(row, template, slot.ordinal)
         self.space.take(wish.key, wish.spec, row, slot)
 
     def replace(self, wish: Wish, row: int, item: Assignment, reason: str) -> None:
@@ -128,36 +133,37 @@ class Draft:
         )
         order = np.argsort(rows, kind="stable")
         sorted_rows, sorted_ordinals = rows[order], ordinals[order].tolist()
+        made = self._made
         hosts, starts = np.unique(sorted_rows, return_index=True)
         ends = [*starts.tolist()[1:], len(sorted_ordinals)]
         for row, start, end in zip(hosts.tolist(), starts.tolist(), ends, strict=True):
-            self._append(row, template, sorted_ordinals[start:end])
+            bundle = Bundle(template, tuple(sorted_ordinals[start:end]))
+            made.setdefault(row, []).append(bundle)
         counts = np.bincount(rows, minlength=len(self.book.names))
         self.space.take_many(wish.key, wish.spec, counts)
 
     def add_run(self, bundle: Bundle, spec: ProcessType, row: int) -> None:
-        stamped = replace(bundle, stem=self._stem(bundle.app), ordinals=())
-        self._append(row, stamped, [*bundle.ordinals])
+        stamped = replace(bundle.terms, stem=self._stem(bundle.terms.app))
+        self._made.setdefault(row, []).append(Bundle(stamped, bundle.ordinals))
         self.space.take_run(spec, row)
 
-    def _append(self, row: int, template: Bundle, ordinals: list[int]) -> None:
+    def _append(self, row: int, template: Terms, ordinal: int) -> None:
         of_row = self._added.setdefault(row, {})
         known = of_row.get(id(template))
         if known is None:
-            of_row[id(template)] = (template, ordinals)
+            of_row[id(template)] = (template, [ordinal])
         else:
-            known[1].extend(ordinals)
+            known[1].append(ordinal)
 
-    def _template(self, wish: Wish, **fields: object) -> Bundle:
+    def _template(self, wish: Wish, **fields: object) -> Terms:
         key = (wish.key, wish.release.number, *fields.values(), *fields)
         template = self._templates.get(key)
         if template is None:
-            plain = Bundle(
+            plain = Terms(
                 app=wish.app.name,
                 type=wish.spec.name,
                 release=wish.release.number,
                 stem=self._stem(wish.app.name),
-                ordinals=(),
             )
             template = self._templates[key] = replace(plain, **fields)  # type: ignore[arg-type]
         return template
@@ -171,25 +177,31 @@ class Draft:
 
     def documents(self, epoch: int) -> Iterator[AssignmentDocument]:
         """A document of the next generation for every host that changed, by name."""
-        rows = self._dropped.keys() | self._changed.keys() | self._added.keys()
+        rows = self._dropped.keys() | self._changed.keys() | self._added.keys() | self._made.keys()
         for row in sorted(rows, key=lambda row: int(self.book.by_name[row])):
             entry = self.book.entry(row)
             yield AssignmentDocument(
                 host=entry.name,
                 generation=(entry.document.generation if entry.document else 0) + 1,
                 epoch=epoch,
-                bundles=tuple(sorted(self._bundles(row, entry.bundles), key=_order)),
+                bundles=self._bundles(row, entry.bundles),
             )
 
-    def _bundles(self, row: int, before: Sequence[Bundle]) -> Iterator[Bundle]:
-        dropped, changed = self._dropped.get(row, ()), self._changed.get(row, {})
-        for bundle in before:
-            if dropped or changed:
-                yield from _rest_of(bundle, dropped, changed)
-            else:
-                yield bundle
-        for template, ordinals in self._added.get(row, {}).values():
-            yield replace_ordinals(template, tuple(sorted(ordinals)))
+    def _bundles(self, row: int, before: Sequence[Bundle]) -> tuple[Bundle, ...]:
+        """In order, as those before are."""
+        dropped, changed = self._dropped.get(row, set()), self._changed.get(row, {})
+        new = list(self._new_bundles(row))
+        if dropped or changed or len(new) > FEW:
+            return tuple(sorted((*_rest_of(before, dropped, changed), *new), key=_order))
+        kept = list(before)
+        for bundle in new:
+            insort(kept, bundle, key=_order)
+        return tuple(kept)
+
+    def _new_bundles(self, row: int) -> Iterator[Bundle]:
+        yield from self._made.get(row, ())
+        for terms, ordinals in self._added.get(row, {}).values():
+            yield Bundle(terms, tuple(sorted(ordinals)))
 
     # ------------------------------------------------------------------ what hosts take
 
@@ -243,49 +255,25 @@ def _apart(world: World) -> dict[TypeKey, set[TypeKey]]:
 
 
 def _rest_of(
-    bundle: Bundle, dropped: set[str] | tuple[()], changed: Mapping[str, Assignment]
+    bundles: Iterable[Bundle], dropped: set[str], changed: Mapping[str, Assignment]
 ) -> Iterator[Bundle]:
-    kept: list[int] = []
-    other: dict[tuple[int, bool], list[int]] = {}
-    for ordinal in bundle.ordinals:
-        uid = bundle.uid(ordinal)
-        if uid in dropped:
-            continue
-        item = changed.get(uid)
-        if item is None:
-            kept.append(ordinal)
-        else:
-            other.setdefault((item.retry_mark, item.ending), []).append(ordinal)
-    if len(kept) == len(bundle.ordinals):
-        yield bundle
-    elif kept:
-        yield replace_ordinals(bundle, tuple(kept))
-    for (retry_mark, ending), ordinals in other.items():
-        yield replace(bundle, ordinals=tuple(ordinals), retry_mark=retry_mark, ending=ending)
-
-
-def replace_ordinals(bundle: Bundle, ordinals: tuple[int, ...]) -> Bundle:
-    """`dataclasses.replace` takes four times as long, and a pass may make 200,000."""
-    return Bundle(
-        app=bundle.app,
-        type=bundle.type,
-        release=bundle.release,
-        stem=bundle.stem,
-        ordinals=ordinals,
-        restart_mark=bundle.restart_mark,
-        retry_mark=bundle.retry_mark,
-        failures=bundle.failures,
-        avoided_hosts=bundle.avoided_hosts,
-        surge=bundle.surge,
-        ending=bundle.ending,
-        moved_from=bundle.moved_from,
-        after_loss=bundle.after_loss,
-        reason=bundle.reason,
-        run=bundle.run,
-        command=bundle.command,
-        like=bundle.like,
-    )
+    for bundle in bundles:
+        kept: list[int] = []
+        other: dict[tuple[int, bool], list[int]] = {}
+        for ordinal in bundle.ordinals:
+            uid = bundle.uid(ordinal)
+            item = changed.get(uid)
+            if item is not None and uid not in dropped:
+                other.setdefault((item.retry_mark, item.ending), []).append(ordinal)
+            elif uid not in dropped:
+                kept.append(ordinal)
+        if kept:
+            whole = len(kept) == len(bundle.ordinals)
+            yield bundle if whole else Bundle(bundle.terms, tuple(kept))
+        for (retry_mark, ending), ordinals in other.items():
+            terms = replace(bundle.terms, retry_mark=retry_mark, ending=ending)
+            yield Bundle(terms, tuple(ordinals))
 
 
 def _order(bundle: Bundle) -> tuple[object, ...]:
-    return bundle.app, bundle.type, bundle.ordinals, bundle.stem
+    return bundle.terms.app, bundle.terms.type, bundle.ordinals, bundle.terms.stem

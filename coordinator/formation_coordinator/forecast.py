@@ -110,9 +110,11 @@ class Seer:
             for document in plan.documents:
                 touched.add(document.host)
                 for bundle in document.bundles:
-                    if bundle.surge:
-                        slots = [Slot(bundle.app, bundle.type, o) for o in bundle.ordinals]
-                        surges |= dict.fromkeys(slots, (document.host, bundle.reason))
+                    if bundle.terms.surge:
+                        slots = [
+                            Slot(bundle.terms.app, bundle.terms.type, o) for o in bundle.ordinals
+                        ]
+                        surges |= dict.fromkeys(slots, (document.host, bundle.terms.reason))
             world = self._obeyed(world, plan)
         return _End(world, plan, surges, touched)
 

@@ -133,7 +133,7 @@ def _newest_on(desk: Desk, key: TypeKey, row: int) -> Slot | None:
     data = desk.book.data[row]
     if data is None or key not in data.types:
         return None
-    ordinals = [o for b in data.types[key].bundles if not b.ending for o in b.ordinals]
+    ordinals = [o for b in data.types[key].bundles if not b.terms.ending for o in b.ordinals]
     free = [o for o in ordinals if Slot(*key, o) not in desk.draft.touched]
     return Slot(*key, max(free)) if free else None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from formation.model import App, Assignment, Bundle, InstanceState, ProcessType, Slot
+from formation.model import App, Assignment, Bundle, InstanceState, ProcessType, Slot, Terms
 from formation.requests import Run, RunState
 from formation.rules import Overlap
 from formation_coordinator import placement, schedule
@@ -77,7 +77,9 @@ class Runs:
     def _stay(self, row: int, key: tuple[str, str]) -> Assignment | None:
         data = self._book.data[row]
         bundles = data.runs if data else []
-        return next((b.stay(b.ordinals[0]) for b in bundles if (b.app, b.run) == key), None)
+        return next(
+            (b.stay(b.ordinals[0]) for b in bundles if (b.terms.app, b.terms.run) == key), None
+        )
 
     def _follow(self, run: Run, row: int | None, stay: Assignment | None) -> None:
         if row is None or stay is None:
@@ -207,14 +209,14 @@ class Runs:
 
 
 def _bundle(run: Run) -> Bundle:
-    return Bundle(
+    terms = Terms(
         app=run.slot.app,
         type=run.slot.type,
         release=run.release,
-        stem="new",
-        ordinals=(run.slot.ordinal,),
+        stem="",
         run=run.id,
         command=run.command,
         like=run.like,
         reason=f"run by {run.who}" if run.who else "run",
     )
+    return Bundle(terms, (run.slot.ordinal,))

@@ -61,7 +61,7 @@ def host_instances(entry: HostEntry, world: World) -> Iterator[InstanceView]:
             host=entry.name,
             host_silent=not entry.connected,
             surplus=item.ending or not _is_wanted(world, item),
-            current=bool(item.run) or is_current(world, item, item.slot),
+            current=bool(item.run) or is_current(world, item),
         )
     for status in observed.values():
         yield InstanceView(
@@ -146,8 +146,8 @@ def needs_reasons(world: World) -> bool:
     for entry in world.hosts.values():
         silent = silent or (not entry.connected and bool(entry.bundles))
         for bundle in entry.bundles:
-            if not bundle.ending and not bundle.run:
-                assigned[bundle.app, bundle.type] += len(bundle.ordinals)
+            if not bundle.terms.ending and not bundle.terms.run:
+                assigned[bundle.terms.app, bundle.terms.type] += len(bundle.ordinals)
     return (
         silent
         or any(world.current_release(app) is None for app in world.apps.values())

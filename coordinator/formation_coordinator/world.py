@@ -27,7 +27,6 @@ from formation.model import (
     ProcessType,
     Release,
     Session,
-    Slot,
 )
 from formation.requests import Rebalance, Run
 
@@ -317,13 +316,13 @@ def essence(spec: ProcessType) -> ProcessType:
 _NOTHING_SAID = ProcessType(name="any", command="any")
 
 
-def is_current(world: World, assignment: Assignment | Bundle, slot: Slot) -> bool:
+def is_current(world: World, item: Assignment) -> bool:
     """Does it run what the current release says, and has every restart asked for reached it?"""
-    app = world.apps.get(slot.app)
+    slot, app = item.slot, world.apps.get(item.slot.app)
     return (
         app is not None
-        and same_definition(world, slot.app, slot.type, assignment.release, app.release)
-        and assignment.restart_mark == app.restart_mark(slot.type, slot.ordinal)
+        and same_definition(world, slot.app, slot.type, item.release, app.release)
+        and item.restart_mark == app.restart_mark(slot.type, slot.ordinal)
     )
 
 

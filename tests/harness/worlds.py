@@ -20,6 +20,7 @@ from formation.model import (
     Release,
     Session,
     Slot,
+    Terms,
 )
 from formation.rules import Rollout, RolloutRules, Share
 from formation_coordinator.plan import Plan
@@ -117,13 +118,8 @@ def bundle(item: Assignment) -> Bundle:
     """Of this stay alone."""
     fields = {name: getattr(item, name) for name in Assignment.__slots__}
     slot, uid = fields.pop("slot"), fields.pop("uid")
-    return Bundle(
-        app=slot.app,
-        type=slot.type,
-        ordinals=(slot.ordinal,),
-        stem=uid.removeprefix(f"{slot.short}-"),
-        **fields,
-    )
+    stem = uid.removeprefix(f"{slot.short}-")
+    return Bundle(Terms(app=slot.app, type=slot.type, stem=stem, **fields), (slot.ordinal,))
 
 
 def seen(item: Assignment, state: InstanceState, **fields: Any) -> InstanceStatus:

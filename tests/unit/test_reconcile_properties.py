@@ -184,11 +184,7 @@ def test_nothing_healthy_and_current_is_stopped_without_a_reason(before: World) 
             if item.uid in kept or not is_healthy(entry, observed.get(item.uid)):
                 continue
             copies = slots_of(before)[item.slot]
-            assert (
-                not is_current(before, item, item.slot)
-                or item.slot.type in shrunk
-                or len(copies) > 1
-            )
+            assert not is_current(before, item) or item.slot.type in shrunk or len(copies) > 1
 
 
 @given(worlds())
@@ -318,7 +314,7 @@ def test_with_the_brake_on_nothing_is_placed_because_a_host_is_silent(before: Wo
         item.slot
         for entry in before.hosts.values()
         for item in entry.assigned
-        if not is_current(before, item, item.slot)
+        if not is_current(before, item)
     }
     for slot, entries in slots_of(after(before, plan)).items():
         newcomers = [e for e in entries if e.name not in {b.name for b in was.get(slot, [])}]
