@@ -169,7 +169,9 @@ def objects_s(instances: int) -> float:
 def from_nothing(hosts: int, instances: int, rounds: int) -> World:
     empty = empty_world(hosts, instances)
     to_plan, to_bytes, plan = [], [], Plan()
+    encoded: list[bytes] = []
     for _ in range(rounds):
+        plan, encoded = Plan(), []  # what the last round made is no part of this one's heap
         gc.collect()
         began_s = time.perf_counter()
         plan = planned(empty, Book())

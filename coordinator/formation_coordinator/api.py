@@ -6,77 +6,39 @@ away; a caller that has just changed something asks for a world at least that ne
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import wraps
+from collections.abc import AsyncIterator, Callable
+from itertools import islice
 from typing import Any
 
 import grpc
 
 import formation
 from formation import wire
-from formation.model import (
-    App,
-    AuditRecord,
-    Coordinator,
-    Release,
-)
+from formation.model import App, AuditRecord, Coordinator, Release, Slot
 from formation.v1 import control_pb2 as pb
-from formation.v1 import control_pb2_grpc, types_pb2
-from formation_coordinator import control, views
-from formation_coordinator.checks import BadRelease, release_wanted
-from formation_coordinator.live import LiveWorld
+from formation.v1 import types_pb2
+from formation_coordinator import views
+from formation_coordinator.api_changes import ChangeApi
+from formation_coordinator.api_errors import Context, status_of, worded
+from formation_coordinator.changing import ControlError, Refused, Unknown
+from formation_coordinator.checks import release_wanted
+from formation_coordinator.explain import UnknownSlot
 from formation_coordinator.logfan import LogFan
+from formation_coordinator.planning import forecast_to_pb
 from formation_coordinator.store import codec, keys
-from formation_coordinator.store.base import Store, StoreError, TooLarge
-from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.store.base import StoreError
 from formation_coordinator.usagefan import UsageFan
 from formation_coordinator.watching import InstanceWatch
 
-log = logging.getLogger(__name__)
-
 MIRROR_WAIT_S = 5.0
-_CODES = {
-    control.Unknown: grpc.StatusCode.NOT_FOUND,
-    control.Invalid: grpc.StatusCode.INVALID_ARGUMENT,
-    control.Refused: grpc.StatusCode.FAILED_PRECONDITION,
-    control.RaceLost: grpc.StatusCode.ABORTED,
-    control.Uncertain: grpc.StatusCode.UNKNOWN,
-}
-Context = grpc.aio.ServicerContext[Any, Any]
-Unary = Callable[[Any, Any, Context], Awaitable[Any]]
 
 
-def _worded(method: Unary) -> Unary:
-    """Turn our exceptions into a status with one line for people."""
+class ControlService(ChangeApi):
+    """`changes`: what `ChangeApi` is made with."""
 
-    @wraps(method)
-    async def call(self: Any, request: Any, context: Context) -> Any:
-        try:
-            return await method(self, request, context)
-        except (control.ControlError, StoreError, wire.WireError, BadRelease) as error:
-            code, words = _status_of(error)
-        return await context.abort(code, words)
-
-    return call
-
-
-def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    if isinstance(error, control.ControlError):
-        return _CODES[type(error)], str(error)
-    if isinstance(error, wire.WireError | BadRelease | TooLarge):
-        return grpc.StatusCode.INVALID_ARGUMENT, str(error)
-    return grpc.StatusCode.UNAVAILABLE, str(error)
-
-
-class ControlService(control_pb2_grpc.ControlServicer):
     def __init__(
         self,
         *,
-        store: Store,
-        mirror: Mirror,
-        live: LiveWorld,
-        changes: control.Control,
         logs: LogFan,
         usage: UsageFan,
         watch: InstanceWatch,
@@ -84,9 +46,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
         clock: Callable[[], float],
         replace_after_s: float,
         connected: Callable[[], bool],
+        **changes: Any,
     ) -> None:
-        self._store, self._mirror, self._live = store, mirror, live
-        self._changes, self._logs, self._usage, self._watch = changes, logs, usage, watch
+        super().__init__(**changes)
+        self._logs, self._usage, self._watch = logs, usage, watch
         self._me, self._clock, self._replace_after_s = me, clock, replace_after_s
         self._connected = connected
 
@@ -99,63 +62,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
         app = self._live.world.apps.get(name)
         if app is None:
             known = ", ".join(sorted(self._live.world.apps)) or "none"
-            raise control.Unknown(f"no app {name!r}; known apps: {known}")
+            raise Unknown(f"no app {name!r}; known apps: {known}")
         return app
-
-    # ------------------------------------------------------------------ changes
-
-    @_worded
-    async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:  # noqa: N802
-        self._ready()
-        wanted = release_wanted(request)
-        applied = await self._changes.apply(wanted, dict(request.formation), request.who)
-        return pb.ApplyResponse(
-            release=wire.release_to_pb(applied.release),
-            app=wire.app_to_pb(applied.app),
-            unchanged=applied.unchanged,
-            revision=applied.revision,
-        )
-
-    @_worded
-    async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:  # noqa: N802
-        self._ready()
-        words = [wire.quantity_change_from_pb(change) for change in request.changes]
-        scaled = await self._changes.scale(request.app, words, request.who)
-        return pb.ScaleResponse(before=scaled.before, after=scaled.after, revision=scaled.revision)
-
-    @_worded
-    async def Restart(self, request: pb.RestartRequest, context: Context) -> pb.RestartResponse:  # noqa: N802
-        self._ready()
-        stays, revision = await self._changes.restart(
-            request.app, request.type, request.ordinal, request.who, self._live.world
-        )
-        replaced = [wire.assignment_to_pb(item) for item in stays]
-        return pb.RestartResponse(replaced=replaced, revision=revision)
-
-    @_worded
-    async def Retry(self, request: pb.RetryRequest, context: Context) -> pb.RetryResponse:  # noqa: N802
-        self._ready()
-        stays, revision = await self._changes.retry(
-            request.app, request.type, request.ordinal, request.who, self._live.world
-        )
-        retried = [wire.assignment_to_pb(item) for item in stays]
-        return pb.RetryResponse(retried=retried, revision=revision)
-
-    @_worded
-    async def DeleteApp(self, request: pb.DeleteAppRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
-        revision = await self._changes.delete_app(request.app, request.who)
-        return pb.DeleteAppResponse(revision=revision)
-
-    @_worded
-    async def ForgetHost(self, request: pb.ForgetHostRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
-        await self._changes.forget_host(request.host, request.who)
-        return pb.ForgetHostResponse()
 
     # ------------------------------------------------------------------ reads
 
-    @_worded
+    @worded
     async def GetCluster(self, request: pb.GetClusterRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         world = self._live.world
@@ -169,7 +81,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             store_connected=self._connected(),
         )
 
-    @_worded
+    @worded
     async def ListApps(self, request: pb.ListAppsRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         world = self._live.world
@@ -187,7 +99,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             )
         return pb.ListAppsResponse(apps=found)
 
-    @_worded
+    @worded
     async def ListReleases(self, request: pb.ListReleasesRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         app, world = self._known_app(request.app), self._live.world
@@ -197,7 +109,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             releases=[_without_values(release) for release in newest_first], current=app.release
         )
 
-    @_worded
+    @worded
     async def ListHosts(self, request: pb.ListHostsRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         found = views.hosts(
@@ -205,20 +117,99 @@ class ControlService(control_pb2_grpc.ControlServicer):
         )
         return pb.ListHostsResponse(hosts=[_host_view(view) for view in found])
 
-    @_worded
+    @worded
     async def Usage(self, request: pb.UsageRequest, context: Context) -> pb.UsageResponse:  # noqa: N802
         self._ready()
         if request.app and not request.relayed:
             self._known_app(request.app)
         return await self._usage.read(request)
 
-    @_worded
+    @worded
     async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> Any:  # noqa: N802
         items = (await self._store.ranges([keys.AUDIT])).items
-        newest = items[::-1][: request.limit or 100]
-        decoded = [codec.decode(item.key, item.value) for item in newest]
-        records = [wire.audit_to_pb(r) for r in decoded if isinstance(r, AuditRecord)]
-        return pb.ListAuditResponse(records=records)
+        decoded = (codec.decode(item.key, item.value) for item in reversed(items))
+        found = (
+            record
+            for record in decoded
+            if isinstance(record, AuditRecord) and request.subject in ("", record.subject)
+        )
+        newest = islice(found, request.limit or 100)
+        return pb.ListAuditResponse(records=[wire.audit_to_pb(record) for record in newest])
+
+    @worded
+    async def GetConfig(self, request: pb.GetConfigRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        app = self._known_app(request.app)
+        release = self._live.world.current_release(app)
+        if release is None:
+            raise Refused(f"app {app.name}: its release v{app.release} cannot be read")
+        return pb.GetConfigResponse(
+            variables=_variables(release, values=request.values), release=release.number
+        )
+
+    @worded
+    async def DiffReleases(self, request: pb.DiffReleasesRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        app = self._known_app(request.app)
+        before, after = (self._release(app, n) for n in (request.before, request.after))
+        old, new = ({**r.env, **r.config} for r in (before, after))
+        return pb.DiffReleasesResponse(
+            before=_without_values(before),
+            after=_without_values(after),
+            changed_env=sorted(n for n in old.keys() & new.keys() if old[n] != new[n]),
+        )
+
+    def _release(self, app: App, number: int) -> Release:
+        found = self._live.world.releases.get((app.name, number))
+        if found is None or not found.types:
+            raise Unknown(f"app {app.name} has no release v{number}; see formctl releases")
+        return found
+
+    @worded
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        app = self._known_app(request.app)
+        found = [
+            run
+            for (name, _), run in self._live.world.runs.items()
+            if name == app.name and request.type in ("", run.slot.type)
+        ]
+        newest_first = sorted(found, key=lambda run: (-run.created_at_ms, -run.slot.ordinal))
+        return pb.ListRunsResponse(runs=[wire.run_to_pb(run) for run in newest_first])
+
+    @worded
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        self._known_app(request.app)
+        slot = Slot(request.app, request.type, request.ordinal)
+        try:
+            return await self._plans.explain(slot)
+        except UnknownSlot as error:
+            raise Unknown(f"app {slot.app} has no {slot.short}; see formctl ps") from error
+
+    @worded
+    async def Plan(self, request: pb.PlanRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        kind = request.WhichOneof("change")
+        if kind == "rebalance":
+            wish = request.rebalance
+            return forecast_to_pb(await self._plans.balanced(wish.app, wish.moves_max))
+        if kind == "scale":
+            changes = await self._apps.scaled_in_thought(
+                request.scale.app,
+                [wire.quantity_change_from_pb(change) for change in request.scale.changes],
+                undo=request.scale.undo,
+            )
+        elif kind == "apply":
+            wanted = release_wanted(request.apply)
+            changes = await self._apps.applied_in_thought(
+                wanted, dict(request.apply.formation), canary=request.apply.canary
+            )
+        elif kind == "drain_host":
+            changes = await self._hosts.drained_in_thought(request.drain_host)
+        else:
+            raise wire.WireError("a plan of an unknown change; is this coordinator older?")
+        return forecast_to_pb(await self._plans.after(changes))
 
     # ------------------------------------------------------------------ streams
 
@@ -230,8 +221,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
             await self._mirror.wait_for(request.min_revision, MIRROR_WAIT_S)
             if request.app and request.once:
                 self._known_app(request.app)
-        except (control.ControlError, StoreError) as error:
-            code, words = _status_of(error)
+        except (ControlError, StoreError) as error:
+            code, words = status_of(error)
             await context.abort(code, words)
         except TimeoutError:
             await context.abort(
@@ -252,11 +243,30 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
 
 def _without_values(release: Release) -> types_pb2.Release:
-    """Names of the config only: values may be secrets."""
+    """Names of variables only: values may be secrets."""
     message = wire.release_to_pb(release)
-    for name in message.env:
-        message.env[name] = ""
+    of_types = (spec.env for spec in message.types)
+    for variables in (message.env, message.config, *of_types):
+        for name in variables:
+            variables[name] = ""
     return message
+
+
+def _variables(release: Release, *, values: bool) -> list[pb.Variable]:
+    """What wins, with where it comes from; those of single types after those of all."""
+    origins = {**dict.fromkeys(release.env, "project"), **dict.fromkeys(release.config, "config")}
+    merged = {**release.env, **release.config}
+    found = [(name, merged[name], origins[name]) for name in sorted(merged)]
+    found += [
+        (name, spec.env[name], spec.name)
+        for spec in release.types
+        for name in sorted(spec.env)
+        if name not in release.config
+    ]
+    return [
+        pb.Variable(name=name, value=value if values else "", origin=origin)
+        for name, value, origin in found
+    ]
 
 
 def _host_view(view: views.HostView) -> pb.HostView:
@@ -271,4 +281,5 @@ def _host_view(view: views.HostView) -> pb.HostView:
         healthy=view.healthy,
         coordinator_id=entry.session.coordinator_id if entry.session else "",
         since_ms=entry.session.since_ms if entry.session else 0,
+        host=wire.host_to_pb(entry.host) if entry.host else None,
     )

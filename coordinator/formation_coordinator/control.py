@@ -1,82 +1,41 @@
-"""What users may change, each as one compare-and-set on what was read. A thin shell over etcd.
-
-Every change is a transaction that compares the documents it was decided on, and writes its audit
-record in the same breath. A lost race reads and decides again, a bounded number of times.
-"""
+"""What users change of an app: its release, its formation, restarts. A thin shell over etcd."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from formation.model import (
-    App,
-    Assignment,
-    AssignmentDocument,
-    AuditRecord,
-    InstanceState,
-    ProcessType,
-    QuantityChange,
-    Release,
-    Session,
-)
+from formation.model import Assignment, InstanceState, QuantityChange, Release
 from formation.quantities import QuantityError, apply_changes, show
-from formation.wire import WireError
+from formation.rules import FormationChange, Rollout
+from formation_coordinator.changing import (
+    ATTEMPTS_MAX,
+    Applied,
+    Changing,
+    Invalid,
+    Refused,
+    Unknown,
+    race_lost,
+    same_release,
+    with_release,
+)
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import (
-    Compare,
     Delete,
     ModRevision,
-    Operation,
-    OutcomeUnknown,
     Put,
-    Span,
-    Store,
     StoreError,
     split,
 )
-from formation_coordinator.world import World
+from formation_coordinator.world import Change, World
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS_MAX = 8
+HISTORY_MAX = 20
 # Those that a retry means something to; anything else ignores it.
 RETRIED = frozenset({InstanceState.BACKOFF, InstanceState.FINISHED, InstanceState.FAILED})
-
-
-class ControlError(Exception):
-    """One line for people; the class says which gRPC status it becomes."""
-
-
-class Unknown(ControlError):
-    """No such app, type, instance or host."""
-
-
-class Invalid(ControlError):
-    """What was asked for makes no sense."""
-
-
-class Refused(ControlError):
-    """It makes sense, but not now."""
-
-
-class Uncertain(ControlError):
-    """The store broke off in the middle; only looking tells."""
-
-
-class RaceLost(ControlError):
-    """Others changed the same thing too often meanwhile."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    app: App
-    release: Release
-    unchanged: bool
-    revision: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,61 +45,75 @@ class Scaled:
     revision: int
 
 
-class Control:
-    def __init__(
-        self, *, store: Store, now_ms: Callable[[], int], new_id: Callable[[], str]
-    ) -> None:
-        self._store = store
-        self._now_ms = now_ms
-        self._new_id = new_id
-
+class Control(Changing):
     # ------------------------------------------------------------------ apply
 
-    async def apply(self, wanted: Release, quantities: Mapping[str, int], who: str) -> Applied:
-        """Create or update an app. `wanted` lacks number and time; they are given here.
+    async def apply(
+        self, wanted: Release, quantities: Mapping[str, int], who: str, *, canary: int = 0
+    ) -> Applied:
+        """Create or update an app. `wanted` lacks number, time and config; they are given here.
 
         Quantities of types the app has met are untouched; new ones start at `quantities`, else
-        at their own initial quantity.
+        at their own initial quantity. The operator's config goes on from the current release.
         """
         for _ in range(ATTEMPTS_MAX):
-            app, seen = await self._read_app(wanted.app)
-            current = await self._read_readable(app) if app else None
-            if app and current and _same(current, wanted):
-                revision = seen.revision
-                return Applied(app=app, release=current, unchanged=True, revision=revision)
-            number = await self._next_number(app, wanted.app)
-            at_ms = self._now_ms()
-            release = replace(wanted, number=number, created_at_ms=at_ms, created_by=who)
-            changed = _with_release(app, release, quantities, at_ms)
-            puts = [
-                Put(keys.app(changed.name), codec.encode(changed)),
-                Put(keys.release(changed.name, number), codec.encode(release)),
-            ]
-            compares: list[Compare] = [
-                ModRevision(keys.app(changed.name), seen.mod_revision),
-                ModRevision(keys.release(changed.name, number), 0),
-            ]
-            detail = f"v{number} {release.reason}".strip()
-            revision = await self._commit(
-                compares, puts, self._audit(who, "apply", changed.name, detail)
-            )
-            if revision:
-                return Applied(app=changed, release=release, unchanged=False, revision=revision)
-        raise RaceLost(f"app {wanted.app}: others are changing it at the same time; try again")
+            app, seen = await self.read_app(wanted.app)
+            current = await self.read_readable(app) if app else None
+            release = replace(wanted, config=current.config if current else {})
+            if app and current and same_release(current, release):
+                return Applied(app=app, release=current, unchanged=True, revision=seen.revision)
+            number = await self.next_number(app, wanted.app)
+            release = replace(release, number=number, created_at_ms=self.now_ms(), created_by=who)
+            word = Rollout(canary=canary)
+            applied = await self.make_release(app, seen, release, quantities, word, "apply")
+            if applied is not None:
+                return applied
+        raise race_lost(wanted.app)
 
-    async def _next_number(self, app: App | None, name: str) -> int:
-        if app is not None:
-            return app.latest_release + 1
-        left = (await self._store.ranges([keys.releases(name)])).items
-        numbers = [int(item.key.rsplit("/", 1)[1]) for item in left]
-        return max(numbers, default=0) + 1
+    async def applied_in_thought(
+        self, wanted: Release, quantities: Mapping[str, int], *, canary: int = 0
+    ) -> list[Change]:
+        """What `apply` would write, for a plan."""
+        app, _ = await self.read_app(wanted.app)
+        current = await self.read_readable(app) if app else None
+        release = replace(wanted, config=current.config if current else {})
+        if app and current and same_release(current, release):
+            return []
+        release = replace(release, number=await self.next_number(app, wanted.app))
+        changed = with_release(app, release, quantities, Rollout(canary=canary))
+        return [
+            Change(kind="releases", names=(changed.name, str(release.number)), record=release),
+            Change(kind="apps", names=(changed.name,), record=changed),
+        ]
 
     # ------------------------------------------------------------------ scale, restart, retry
 
-    async def scale(self, name: str, changes: Sequence[QuantityChange], who: str) -> Scaled:
+    async def scaled_in_thought(
+        self, name: str, changes: Sequence[QuantityChange], *, undo: bool = False
+    ) -> list[Change]:
+        """What `scale` or `undo_scale` would write, for a plan."""
+        app, release, _ = await self.read(name)
+        known = [spec.name for spec in release.types]
+        before = {type_name: app.formation.get(type_name, 0) for type_name in known}
+        if undo:
+            if not app.formation_history:
+                raise Refused(f"app {name}: no change of its formation is known to undo")
+            last = app.formation_history[-1].before
+            after = {**before, **{n: q for n, q in last.items() if n in before}}
+        else:
+            try:
+                after = apply_changes(before, changes, known)
+            except QuantityError as error:
+                raise Invalid(str(error)) from error
+        changed = replace(app, formation={**app.formation, **after})
+        return [Change(kind="apps", names=(name,), record=changed)]
+
+    async def scale(
+        self, name: str, changes: Sequence[QuantityChange], who: str, why: str = ""
+    ) -> Scaled:
         """Change quantities, all or none. Raises `Unknown`, `Invalid`, `RaceLost`."""
         for _ in range(ATTEMPTS_MAX):
-            app, release, seen = await self._read(name)
+            app, release, seen = await self.read(name)
             known = [spec.name for spec in release.types]
             before = {type_name: app.formation.get(type_name, 0) for type_name in known}
             try:
@@ -149,26 +122,52 @@ class Control:
                 raise Invalid(str(error)) from error
             if after == before:
                 return Scaled(before=before, after=after, revision=seen.revision)
-            changed = replace(app, formation={**app.formation, **after})
-            detail = f"{show(before)} -> {show(after)}"
-            revision = await self._put_app(changed, seen, self._audit(who, "scale", name, detail))
+            change = FormationChange(before=before, who=who, at_ms=self.now_ms())
+            changed = replace(
+                app,
+                formation={**app.formation, **after},
+                formation_history=(*app.formation_history, change)[-HISTORY_MAX:],
+            )
+            audit = self.audit(who, "scale", name, before=show(before), after=show(after), why=why)
+            revision = await self.put_app(changed, seen, audit)
             if revision:
                 return Scaled(before=before, after=after, revision=revision)
-        raise RaceLost(f"app {name}: others are changing it at the same time; try again")
+        raise race_lost(name)
+
+    async def undo_scale(self, name: str, who: str, why: str = "") -> Scaled:
+        """Back to the formation before the last change, which is forgotten. Raises `Refused`."""
+        for _ in range(ATTEMPTS_MAX):
+            app, release, seen = await self.read(name)
+            if not app.formation_history:
+                raise Refused(f"app {name}: no change of its formation is known to undo")
+            *earlier, last = app.formation_history
+            known = [spec.name for spec in release.types]
+            before = {type_name: app.formation.get(type_name, 0) for type_name in known}
+            after = {**before, **{n: q for n, q in last.before.items() if n in before}}
+            changed = replace(
+                app, formation={**app.formation, **after}, formation_history=tuple(earlier)
+            )
+            audit = self.audit(
+                who, "undo scale", name, before=show(before), after=show(after), why=why
+            )
+            revision = await self.put_app(changed, seen, audit)
+            if revision:
+                return Scaled(before=before, after=after, revision=revision)
+        raise race_lost(name)
 
     async def restart(
         self, name: str, type_name: str, ordinal: int, who: str, world: World
     ) -> tuple[tuple[Assignment, ...], int]:
         """Ask for new stays, which the leader makes step by step. Gives those that will end."""
         for _ in range(ATTEMPTS_MAX):
-            app, seen, types = await self._read_types(name, type_name)
+            app, seen, types = await self.read_types(name, type_name)
             stays = _stays(world, name, type_name, ordinal)
             changed = replace(app, restart_marks=_marked(app.restart_marks, types, ordinal))
             detail = _short(type_name, ordinal) or "all"
-            revision = await self._put_app(changed, seen, self._audit(who, "restart", name, detail))
+            revision = await self.put_app(changed, seen, self.audit(who, "restart", name, detail))
             if revision:
                 return tuple(stay for stay, _ in stays), revision
-        raise RaceLost(f"app {name}: others are changing it at the same time; try again")
+        raise race_lost(name)
 
     async def retry(
         self, name: str, type_name: str, ordinal: int, who: str, world: World
@@ -178,7 +177,7 @@ class Control:
         Raises `Refused` when none does.
         """
         for _ in range(ATTEMPTS_MAX):
-            app, seen, types = await self._read_types(name, type_name)
+            app, seen, types = await self.read_types(name, type_name)
             stays = _stays(world, name, type_name, ordinal)
             waiting = tuple(stay for stay, state in stays if state in RETRIED)
             what = _short(type_name, ordinal) or name
@@ -188,10 +187,10 @@ class Control:
                 )
             changed = replace(app, retry_marks=_marked(app.retry_marks, types, ordinal))
             detail = _short(type_name, ordinal) or "all"
-            revision = await self._put_app(changed, seen, self._audit(who, "retry", name, detail))
+            revision = await self.put_app(changed, seen, self.audit(who, "retry", name, detail))
             if revision:
                 return waiting, revision
-        raise RaceLost(f"app {name}: others are changing it at the same time; try again")
+        raise race_lost(name)
 
     # ------------------------------------------------------------------ delete and forget
 
@@ -202,173 +201,32 @@ class Control:
         takes an old release for a new one.
         """
         for _ in range(ATTEMPTS_MAX):
-            app, seen = await self._read_app(name)
+            app, seen = await self.read_app(name)
             if app is None:
-                raise Unknown(await self._no_such_app(name))
+                raise Unknown(await self.no_such_app(name))
             last = keys.release(name, app.latest_release)
             empty = Release(app=name, number=app.latest_release, types=())
-            revision = await self._commit(
+            revision = await self.commit(
                 [ModRevision(keys.app(name), seen.mod_revision)],
                 [Delete(keys.app(name)), Put(last, codec.encode(empty))],
-                self._audit(who, "delete", name, ""),
+                self.audit(who, "delete", name, ""),
             )
             if revision:
                 await self._delete_releases(name, keep=last)
                 return revision
-        raise RaceLost(f"app {name}: others are changing it at the same time; try again")
+        raise race_lost(name)
 
     async def _delete_releases(self, name: str, keep: str) -> None:
         """The app is gone whether or not this comes through."""
         try:
-            releases = await self._store.ranges([keys.releases(name)])
-            old = [Delete(item.key) for item in releases.items if item.key != keep]
+            releases = await self.store.ranges([keys.releases(name)])
+            runs = await self.store.ranges([keys.runs(name)])
+            left = [*releases.items, *runs.items]
+            old = [Delete(item.key) for item in left if item.key != keep]
             for batch in split(old):
-                await self._store.commit([ModRevision(keys.app(name), 0)], batch)
+                await self.store.commit([ModRevision(keys.app(name), 0)], batch)
         except StoreError as error:
             log.warning("app %s is deleted, its old releases are still in etcd: %s", name, error)
-
-    async def forget_host(self, host: str, who: str) -> None:
-        """An operator's word that a silent host is gone for good; its slots go elsewhere."""
-        session = await self._store.get(keys.session(host))
-        if session is not None:
-            record = codec.decode(session.key, session.value)
-            assert isinstance(record, Session)
-            raise Refused(
-                f"host {host} is alive (connected to {record.coordinator_id}); stop its agent first"
-            )
-        if await self._store.get(keys.host(host)) is None:
-            raise Unknown(f"no host {host!r}; see formctl hosts")
-        key = keys.assignments(host)
-        document = await self._store.get(key)
-        changes: list[Operation] = [Delete(keys.host(host)), Delete(keys.status(host))]
-        if document is not None:
-            changes.append(Put(key, codec.encode(_emptied(codec.decode(key, document.value)))))
-        revision = await self._commit(
-            [
-                ModRevision(keys.session(host), 0),
-                ModRevision(key, document.mod_revision if document else 0),
-            ],
-            changes,
-            self._audit(who, "forget-host", host, ""),
-        )
-        if not revision:
-            raise Refused(f"host {host} has changed just now; look at formctl hosts, try again")
-
-    # ------------------------------------------------------------------ reading and writing
-
-    async def _read_app(self, name: str) -> tuple[App | None, _Seen]:
-        snapshot = await self._store.ranges([Span(keys.app(name), keys.app(name) + "\0")])
-        if not snapshot.items:
-            return None, _Seen(0, snapshot.revision)
-        item = snapshot.items[0]
-        record = codec.decode(item.key, item.value)
-        assert isinstance(record, App)
-        return record, _Seen(item.mod_revision, snapshot.revision)
-
-    async def _read_release(self, app: App) -> Release | None:
-        """Raises WireError for one that this version cannot read."""
-        item = await self._store.get(keys.release(app.name, app.release))
-        record = codec.decode(item.key, item.value) if item else None
-        return record if isinstance(record, Release) else None
-
-    async def _read_readable(self, app: App) -> Release | None:
-        with suppress(WireError):  # then anything that is applied now differs from it
-            return await self._read_release(app)
-        return None
-
-    async def _read(self, name: str) -> tuple[App, Release, _Seen]:
-        app, seen = await self._read_app(name)
-        if app is None:
-            raise Unknown(await self._no_such_app(name))
-        try:
-            release = await self._read_release(app)
-        except WireError as error:
-            raise Refused(f"app {name}: {error}; apply it again") from error
-        if release is None:
-            raise Refused(f"app {name}: its release v{app.release} is missing; apply it again")
-        return app, release, seen
-
-    async def _read_types(self, name: str, type_name: str) -> tuple[App, _Seen, list[str]]:
-        """The app and the types that are meant: the named one, which must be there, or all."""
-        app, release, seen = await self._read(name)
-        known = [spec.name for spec in release.types]
-        if type_name and type_name not in known:
-            raise Unknown(f"app {name} has no type {type_name!r}; it has {', '.join(known)}")
-        return app, seen, [type_name] if type_name else known
-
-    async def _put_app(self, app: App, seen: _Seen, audit: Put) -> int:
-        """Like `_commit`, when nothing else is written than the app as it was read and changed."""
-        key = keys.app(app.name)
-        compares = [ModRevision(key, seen.mod_revision)]
-        return await self._commit(compares, [Put(key, codec.encode(app))], audit)
-
-    async def _no_such_app(self, name: str) -> str:
-        items = (await self._store.ranges([Span.prefix("apps/")])).items
-        known = ", ".join(item.key.removeprefix("apps/") for item in items)
-        return f"no app {name!r}; " + (f"there is {known}" if known else "none was applied yet")
-
-    def _audit(self, who: str, action: str, subject: str, detail: str) -> Put:
-        at_ms = self._now_ms()
-        record = AuditRecord(at_ms=at_ms, who=who, action=action, subject=subject, detail=detail)
-        return Put(keys.audit(at_ms, self._new_id()), codec.encode(record))
-
-    async def _commit(
-        self, compares: Sequence[Compare], operations: Sequence[Operation], audit: Put
-    ) -> int:
-        """The revision of the commit, or 0 when somebody else was first.
-
-        An unknown outcome is resolved by looking for our own audit record, whose key is new. When
-        it is not there the write may still be on its way: that is said, never tried again.
-        """
-        try:
-            outcome = await self._store.commit(compares, [*operations, audit])
-        except OutcomeUnknown as error:
-            mine = await self._store.get(audit.key)
-            if mine is not None:
-                return mine.mod_revision
-            raise Uncertain(
-                f"{error}; the change may or may not have been made: look, then try again"
-            ) from error
-        return outcome.revision if outcome.succeeded else 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a decision was based on: the document's own revision and the store's."""
-
-    mod_revision: int
-    revision: int
-
-
-def _emptied(document: object) -> AssignmentDocument:
-    """Of the next generation: the host, should it come back, stops what it still runs."""
-    assert isinstance(document, AssignmentDocument)
-    return replace(document, generation=document.generation + 1, bundles=())
-
-
-def _same(current: Release, wanted: Release) -> bool:
-    """Quantities at first are no part of what runs."""
-
-    def essence(spec: ProcessType) -> ProcessType:
-        return replace(spec, initial_quantity=0)
-
-    return (
-        tuple(map(essence, current.types)) == tuple(map(essence, wanted.types))
-        and dict(current.env) == dict(wanted.env)
-        and current.workdir == wanted.workdir
-    )
-
-
-def _with_release(
-    app: App | None, release: Release, quantities: Mapping[str, int], at_ms: int
-) -> App:
-    old = app or App(
-        name=release.app, formation={}, release=0, latest_release=0, created_at_ms=at_ms
-    )
-    formation = dict(old.formation)
-    for spec in release.types:
-        formation.setdefault(spec.name, quantities.get(spec.name, spec.initial_quantity))
-    return replace(old, formation=formation, release=release.number, latest_release=release.number)
 
 
 def _stays(

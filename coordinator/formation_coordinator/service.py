@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 import grpc
 
@@ -28,11 +29,15 @@ from formation.v1 import agent_pb2_grpc, control_pb2, control_pb2_grpc
 from formation_coordinator.api import ControlService
 from formation_coordinator.config import CoordinatorConfig, is_local
 from formation_coordinator.control import Control
+from formation_coordinator.control_hosts import HostControl
+from formation_coordinator.control_releases import ReleaseControl
+from formation_coordinator.control_runs import RunControl
 from formation_coordinator.driver import Driver
 from formation_coordinator.election import Election, LeaseKeeper
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logfan import LogFan
 from formation_coordinator.logrelay import LogRelay
+from formation_coordinator.planning import Planning
 from formation_coordinator.registration import Registrar
 from formation_coordinator.sessions import Sessions
 from formation_coordinator.store import codec, keys
@@ -101,11 +106,21 @@ class Service:
             now_ms=now_ms,
             new_id=new_id,
         )
+        shell: dict[str, Any] = {"store": self._store, "now_ms": now_ms, "new_id": new_id}
         api = ControlService(
             store=self._store,
             mirror=self.mirror,
             live=self.live,
-            changes=Control(store=self._store, now_ms=now_ms, new_id=new_id),
+            apps=Control(**shell),
+            releases=ReleaseControl(**shell),
+            hosts=HostControl(**shell),
+            runs=RunControl(**shell),
+            plans=Planning(
+                self.live,
+                clock=monotonic_s,
+                now_ms=now_ms,
+                replace_after_s=self._config.replace_after_s,
+            ),
             logs=LogFan(sessions=self.sessions, relay=relay, live=self.live, me=self.me),
             usage=UsageFan(
                 held=self.sessions.held.values, desk=self.desk, live=self.live, me=self.me

@@ -1,0 +1,206 @@
+"""The half of `formation.v1.Control` that changes something. Checks what came in, calls control."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from formation import wire
+from formation.v1 import control_pb2 as pb
+from formation.v1 import control_pb2_grpc
+from formation_coordinator.api_errors import Context, worded
+from formation_coordinator.changing import Applied, Refused
+from formation_coordinator.checks import release_wanted
+from formation_coordinator.control import Control
+from formation_coordinator.control_hosts import HostControl, HostWord
+from formation_coordinator.control_releases import ReleaseControl, Steering
+from formation_coordinator.control_runs import RunControl
+from formation_coordinator.live import LiveWorld
+from formation_coordinator.planning import Planning, spread_to_pb
+from formation_coordinator.store import keys
+from formation_coordinator.store.base import Span, Store, StoreError
+from formation_coordinator.store.mirror import Mirror
+
+_STEERINGS = {
+    pb.SteerRolloutRequest.ACTION_PAUSE: Steering.PAUSE,
+    pb.SteerRolloutRequest.ACTION_RESUME: Steering.RESUME,
+    pb.SteerRolloutRequest.ACTION_ABORT: Steering.ABORT,
+    pb.SteerRolloutRequest.ACTION_PROMOTE: Steering.PROMOTE,
+}
+MIRROR_WAIT_S = 5.0
+
+
+class ChangeApi(control_pb2_grpc.ControlServicer):
+    """`plans` computes a rebalance; `live` says what a change was planned on."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        mirror: Mirror,
+        live: LiveWorld,
+        apps: Control,
+        releases: ReleaseControl,
+        hosts: HostControl,
+        runs: RunControl,
+        plans: Planning,
+    ) -> None:
+        self._store, self._mirror, self._live = store, mirror, live
+        self._apps, self._releases, self._hosts, self._runs = apps, releases, hosts, runs
+        self._plans = plans
+
+    def _ready(self) -> None:
+        if not self._mirror.ready.is_set():
+            why = self._mirror.failure or "the store is not read yet"
+            raise StoreError(f"this coordinator is not ready: {why}")
+
+    async def _as_planned(self, revision: int) -> None:
+        """Raises `Refused` when something was decided since that revision; 0 asks nothing."""
+        if not revision:
+            return
+        newest = (await self._store.ranges([Span.prefix(keys.LEADER)])).revision
+        try:
+            await self._mirror.wait_for(newest, MIRROR_WAIT_S)
+        except TimeoutError as error:
+            raise StoreError("this coordinator lags behind etcd; try again") from error
+        decided = self._live.world.decided_revision
+        if decided > revision:
+            raise Refused(
+                f"the cluster has changed since that plan (revision {revision}, now {decided}): "
+                "plan again"
+            )
+
+    # ------------------------------------------------------------------ changes
+
+    @worded
+    async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:  # noqa: N802
+        self._ready()
+        wanted = release_wanted(request)
+        await self._as_planned(request.if_revision)
+        applied = await self._apps.apply(
+            wanted, dict(request.formation), request.who, canary=request.canary
+        )
+        return pb.ApplyResponse(**_applied(applied))
+
+    @worded
+    async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:  # noqa: N802
+        self._ready()
+        words = [wire.quantity_change_from_pb(change) for change in request.changes]
+        await self._as_planned(request.if_revision)
+        if request.undo:
+            scaled = await self._apps.undo_scale(request.app, request.who, request.why)
+        else:
+            scaled = await self._apps.scale(request.app, words, request.who, request.why)
+        return pb.ScaleResponse(before=scaled.before, after=scaled.after, revision=scaled.revision)
+
+    @worded
+    async def Restart(self, request: pb.RestartRequest, context: Context) -> pb.RestartResponse:  # noqa: N802
+        self._ready()
+        stays, revision = await self._apps.restart(
+            request.app, request.type, request.ordinal, request.who, self._live.world
+        )
+        replaced = [wire.assignment_to_pb(item) for item in stays]
+        return pb.RestartResponse(replaced=replaced, revision=revision)
+
+    @worded
+    async def Retry(self, request: pb.RetryRequest, context: Context) -> pb.RetryResponse:  # noqa: N802
+        self._ready()
+        stays, revision = await self._apps.retry(
+            request.app, request.type, request.ordinal, request.who, self._live.world
+        )
+        retried = [wire.assignment_to_pb(item) for item in stays]
+        return pb.RetryResponse(retried=retried, revision=revision)
+
+    @worded
+    async def DeleteApp(self, request: pb.DeleteAppRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        revision = await self._apps.delete_app(request.app, request.who)
+        return pb.DeleteAppResponse(revision=revision)
+
+    @worded
+    async def ForgetHost(self, request: pb.ForgetHostRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        await self._hosts.forget_host(request.host, request.who)
+        return pb.ForgetHostResponse()
+
+    @worded
+    async def SetConfig(self, request: pb.SetConfigRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        applied = await self._releases.set_config(
+            request.app,
+            dict(request.set),
+            tuple(request.unset),
+            request.who,
+            reason=request.reason,
+            canary=request.canary,
+        )
+        return pb.SetConfigResponse(**_applied(applied))
+
+    @worded
+    async def Rollback(self, request: pb.RollbackRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        await self._as_planned(request.if_revision)
+        applied = await self._releases.rollback(
+            request.app, request.release, request.who, request.why
+        )
+        return pb.RollbackResponse(**_applied(applied))
+
+    @worded
+    async def SteerRollout(self, request: pb.SteerRolloutRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        how = _STEERINGS.get(request.action)
+        if how is None:
+            raise wire.WireError(f"unknown action on a rollout: {request.action}")
+        app, revision = await self._releases.steer(request.app, how, request.who, request.why)
+        return pb.SteerRolloutResponse(app=wire.app_to_pb(app), revision=revision)
+
+    @worded
+    async def SetHost(self, request: pb.SetHostRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        await self._as_planned(request.if_revision)
+        has = request.HasField
+        word = HostWord(
+            cordoned=request.cordoned if has("cordoned") else None,
+            draining=request.draining if has("draining") else None,
+            drain_deadline_s=max(0.0, request.drain_deadline_s),
+            labels=dict(request.labels),
+            unset=tuple(request.unset_labels),
+        )
+        host, revision = await self._hosts.set_host(request.host, word, request.who, request.why)
+        return pb.SetHostResponse(host=wire.host_to_pb(host), revision=revision)
+
+    @worded
+    async def StartRebalance(self, request: pb.StartRebalanceRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        await self._as_planned(request.if_revision)
+        found = await self._plans.balanced(request.wish.app, request.wish.moves_max)
+        revision = 0
+        if found.moves:
+            revision = await self._hosts.rebalance(found.moves, request.who)
+        return pb.StartRebalanceResponse(
+            moves=[wire.move_to_pb(move) for move in found.moves],
+            types=[spread_to_pb(spread) for spread in found.types],
+            revision=revision,
+        )
+
+    @worded
+    async def StartRun(self, request: pb.StartRunRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        run, revision = await self._runs.start(
+            request.app, request.like, request.command, request.who
+        )
+        return pb.StartRunResponse(run=wire.run_to_pb(run), revision=revision)
+
+    @worded
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        revision = await self._runs.cancel(request.app, request.id, request.who)
+        return pb.CancelRunResponse(revision=revision)
+
+
+def _applied(applied: Applied) -> dict[str, Any]:
+    return {
+        "release": wire.release_to_pb(applied.release),
+        "app": wire.app_to_pb(applied.app),
+        "unchanged": applied.unchanged,
+        "revision": applied.revision,
+    }

@@ -1,0 +1,234 @@
+"""Changes of what is wanted, each as one compare-and-set on what was read: what all have in common.
+
+Every change is a transaction that compares the documents it was decided on, and writes its audit
+record in the same breath. A lost race reads and decides again, a bounded number of times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from formation.model import App, AuditRecord, ProcessType, Release
+from formation.rules import Rollout
+from formation.wire import WireError
+from formation_coordinator.store import codec, keys
+from formation_coordinator.store.base import (
+    Compare,
+    ModRevision,
+    Operation,
+    OutcomeUnknown,
+    Put,
+    Span,
+    Store,
+)
+
+ATTEMPTS_MAX = 8
+
+
+class ControlError(Exception):
+    """One line for people; the class says which gRPC status it becomes."""
+
+
+class Unknown(ControlError):
+    """No such app, type, instance or host."""
+
+
+class Invalid(ControlError):
+    """What was asked for makes no sense."""
+
+
+class Refused(ControlError):
+    """It makes sense, but not now."""
+
+
+class Uncertain(ControlError):
+    """The store broke off in the middle; only looking tells."""
+
+
+class RaceLost(ControlError):
+    """Others changed the same thing too often meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a decision was based on: the document's own revision and the store's."""
+
+    mod_revision: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    app: App
+    release: Release
+    unchanged: bool
+    revision: int
+
+
+class Changing:
+    """Reads, and commits with an audit record."""
+
+    def __init__(
+        self, *, store: Store, now_ms: Callable[[], int], new_id: Callable[[], str]
+    ) -> None:
+        self.store, self.now_ms, self.new_id = store, now_ms, new_id
+
+    async def read_app(self, name: str) -> tuple[App | None, Seen]:
+        snapshot = await self.store.ranges([Span(keys.app(name), keys.app(name) + "\0")])
+        if not snapshot.items:
+            return None, Seen(0, snapshot.revision)
+        item = snapshot.items[0]
+        record = codec.decode(item.key, item.value)
+        assert isinstance(record, App)
+        return record, Seen(item.mod_revision, snapshot.revision)
+
+    async def read_release(self, app: App) -> Release | None:
+        """Raises WireError for one that this version cannot read."""
+        item = await self.store.get(keys.release(app.name, app.release))
+        record = codec.decode(item.key, item.value) if item else None
+        return record if isinstance(record, Release) else None
+
+    async def read_readable(self, app: App) -> Release | None:
+        with suppress(WireError):  # then anything that is applied now differs from it
+            return await self.read_release(app)
+        return None
+
+    async def read(self, name: str) -> tuple[App, Release, Seen]:
+        app, seen = await self.read_app(name)
+        if app is None:
+            raise Unknown(await self.no_such_app(name))
+        try:
+            release = await self.read_release(app)
+        except WireError as error:
+            raise Refused(f"app {name}: {error}; apply it again") from error
+        if release is None:
+            raise Refused(f"app {name}: its release v{app.release} is missing; apply it again")
+        return app, release, seen
+
+    async def read_types(self, name: str, type_name: str) -> tuple[App, Seen, list[str]]:
+        """The app and the types that are meant: the named one, which must be there, or all."""
+        app, release, seen = await self.read(name)
+        known = [spec.name for spec in release.types]
+        if type_name and type_name not in known:
+            raise Unknown(f"app {name} has no type {type_name!r}; it has {', '.join(known)}")
+        return app, seen, [type_name] if type_name else known
+
+    async def next_number(self, app: App | None, name: str) -> int:
+        if app is not None:
+            return app.latest_release + 1
+        left = (await self.store.ranges([keys.releases(name)])).items
+        numbers = [int(item.key.rsplit("/", 1)[1]) for item in left]
+        return max(numbers, default=0) + 1
+
+    async def make_release(
+        self,
+        app: App | None,
+        seen: Seen,
+        release: Release,
+        quantities: Mapping[str, int],
+        word: Rollout,
+        action: str,
+    ) -> Applied | None:
+        """The new release becomes the app's; None: somebody else was first."""
+        changed = with_release(app, release, quantities, word)
+        puts = [
+            Put(keys.app(changed.name), codec.encode(changed)),
+            Put(keys.release(changed.name, release.number), codec.encode(release)),
+        ]
+        compares: list[Compare] = [
+            ModRevision(keys.app(changed.name), seen.mod_revision),
+            ModRevision(keys.release(changed.name, release.number), 0),
+        ]
+        audit = self.audit(
+            release.created_by,
+            action,
+            changed.name,
+            f"canary {word.canary}" if word.canary else "",
+            before=f"v{app.release}" if app else "",
+            after=f"v{release.number}",
+            why=release.reason,
+        )
+        revision = await self.commit(compares, puts, audit)
+        if not revision:
+            return None
+        return Applied(app=changed, release=release, unchanged=False, revision=revision)
+
+    async def put_app(self, app: App, seen: Seen, audit: Put) -> int:
+        """Like `commit`, when nothing else is written than the app as it was read and changed."""
+        key = keys.app(app.name)
+        compares = [ModRevision(key, seen.mod_revision)]
+        return await self.commit(compares, [Put(key, codec.encode(app))], audit)
+
+    async def no_such_app(self, name: str) -> str:
+        items = (await self.store.ranges([Span.prefix("apps/")])).items
+        known = ", ".join(item.key.removeprefix("apps/") for item in items)
+        return f"no app {name!r}; " + (f"there is {known}" if known else "none was applied yet")
+
+    def audit(self, who: str, action: str, subject: str, detail: str = "", **more: str) -> Put:
+        """`more`: before, after, why."""
+        at_ms = self.now_ms()
+        record = AuditRecord(
+            at_ms=at_ms, who=who, action=action, subject=subject, detail=detail, **more
+        )
+        return Put(keys.audit(at_ms, self.new_id()), codec.encode(record))
+
+    async def commit(
+        self, compares: Sequence[Compare], operations: Sequence[Operation], audit: Put
+    ) -> int:
+        """The revision of the commit, or 0 when somebody else was first.
+
+        An unknown outcome is resolved by looking for our own audit record, whose key is new. When
+        it is not there the write may still be on its way: that is said, never tried again.
+        """
+        try:
+            outcome = await self.store.commit(compares, [*operations, audit])
+        except OutcomeUnknown as error:
+            mine = await self.store.get(audit.key)
+            if mine is not None:
+                return mine.mod_revision
+            raise Uncertain(
+                f"{error}; the change may or may not have been made: look, then try again"
+            ) from error
+        return outcome.revision if outcome.succeeded else 0
+
+
+def race_lost(app: str) -> RaceLost:
+    return RaceLost(f"app {app}: others are changing it at the same time; try again")
+
+
+def same_release(current: Release, wanted: Release) -> bool:
+    """Quantities at first are no part of what runs."""
+
+    def essence(spec: ProcessType) -> ProcessType:
+        return replace(spec, initial_quantity=0)
+
+    return (
+        tuple(map(essence, current.types)) == tuple(map(essence, wanted.types))
+        and dict(current.env) == dict(wanted.env)
+        and dict(current.config) == dict(wanted.config)
+        and current.workdir == wanted.workdir
+    )
+
+
+def with_release(
+    app: App | None, release: Release, quantities: Mapping[str, int], word: Rollout
+) -> App:
+    old = app or App(
+        name=release.app,
+        formation={},
+        release=0,
+        latest_release=0,
+        created_at_ms=release.created_at_ms,
+    )
+    formation = dict(old.formation)
+    for spec in release.types:
+        formation.setdefault(spec.name, quantities.get(spec.name, spec.initial_quantity))
+    return replace(
+        old,
+        formation=formation,
+        release=release.number,
+        latest_release=release.number,
+        rollout=word,
+    )
