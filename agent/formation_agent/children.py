@@ -49,6 +49,7 @@ class Child:
         "empty",
         "events",
         "exit",
+        "fence_s",
         "forgotten",
         "group_gone",
         "key",
@@ -81,6 +82,7 @@ class Child:
         self.asked = 0  # the last signal for the whole tree that asked it to end
         self.told: set[int] = set()  # the groups that got it
         self.forgotten = False
+        self.fence_s = -1.0  # of an exclusive one: killed so long after the agent's lease
 
     def described(self, op: str) -> Message:
         return {
@@ -105,7 +107,7 @@ class Child:
     def of_state(cls, state: Message) -> Child:
         child = cls.__new__(cls)
         for name in cls.__slots__:
-            setattr(child, name, state[name])
+            setattr(child, name, state.get(name, -1.0) if name == "fence_s" else state[name])
         child.mark = state["mark"].encode("utf-8", "surrogateescape") if state["mark"] else None
         child.told = set(state["told"])
         return child
@@ -211,6 +213,7 @@ class Children:
         # Who joined another's tree is known by its group alone: the mark is that tree's.
         mark = order["env"].get(MARK) if host is None else None
         child = Child(key, mark, spawned, procfs.ticks_since(began_ns, spawned.pid))
+        child.fence_s = order.get("fence_s", -1.0)
         self._children[key] = self._by_pid[child.pid] = self._loose[key] = child
         return child
 

@@ -20,6 +20,7 @@ from formation.model import (
     Tries,
 )
 from formation.policy import is_crash_looping
+from formation.running import spec_of
 from formation_agent import facts, machine, processes
 from formation_agent.launch import Launch
 from formation_agent.machine import Phase, Stay
@@ -88,7 +89,7 @@ class Entry:
 def stay_of(assignment: Assignment, release: Release | None, tries: Tries | None) -> Stay:
     """`tries`: as the journal remembers them; None of a stay that is new here."""
     slot = assignment.slot
-    spec = release.type_named(slot.type) if release else None
+    spec = spec_of(release, assignment)
     tries = tries or Tries(failures=assignment.failures)
     stay = Stay(
         assignment=assignment,

@@ -40,13 +40,16 @@ def type_environment(
 ) -> dict[str, str]:
     """What all instances of one type share; `account`: what belongs to the user it runs as.
 
-    A release may change PATH and the like, but not who the instance is.
+    A release may change PATH and the like, but not who the instance is. What the operator has
+    configured goes before what the type says, and that before what the project says for all.
     """
     watchdog = {"WATCHDOG_USEC": str(int(spec.watchdog_s * 1e6))} if spec.watchdog_s > 0 else {}
     return {
         **_of_machine(around),
         **account,
         **release.env,
+        **spec.env,
+        **release.config,
         "FORMATION_APP": release.app,
         "FORMATION_TYPE": spec.name,
         "FORMATION_RELEASE": f"v{release.number}",

@@ -28,6 +28,7 @@ class SpawnOptions:
     lower-case name, -1 is unlimited. `limits`, for the tree: `cpus`, `memory_bytes`, `pids`, only
     those that shall hold, where a cgroup can hold them. `notify`: a socket for sd_notify. `join`:
     the key of a living process in whose cgroup it shall run, as a tree of its own nevertheless.
+    `fence_s`: it is exclusive, and killed so long after the agent's lease; None: it is not.
     """
 
     umask: int | None = None
@@ -37,6 +38,7 @@ class SpawnOptions:
     limits: Mapping[str, float] = field(default_factory=dict)
     notify: bool = False
     join: str = ""
+    fence_s: float | None = None
 
     def fields(self) -> link.Message:
         """As `spawn` says them: what is not asked for is absent."""
@@ -54,8 +56,9 @@ class SpawnOptions:
             "notify": self.notify,
             "join": self.join,
         }
-        umask = {} if self.umask is None else {"umask": self.umask}
-        return {**umask, **{name: value for name, value in asked.items() if value}}
+        numbers = {"umask": self.umask, "fence_s": self.fence_s}
+        given = {name: number for name, number in numbers.items() if number is not None}
+        return {**given, **{name: value for name, value in asked.items() if value}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

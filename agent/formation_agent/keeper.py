@@ -25,6 +25,7 @@ import time
 from formation_agent import link, procfs, takeover
 from formation_agent.brainprocess import Brain, how_it_ended, say
 from formation_agent.children import Child, Children
+from formation_agent.fences import Fences
 from formation_agent.locks import Busy, Locks
 from formation_agent.reexecution import Reexecution, Rooms
 from formation_agent.spawn import Spawner
@@ -67,6 +68,8 @@ class Keeper:
         self._manager = Manager(os.environ, self._timers.after)
         self._brain = Brain(brain_command, self._spawner, self._poll, self._timers.after)
         self._children = Children(self._spawner, self._poll, given.get("children", ()))
+        lease_until_s = given.get("lease_until_s", 0.0)
+        self._fences = Fences(self._children, self._timers, self._signal, lease_until_s)
         self._reap_is_due = True
         self._hears_more = False  # what the brain said may be more than this round took
         self._locks = Locks(given.get("locks"))
@@ -92,6 +95,7 @@ class Keeper:
     def run(self) -> int:
         self._manager.beat()
         self._start_brain()
+        self._fences.look()
         while not self._over:
             try:
                 self._round()
@@ -146,6 +150,7 @@ class Keeper:
                 "version": link.VERSION,
                 "pid": os.getpid(),
                 "children": len(self._children),
+                "lease_until_s": self._fences.until_s,
             }
         )
         self._children.bring_out()
@@ -276,6 +281,8 @@ class Keeper:
                 self._brain.finished = True
             case "again":
                 self._brain.shall_go = True
+            case "lease":
+                self._fences.extend(message["until_s"])
             case link.PONG:
                 pass
             case unknown:
@@ -299,6 +306,8 @@ class Keeper:
         key = message["key"]
         new = self._children.spawn(message)
         if isinstance(new, Child):
+            if new.fence_s >= 0:
+                self._fences.look()
             self._brain.send(new.described("started"), new)
         else:
             self._brain.send({"op": "spawn_failed", "key": key, "reason": new})
@@ -361,6 +370,7 @@ class Keeper:
             "locks": self._locks.state(),
             "hangups": self._signals.hangups,
             "reexecutions": self._reexecution.number,
+            "lease_until_s": self._fences.until_s,
         }
         rooms = (self._spawner, self._children, self._locks)
         return state, [fd for room in rooms for fd in room.descriptors()]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from formation.model import Ability, Assignment, Limits, ProcessType, Release
+from formation.running import spec_of
 from formation_agent import command
 from formation_agent.environment import Surroundings, instance_environment, type_environment
 from formation_agent.ports import Port, PortError, Ports
@@ -119,7 +120,8 @@ class Launcher:
             needed = _FILES_ELSE + _FILES_EACH * (running + 1)
             if needed > self._files_max:
                 raise LaunchError(f"too many open files: raise LimitNOFILE (now {self._files_max})")
-        if release is None or (spec := release.type_named(assignment.slot.type)) is None:
+        spec = spec_of(release, assignment)
+        if release is None or spec is None:
             raise LaunchError(f"v{assignment.release} is not known here")
         plan = self._planned(release, spec)
         try:
@@ -130,7 +132,7 @@ class Launcher:
 
     def recall(self, assignment: Assignment, release: Release | None, port: int) -> Launch | None:
         """How a process that runs already would be started now; takes nothing. None: not known."""
-        spec = release.type_named(assignment.slot.type) if release else None
+        spec = spec_of(release, assignment)
         if release is None or spec is None:
             return None
         try:
@@ -142,12 +144,15 @@ class Launcher:
     def _port(self, assignment: Assignment, release: Release, spec: ProcessType) -> Port:
         if spec.port:
             return self.ports.take_fixed(assignment.slot, spec.port)
-        return self.ports.take(assignment.slot, release.types.index(spec))
+        index = next((i for i, item in enumerate(release.types) if item.name == spec.name), None)
+        return self.ports.take(assignment.slot, len(release.types) if index is None else index)
 
     def _planned(self, release: Release, spec: ProcessType) -> _Plan:
         name, now_s = (release.app, release.number, spec.name), self._now_s()
         plan, until_s = self._plans.get(name, (None, 0.0))
-        if plan is None or plan.spec is not spec or until_s <= now_s:
+        # Usually the same object; a run's is made anew each time.
+        same = plan is not None and (plan.spec is spec or plan.spec == spec)
+        if plan is None or not same or until_s <= now_s:
             plan = self._plan(release, spec)
             if len(self._plans) >= _PLANS_MAX:
                 self._plans.clear()
@@ -169,6 +174,7 @@ class Launcher:
             nice=spec.nice,
             limits=_enforced(spec.limits, self._powers.abilities),
             notify=spec.notify or spec.watchdog_s > 0,
+            fence_s=spec.stop_grace_s if spec.exclusive else None,
         )
         return _Plan(spec=spec, argv=planned.argv, env=env, cwd=cwd, options=options, notes=notes)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # `typing` costs the keeper a megabyte
     Message = dict[str, Any]
 
 # The first message of the keeper carries it. A change that an older end cannot ignore raises it.
-VERSION = 2
+VERSION = 3
 KEEPER_FD = 3
 KEEPER_FD_VARIABLE = "FORMATION_KEEPER_FD"
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from formation.model import AgentMemory, Assignment, Assignments, Release
+from formation.running import spec_of
 
 Releases = Mapping[tuple[str, int], Release]
 
@@ -89,7 +90,7 @@ def _obey(memory: AgentMemory, order: Assignments, assigned: tuple[Assignment, .
     needed: dict[tuple[str, int], Release] = {}
     for item in assigned:
         release = releases.get((item.slot.app, item.release))
-        if release is None or release.type_named(item.slot.type) is None:
+        if release is None or spec_of(release, item) is None:
             return Refuse(
                 complaint=f"{item.slot} shall run v{item.release}, which has not reached this"
                 " agent with a command for it: nothing was changed here; restart the coordinator"

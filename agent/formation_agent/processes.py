@@ -64,6 +64,7 @@ _SEND_AGAIN_S = 0.1
 _GONE = "the keeper ended; every process that it had was killed"
 _TOO_OLD = "the keeper is older than its brain: formation-agent reexec"
 _NEEDS_VERSION = 2  # of the keeper, for all but the oldest messages
+_LEASE_VERSION = 3
 _DEFAULTS = SpawnOptions()
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Processes:
         self._hello: asyncio.Future[None] = self._loop.create_future()
         self._expected = -1
         self._version = self._keeper_pid = 0
+        self.lease_until_s = 0.0  # as an earlier brain left it
         self._found: list[Child] = []
         self._locks: deque[tuple[str, asyncio.Future[str | None]]] = deque()
         self._contains: deque[asyncio.Future[Contained]] = deque()
@@ -218,6 +220,11 @@ class Processes:
     def again(self) -> None:
         """This brain ends because of `Reload`: the agent goes on, with the next brain."""
         self._send_if_known({"op": "again"})
+
+    def lease(self, until_s: float) -> None:
+        """Exclusive trees may live until then, and their grace, in CLOCK_BOOTTIME."""
+        if self._version >= _LEASE_VERSION:
+            self._send({"op": "lease", "until_s": until_s})
 
     def _send_if_known(self, message: link.Message) -> None:
         if self._version >= _NEEDS_VERSION:
@@ -358,6 +365,7 @@ class Processes:
             )
             self._settle_hello(KeeperTooNew(reason))
         self._version, self._keeper_pid = message["version"], message["pid"]
+        self.lease_until_s = message.get("lease_until_s", 0.0)
         self._expected = message["children"]
         self._settle_hello_if_complete()
 

@@ -25,7 +25,9 @@ from formation.runtime import client_channel_options
 from formation.v1 import agent_pb2 as pb
 from formation.v1.agent_pb2_grpc import AgentStub
 from formation_agent import orders
+from formation_agent.fences import boottime_s
 from formation_agent.journal import Journal, JournalError
+from formation_agent.lease import Sent
 from formation_agent.logpush import LogPusher, LogReader
 from formation_agent.slack import idle_slack
 from formation_agent.supervisor import Supervisor
@@ -96,6 +98,7 @@ class Session:
         self._ever_welcome = False
         self._resend = False
         self._complaint = ""
+        self._sent = Sent(0.0)
         self._reported: set[str] = set()
         self.where = _nobody()
         self.left = asyncio.Event()
@@ -161,8 +164,10 @@ class Session:
             raise ended
 
     async def _talk(self, call: Call, stub: AgentAsyncStub, address: str) -> None:
-        period_s, told = await self._join(call, address)
+        welcome, told = await self._join(call, address)
         self._reports.clear()  # another asked for them
+        self._sent = Sent(welcome.lease_s)
+        period_s = welcome.heartbeat_period_s or _HEARTBEAT_PERIOD_S
         with idle_slack():
             await self._serve(call, stub, Writer(self, call, period_s, told))
 
@@ -196,8 +201,8 @@ class Session:
             return SessionLost(details, REFUSED_PAUSE_S)
         return SessionLost(f"{details} ({code.name})")
 
-    async def _join(self, call: Call, address: str) -> tuple[float, State]:
-        """Hello and Welcome; returns the heartbeat period and what the Hello said."""
+    async def _join(self, call: Call, address: str) -> tuple[pb.Welcome, State]:
+        """Hello and Welcome; returns that and what the Hello said."""
         try:
             async with asyncio.timeout(WELCOME_WITHIN_S):
                 hello, told = await self._hello(address)
@@ -208,12 +213,17 @@ class Session:
         if not isinstance(first, pb.CoordinatorMessage) or not first.HasField("welcome"):
             raise SessionLost("it did not begin with a welcome", REFUSED_PAUSE_S)
         await self._welcome(first.welcome, address)
-        return first.welcome.heartbeat_period_s or _HEARTBEAT_PERIOD_S, told
+        return first.welcome, told
 
     async def _hello(self, address: str) -> tuple[pb.AgentMessage, State]:
         described = await self._describe(address)
-        host = replace(described, instances=self._supervisor.statuses(), complaint=self._complaint)
         memory = self._journal.memory
+        host = replace(
+            described,
+            instances=self._supervisor.statuses(),
+            complaint=self._complaint,
+            generation=memory.generation,
+        )
         hello = pb.Hello(
             host=wire.host_status_to_pb(host),
             cluster_id=memory.cluster_id,
@@ -259,8 +269,11 @@ class Session:
                     pusher.close(message.close_logs.request_id)
                 case "sample_usage":
                     group.create_task(self._sample(message.sample_usage))
+                case "ack":
+                    # After a break the whole table is sent: nothing waits for one of a batch.
+                    until_s = self._sent.until_s(message.ack.heartbeat)
+                    self._supervisor.lease.extend(until_s)
                 case other:
-                    # Acks too: after a break the whole table is sent, so nothing waits for one.
                     log.debug("coordinator: %s", other)
 
     async def _take_orders(self, message: pb.Assignments) -> None:
@@ -323,6 +336,10 @@ class Session:
             leaving=self._leaving,
         )
 
+    def next_heartbeat(self) -> pb.AgentMessage:
+        heartbeat = pb.Heartbeat(sequence=self._sent.next(boottime_s()))
+        return pb.AgentMessage(heartbeat=heartbeat)
+
     @property
     def supervisor(self) -> Supervisor:
         return self._supervisor
@@ -356,12 +373,13 @@ class Writer:
         """Until the goodbye is written, or the stream breaks."""
         wake = self._session.supervisor.news
         wake.set()  # what was set before the Hello took the table
+        await self._call.write(self._session.next_heartbeat())
         while True:
             try:
                 async with asyncio.timeout_at(self._heartbeat_at_s):
                     await wake.wait()
             except TimeoutError:
-                await self._call.write(pb.AgentMessage(heartbeat=pb.Heartbeat()))
+                await self._call.write(self._session.next_heartbeat())
                 self._heartbeat_at_s = self._next_heartbeat_s()
                 continue
             await asyncio.sleep(GATHER_S)

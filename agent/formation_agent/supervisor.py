@@ -28,6 +28,7 @@ from formation_agent import entries, facts, machine, orders, processes
 from formation_agent.alarms import Alarms
 from formation_agent.ending import Ending
 from formation_agent.entries import Changes, Entry, Running
+from formation_agent.exclusives import Exclusives
 from formation_agent.forgetting import Forgetting
 from formation_agent.journal import Journal
 from formation_agent.launch import Launcher, LaunchError
@@ -91,6 +92,10 @@ class Supervisor:
         self._alarms = Alarms(lambda uid: self._feed(uid, machine.Tick()))
         self._news = News()
         self._closing = False
+        self._exclusives = Exclusives(
+            children, self._entries, self._live, self._feed, self._start_if_free
+        )
+        self.lease = self._exclusives.lease
         self._boot_id = facts.boot_id()
         self._idle = asyncio.Event()
         self.news = self._news.event
@@ -108,11 +113,11 @@ class Supervisor:
         for slot, port in memory.ports.items():
             self._launcher.ports.remember(slot, port)
         known = {item.uid: item for item in (*memory.assigned, *memory.ending)}
-        self._wanted = {item.uid: item for item in memory.assigned}
+        self._wanted = {item.uid: item for item in memory.assigned if not item.ending}
         found = sorted(children, key=lambda child: entries.attempt_of(child.key))
         for child in found:
             self._find(child, known.get(entries.uid_of(child.key)))
-        new = [item for item in memory.assigned if item.uid not in self._entries]
+        new = [item for uid, item in self._wanted.items() if uid not in self._entries]
         if not found:
             self._held.update(item.uid for item in new)
         for item in new:
@@ -202,9 +207,9 @@ class Supervisor:
         self._releases = orders.by_key(self.remembered(self._journal.memory).releases)
 
     def _follow(self, assigned: tuple[Assignment, ...]) -> None:
-        self._wanted = {item.uid: item for item in assigned}
+        self._wanted = {item.uid: item for item in assigned if not item.ending}
         # New stays first: one that takes a slot over then keeps the slot's port.
-        for item in assigned:
+        for item in self._wanted.values():
             entry = self._entries.get(item.uid)
             if entry is None:
                 self._add(item)
@@ -245,6 +250,8 @@ class Supervisor:
             entry.stay = replace(entry.stay, reason=reason)
         elif entry.uid in self._held:
             entry.stay = replace(entry.stay, reason=_HELD)
+        elif why := self._exclusives.hindrance(entry):
+            entry.stay = replace(entry.stay, reason=why)
         else:
             self._feed(entry.uid, machine.SlotFree())
 

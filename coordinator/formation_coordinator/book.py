@@ -425,6 +425,12 @@ class Book:
             self._same[question] = same_definition(self._world, *question)
         return self._same[question]
 
+    def knows(self, app: str, number: int) -> bool:
+        """False for a release of an earlier life of the app, which was deleted meanwhile."""
+        assert self._world is not None
+        release = self._world.releases.get((app, number))
+        return release is not None and bool(release.types)
+
     def is_current(self, app: App, item: Assignment) -> bool:
         slot = item.slot
         return self.same(

@@ -154,6 +154,15 @@ class Registrar:
             raise Refused(grpc.StatusCode.UNAVAILABLE, f"another session of {host} came first")
         session.fence, session.lease = outcome.revision, lease
 
+    def surely_holds(self, session: AgentSession) -> bool:
+        """The key is in etcd, on our present lease, and we have seen all that was before it."""
+        return (
+            session.fence > 0
+            and session.lease == self._lease.lease_id
+            and self._lease.remaining_s() > 0
+            and self._mirror.revision >= session.fence
+        )
+
     async def keep_right(self, session: AgentSession) -> None:
         """Until cancelled, or until the session is another's."""
         while True:

@@ -26,6 +26,7 @@ from formation.model import (
     InstanceState,
     InstanceStatus,
 )
+from formation.policy import AGENT_LEASE_S
 from formation.v1 import agent_pb2, agent_pb2_grpc, control_pb2, types_pb2
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logrelay import Delivery, LogRelay
@@ -137,7 +138,8 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         if not HOST_NAME.fullmatch(status.host):
             reason = f"bad host name {status.host!r}: letters, digits, '.', '_' and '-' only"
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, reason)
-        return replace(status, departed=False)
+        generation = status.generation or hello.generation
+        return replace(status, departed=False, generation=generation)
 
     def _welcome_message(self, session: AgentSession) -> agent_pb2.CoordinatorMessage:
         world = self._live.world
@@ -148,6 +150,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 cluster_id=world.cluster.id if world.cluster else "",
                 coordinator_id=self._me.id,
                 heartbeat_period_s=HEARTBEAT_PERIOD_S,
+                lease_s=AGENT_LEASE_S,
                 coordinator_addresses=[self._me.address, *sorted(others)],
             )
         )
@@ -186,6 +189,8 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             match message.WhichOneof("message"):
                 case "status":
                     self._take_status(session, message.status)
+                case "heartbeat":
+                    self._extend_lease(session, message.heartbeat.sequence)
                 case "resend":
                     session.complete_wanted = True
                     self._send_assignments(session)
@@ -198,7 +203,17 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                     self._live.publish(session.status)
                     return
                 case _:
-                    pass  # a heartbeat, or a newer agent's message: being heard is all it says
+                    pass  # a newer agent's message: being heard is all it says
+
+    def _extend_lease(self, session: AgentSession, sequence: int) -> None:
+        """Only while this host's session is surely ours, and when the agent was sent its document
+        as it was when the session began or later: what was taken from it meanwhile it must not
+        start again."""
+        entry = self._live.world.hosts.get(session.host)
+        document = entry.document if entry else None
+        if self._registrar.surely_holds(session) and document is session.sent:
+            ack = agent_pb2.Ack(heartbeat=sequence)
+            session.send(agent_pb2.CoordinatorMessage(ack=ack))
 
     def _take_status(self, session: AgentSession, batch: agent_pb2.StatusBatch) -> None:
         table = {item.uid: item for item in session.status.instances}
@@ -211,7 +226,10 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             table.pop(uid, None)
         self._remember_over(session, table)
         session.status = replace(
-            session.status, instances=tuple(table.values()), complaint=batch.complaint
+            session.status,
+            instances=tuple(table.values()),
+            complaint=batch.complaint,
+            generation=batch.generation,
         )
         self._live.publish(session.status)
         session.dirty.set()

@@ -309,7 +309,9 @@ class Upkeep:
         return rollout.Stay(
             ordinal=stay.ordinal,
             stale=not stay.current,
-            works=stay.steady(self.now_s, healthy_s),
+            # What an app of that name left that was deleted is worth nothing to this one.
+            works=stay.steady(self.now_s, healthy_s)
+            and self.desk.book.knows(self.app.name, item.release),
             broken=self._broken(stay),
             surge=item.surge,
             demanded=named > item.restart_mark and item.release == self.app.release,

@@ -57,6 +57,10 @@ class FakeChildren:
         self.forgotten: list[str] = []
         self.alive: dict[str, tuple[processes.Living, ...]] = {}
         self.queue: asyncio.Queue[processes.Event] = asyncio.Queue()
+        self.lease_until_s = 0.0
+
+    def lease(self, until_s: float) -> None:
+        self.lease_until_s = until_s
 
     def spawn(
         self,

@@ -233,10 +233,10 @@ async def test_everything_that_changed_the_cluster_is_audited(c1: RunningCoordin
     await c1.control.Scale(pb.ScaleRequest(app="shop", changes=[change], who="bob"))
     await c1.control.DeleteApp(pb.DeleteAppRequest(app="shop", who="eve"))
     records = (await c1.control.ListAudit(pb.ListAuditRequest())).records
-    assert [(r.who, r.action, r.detail) for r in records] == [
-        ("eve", "delete", ""),
-        ("bob", "scale", "web=1 -> web=2"),
-        ("ann", "apply", "v1"),
+    assert [(r.who, r.action, r.before, r.after) for r in records] == [
+        ("eve", "delete", "", ""),
+        ("bob", "scale", "web=1", "web=2"),
+        ("ann", "apply", "", "v1"),
     ]
 
 

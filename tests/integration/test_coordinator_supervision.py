@@ -235,15 +235,17 @@ async def test_a_release_that_a_newer_version_wrote_is_left_alone_and_passed_on(
         assert document is not None
         orders = types_pb2.AssignmentDocument.FromString(document.value)
         orders.generation += 1
-        orders.instances[0].release = 2
-        orders.instances[0].uid = "by-a-newer-leader"
+        left, moved = orders.bundles[0], orders.bundles.add()
+        moved.CopyFrom(left)
+        left.ordinals[:], moved.ordinals[:] = [2], [1]
+        moved.release, moved.stem = 2, "newer"
         puts = [
             Put(keys.release("shop", 2), newer.SerializeToString()),
             Put(keys.app("shop"), app.SerializeToString()),
             Put(keys.assignments("a"), orders.SerializeToString()),
         ]
         await store.commit([], puts)
-        await a.wait_for(lambda: "by-a-newer-leader" in a.running)
+        await a.wait_for(lambda: "web.1-newer" in a.running)
         assert a.orders[-1].releases[0].types[0].restart == "sometimes"
         assert len(a.running) == 2
         note = (await views(c1)).note

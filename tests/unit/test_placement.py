@@ -1,67 +1,87 @@
-"""placement: counts over hosts, and the reasons when there is no room."""
+"""placement: counts over hosts."""
+
+from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from formation_coordinator.placement import (
     Candidate,
-    Glass,
-    Offer,
+    Columns,
     Worth,
     choose_surplus,
+    deal,
     fill,
     place,
 )
 
+HUGE = 5_000
 
-def offers(**totals: int) -> list[Offer]:
-    return [Offer(host=name, total=total) for name, total in totals.items()]
+
+def columns(
+    room: list[int],
+    level: list[int] | None = None,
+    tier: list[int] | None = None,
+    *groups: list[int],
+) -> Columns:
+    zeros = [0] * len(room)
+    return Columns(
+        room=np.array(room),
+        level=np.array(level or zeros),
+        tier=np.array(tier or zeros),
+        groups=tuple(np.array(group) for group in groups),
+        rank=np.arange(len(room)),
+    )
+
+
+def placed(count: int, over: Columns) -> list[int]:
+    return [int(number) for number in place(count, over)]
 
 
 def test_equal_hosts_share_evenly_and_the_rest_goes_by_name() -> None:
-    assert place(4, offers(a=0, b=0, c=0)).counts == {"a": 2, "b": 1, "c": 1}
+    assert placed(4, columns([HUGE, HUGE, HUGE])) == [2, 1, 1]
 
 
 def test_a_lone_instance_goes_where_most_room_is() -> None:
-    assert place(1, offers(a=2, b=0, c=1)).counts == {"b": 1}
+    assert placed(1, columns([8, 10, 9])) == [0, 1, 0]
 
 
-def test_fewest_of_this_type_beats_fewest_in_total() -> None:
-    hosts = [Offer(host="a", of_type=1, total=1), Offer(host="b", of_type=0, total=50)]
-    assert place(1, hosts).counts == {"b": 1}
+def test_fewest_of_this_type_beats_most_room() -> None:
+    assert placed(1, columns([HUGE, 5], level=[1, 0])) == [0, 1]
 
 
 def test_zones_are_levelled_before_hosts() -> None:
-    hosts = [
-        Offer(host="a", zone="east"),
-        Offer(host="b", zone="east"),
-        Offer(host="c", zone="west"),
-    ]
-    assert place(4, hosts).counts == {"a": 1, "b": 1, "c": 2}
+    assert placed(4, columns([9, 9, 9], None, None, [1, 1, 2])) == [1, 1, 2]
 
 
-def test_a_full_host_takes_nothing_and_says_so_with_numbers() -> None:
-    hosts = [
-        Offer(host="a", total=2, instances_max=2),
-        Offer(host="b", total=1, instances_max=2),
-        Offer(host="c", refusal="lost"),
-    ]
-    result = place(3, hosts)
-    assert result.counts == {"b": 1}
-    assert result.unplaced == 2
-    assert result.refusals["a"] == "full (2 of 2 instances)"
-    assert result.refusals["b"] == "full (2 of 2 instances)"  # filled by this very round
-    assert result.reason().startswith("no host: a: full (2 of 2 instances); ")
-    assert "c: lost" in result.reason()
+def test_what_a_zone_has_on_hosts_that_take_none_counts_too() -> None:
+    over = columns([0, 9, 9], [4, 0, 0], None, [1, 1, 2])
+    assert placed(2, over) == [0, 0, 2]
 
 
-def test_without_hosts_the_reason_is_that_none_has_joined() -> None:
-    assert place(1, []).reason() == "no host has joined"
+def test_racks_are_levelled_inside_their_zones() -> None:
+    zones, racks = [1, 1, 1, 2], [1, 1, 2, 3]
+    assert placed(4, columns([9, 9, 9, 9], None, None, zones, racks)) == [1, 0, 1, 2]
 
 
-def test_scale_down_takes_unhealthy_then_crowded_then_newest() -> None:
+def test_a_higher_tier_is_filled_before_the_next_one_gets_any() -> None:
+    assert placed(5, columns([2, 9, 2], None, [1, 0, 1])) == [2, 1, 2]
+
+
+def test_what_finds_no_room_stays_unplaced() -> None:
+    assert placed(9, columns([2, 1, 0])) == [2, 1, 0]
+    assert placed(1, columns([])) == []
+
+
+def test_neighbouring_ordinals_are_dealt_to_different_hosts() -> None:
+    rows = deal(np.array([2, 1, 1]), np.array([0, 1, 0]), np.arange(3))
+    assert rows.tolist() == [0, 2, 0, 1]
+
+
+def test_scale_down_takes_unhealthy_then_surge_then_crowded_then_newest() -> None:
     def candidate(ordinal: int, host: str, worth: Worth = Worth.HEALTHY) -> Candidate:
         return Candidate(host=host, zone="", worth=worth, ordinal=ordinal)
 
@@ -75,26 +95,11 @@ def test_scale_down_takes_unhealthy_then_crowded_then_newest() -> None:
     ]
     assert choose_surplus(stays, 3) == (2, 6, 5)
     assert set(choose_surplus(stays, 4)) == {2, 6, 5, 4}
-    finished = candidate(7, "b", Worth.FINISHED)
-    assert choose_surplus([finished, *stays], 3) == (2, 7, 6)
+    finished, surge = candidate(7, "b", Worth.FINISHED), candidate(8, "d", Worth.SURGE)
+    assert choose_surplus([finished, surge, *stays], 4) == (2, 7, 8, 6)
 
 
-def test_a_fixed_port_is_one_instance_a_host() -> None:
-    hosts = [
-        Offer(host="a", port=8080),
-        Offer(host="b", port=8080),
-        Offer(host="c", port=8080, refusal="port 8080 is taken by shop/api.1"),
-    ]
-    result = place(4, hosts)
-    assert result.counts == {"a": 1, "b": 1}
-    assert result.refusals == {
-        "a": "port 8080 is taken by another of this type",
-        "b": "port 8080 is taken by another of this type",
-        "c": "port 8080 is taken by shop/api.1",
-    }
-
-
-def brute_force(levels: list[tuple[int, int]], count: int) -> Counter[int]:
+def brute_force(levels: list[tuple[int, int]], count: int) -> list[int]:
     """One unit at a time into the lowest glass with room; ties: the roomiest, then the first."""
     added: Counter[int] = Counter()
     for _ in range(count):
@@ -102,17 +107,33 @@ def brute_force(levels: list[tuple[int, int]], count: int) -> Counter[int]:
         if not open_:
             break
         added[min(open_, key=lambda i: (levels[i][0] + added[i], added[i] - levels[i][1], i))] += 1
-    return added
+    return [added[i] for i in range(len(levels))]
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=7), st.integers(0, 60))
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=7),
+    st.integers(0, 60),
+)
 def test_filling_in_one_go_equals_pouring_one_unit_at_a_time(
     levels: list[tuple[int, int]], count: int
 ) -> None:
-    glasses = [
-        Glass(key=str(i), level=level, room=room, rank=(i, ""))
-        for i, (level, room) in enumerate(levels)
-    ]
-    poured = fill(glasses, count)
-    expected = {str(i): n for i, n in brute_force(levels, count).items() if n}
-    assert poured == expected
+    heights, rooms = (np.array(column, dtype=np.int64) for column in zip(*levels, strict=True))
+    poured = fill(count, heights, rooms, np.arange(len(levels)))
+    assert poured.tolist() == brute_force(levels, count)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 5), st.integers(0, 2), st.integers(0, 1)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 40),
+)
+def test_as_many_are_placed_as_there_is_room_whatever_the_zones_and_tiers(
+    hosts: list[tuple[int, int, int, int]], count: int
+) -> None:
+    room, level, zone, tier = (list(column) for column in zip(*hosts, strict=True))
+    found = placed(count, columns(room, level, tier, zone))
+    assert sum(found) == min(count, sum(room))
+    assert all(0 <= number <= most for number, most in zip(found, room, strict=True))

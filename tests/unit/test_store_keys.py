@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from formation import model as m
+from formation.requests import Move, Rebalance, Run, RunState
 from formation.wire import WireError
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.codec import Record
@@ -48,8 +49,55 @@ ROUND = [
             host="h",
             generation=2,
             epoch=9,
-            instances=(m.Assignment(uid="u1", slot=SLOT, release=7),),
+            bundles=(
+                m.Bundle(m.Terms(app="shop", type="web", release=7, stem="s"), (1, 3)),
+                m.Bundle(
+                    m.Terms(
+                        app="shop",
+                        type="web",
+                        release=6,
+                        stem="t",
+                        restart_mark=1,
+                        retry_mark=2,
+                        failures=3,
+                        avoided_hosts=("a",),
+                        surge=True,
+                        ending=True,
+                        moved_from="b",
+                        after_loss=True,
+                        reason="b was lost",
+                        run="r",
+                        command="ls",
+                        like="web",
+                    ),
+                    (2,),
+                ),
+            ),
         ),
+    ),
+    (
+        keys.run("shop", "run.7"),
+        ParsedKey("runs", ("shop", "run.7")),
+        Run(
+            id="run.7",
+            slot=m.Slot("shop", "run", 7),
+            release=2,
+            command="ls",
+            like="web",
+            who="ann",
+            created_at_ms=5,
+            tick_ms=6,
+            state=RunState.FAILED,
+            host="h",
+            last_exit="exit 1",
+            reason="exit 1 after 2 s",
+            ended_at_ms=9,
+        ),
+    ),
+    (
+        keys.rebalance(),
+        ParsedKey("rebalance", ()),
+        Rebalance(moves=(Move(slot=SLOT, from_host="a", to_host="b"),), who="ann", at_ms=5),
     ),
     (
         keys.status("h"),
@@ -96,10 +144,11 @@ def test_bytes_that_are_no_record_are_an_error_that_names_the_key(key: str) -> N
 
 
 def test_a_record_that_lacks_what_it_must_have_is_an_error_that_names_the_key() -> None:
+    terms = m.Terms(app="shop", type="web", release=1, stem="")
     document = m.AssignmentDocument(
-        host="h", generation=1, epoch=1, instances=(m.Assignment(uid="", slot=SLOT, release=1),)
+        host="h", generation=1, epoch=1, bundles=(m.Bundle(terms, (1,)),)
     )
-    with pytest.raises(WireError, match=r"^assignments/h: an assignment without a uid"):
+    with pytest.raises(WireError, match=r"^assignments/h: a bundle of assignments without a stem"):
         codec.decode("assignments/h", codec.encode(document))
 
 
