@@ -10,7 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
@@ -19,6 +27,7 @@ from grpc import aio
 from formation import runtime, wire
 from formation.model import HostState, Release
 from formation.v1 import control_pb2 as pb
+from formation.v1 import types_pb2
 from formation.v1.control_pb2_grpc import ControlStub
 from formctl.discovery import Target
 from formctl.errors import CommandError, InputError, UnreachableError
@@ -353,7 +362,7 @@ def _update(message: pb.WatchUpdate) -> Update:
     apps = tuple(wire.app_from_pb(app) for app in message.apps)
     return Update(
         complete=message.complete,
-        changed=tuple(_instance(view) for view in message.changed),
+        changed=tuple(instance_from_pb(view) for view in message.changed),
         gone_uids=tuple(message.gone_uids),
         # A list that did not change is not sent; the first update always tells.
         apps=apps if apps or message.complete else None,
@@ -361,13 +370,16 @@ def _update(message: pb.WatchUpdate) -> Update:
     )
 
 
-def _instance(view: pb.InstanceView) -> Instance:
+def instance_from_pb(view: pb.InstanceView) -> Instance:
     return Instance(
         status=wire.instance_status_from_pb(view.status),
         host=view.host,
         surplus=view.surplus,
         host_silent=view.host_silent,
         current=view.current,
+        surge=view.surge,
+        run=view.run,
+        because=view.placed_because,
     )
 
 
@@ -379,6 +391,7 @@ def _host_line(view: pb.HostView) -> HostLine:
         healthy=view.healthy,
         coordinator_id=view.coordinator_id,
         since_ms=view.since_ms,
+        word=wire.host_from_pb(view.host) if view.HasField("host") else None,
     )
 
 
@@ -395,4 +408,10 @@ def _app_line(view: pb.AppView) -> AppLine:
         types=tuple(spec.name for spec in view.release.types),
         healthy=view.healthy,
         wanted=view.wanted,
+        irregular=irregular(view.release.types),
     )
+
+
+def irregular(types: Iterable[types_pb2.ProcessType]) -> frozenset[str]:
+    """Those of which the quantity does not say how many run."""
+    return frozenset(spec.name for spec in types if spec.per_host or spec.HasField("schedule"))

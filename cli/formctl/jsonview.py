@@ -7,10 +7,11 @@ null for never.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from formation.model import AuditRecord, Probe, ProcessType, Release, Usage
-from formctl import render, wording
+from formation.model import App, AuditRecord, Probe, ProcessType, Release, Usage
+from formation.requests import Run
+from formctl import render, renderchange, wording
 from formctl.details import Details
 from formctl.loglines import Line
 from formctl.views import AppLine, HostLine, Instance
@@ -41,6 +42,9 @@ def instance(item: Instance) -> Json:
         "failures": status.failures,
         "crash_looping": status.crash_looping,
         "told": status.told,
+        "surge": item.surge,
+        "run": item.run or None,
+        "placed_because": item.because,
     }
 
 
@@ -95,6 +99,46 @@ def process_type(spec: ProcessType) -> Json:
             "pids": spec.limits.pids or None,
             "rlimits": dict(sorted(spec.limits.rlimits.items())),
         },
+        "env_names": sorted(spec.env),
+        "resources": {
+            "cpus": spec.resources.cpus or None,
+            "memory_bytes": spec.resources.memory_bytes or None,
+        },
+        "placement": {
+            "require": [str(item) for item in spec.where.require],
+            "prefer": [str(item) for item in spec.where.prefer],
+            "spread": list(spec.where.spread),
+            "max_per_host": spec.where.max_per_host or None,
+            "apart_from": list(spec.where.apart_from),
+        },
+        "rollout": {
+            "surge": str(spec.rollout.surge),
+            "unavailable": str(spec.rollout.unavailable),
+            "healthy_s": spec.rollout.healthy_s,
+            "deadline_s": spec.rollout.deadline_s,
+            "rollback": spec.rollout.rollback,
+        },
+        "exclusive": spec.exclusive,
+        "per_host": spec.per_host,
+        "schedule": _schedule(spec),
+        "on_host_loss": {
+            "action": spec.on_host_loss.action.value,
+            "after_s": spec.on_host_loss.after_s or None,
+            "keep": spec.on_host_loss.keep.value,
+        },
+    }
+
+
+def _schedule(spec: ProcessType) -> Json | None:
+    schedule = spec.schedule
+    if schedule is None:
+        return None
+    return {
+        "cron": schedule.cron,
+        "zone": schedule.zone,
+        "overlap": schedule.overlap.value,
+        "missed": schedule.missed.value,
+        "keep": schedule.keep,
     }
 
 
@@ -123,7 +167,9 @@ def host(line: HostLine) -> Json:
         "cpus": capacity.cpus,
         "memory_bytes": capacity.memory_bytes,
         "address": status.address,
-        "labels": dict(sorted(status.labels.items())),
+        "labels": dict(sorted(line.labels.items())),
+        "cordoned": line.word is not None and line.word.cordoned,
+        "draining": line.word is not None and line.word.draining,
         "agent_version": status.agent_version,
         "coordinator": line.coordinator_id or None,
         "session_since": _time(line.since_ms),
@@ -144,13 +190,16 @@ def app(line: AppLine) -> Json:
     }
 
 
-def release(item: Release, *, current: int) -> Json:
+def release(item: Release, *, app: App) -> Json:
     return {
         "app": item.app,
         "release": item.number,
-        "current": item.number == current,
+        "current": item.number == app.release,
+        "stable": item.number == app.stable_release,
+        "undone": item.number == app.rollout.undone_release,
         "types": [process_type(spec) for spec in item.types],
         "env_names": sorted(item.env),
+        "config_names": sorted(item.config),
         "workdir": item.workdir,
         "created_at": _time(item.created_at_ms),
         "created_by": item.created_by,
@@ -164,7 +213,80 @@ def audit(record: AuditRecord) -> Json:
         "who": record.who,
         "action": record.action,
         "subject": record.subject,
+        "from": record.before,
+        "to": record.after,
         "detail": record.detail,
+        "why": record.why,
+    }
+
+
+def config(found: Sequence[tuple[str, str, str]], *, app: str, release: int) -> Json:
+    """(name, value, origin) of each variable; values never appear."""
+    variables = [{"name": name, "from": origin} for name, _, origin in found]
+    return {"app": app, "release": release, "variables": variables}
+
+
+def diff(before: Release, after: Release, changed_env: Sequence[str]) -> Json:
+    old, new = ({spec.name: spec for spec in r.types} for r in (before, after))
+    env = [{*r.env, *r.config} for r in (before, after)]
+    return {
+        "app": after.app,
+        "before": before.number,
+        "after": after.number,
+        "types_added": [name for name in new if name not in old],
+        "types_removed": [name for name in old if name not in new],
+        "types_changed": {
+            name: {"before": process_type(old[name]), "after": process_type(new[name])}
+            for name in new
+            if name in old and process_type(old[name]) != process_type(new[name])
+        },
+        "env_added": sorted(env[1] - env[0]),
+        "env_removed": sorted(env[0] - env[1]),
+        "env_changed": list(changed_env),
+        "workdir_changed": before.workdir != after.workdir,
+    }
+
+
+def rollout(line: AppLine, instances: Iterable[Instance]) -> Json:
+    found = [i for i in instances if i.slot.app == line.app.name and not i.run and i.is_placed]
+    word = line.app.rollout
+    return {
+        "app": line.app.name,
+        "release": line.app.release,
+        "stable": line.app.stable_release or None,
+        "phase": renderchange.phase(line.app),
+        "canary": word.canary or None,
+        "undone": word.undone_release or None,
+        "reason": word.reason,
+        "types": [
+            {
+                "type": name,
+                "wanted": line.app.formation.get(name, 0),
+                "healthy": sum(i.is_good for i in found if i.slot.type == name),
+                "current": sum(i.current for i in found if i.slot.type == name),
+                "to_replace": sum(not i.current for i in found if i.slot.type == name),
+            }
+            for name in line.types
+        ],
+    }
+
+
+def run(item: Run) -> Json:
+    return {
+        "id": item.id,
+        "app": item.slot.app,
+        "instance": item.slot.short,
+        "state": item.state.name.lower(),
+        "command": item.command or None,
+        "like": item.like or None,
+        "release": item.release,
+        "who": item.who,
+        "created_at": _time(item.created_at_ms),
+        "tick_at": _time(item.tick_ms),
+        "host": item.host or None,
+        "last_exit": item.last_exit,
+        "reason": item.reason,
+        "ended_at": _time(item.ended_at_ms),
     }
 
 

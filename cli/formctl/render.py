@@ -8,8 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from formation.model import Ability, AuditRecord, HostState, InstanceState, Release, Usage
+from formation.model import (
+    Ability,
+    App,
+    AuditRecord,
+    HostState,
+    InstanceState,
+    Release,
+    Usage,
+)
 from formation.quantities import show
+from formation.requests import Run
 from formctl import typelines, wording
 from formctl.tables import Paint, printable, table
 from formctl.views import AppLine, HostLine, Instance
@@ -107,7 +116,7 @@ def hosts(found: Sequence[HostLine], *, wide: bool = False, width: int | None = 
     header = ("HOST", "STATE", "HEALTHY", "CPUS", "MEMORY", "ADDRESS", "ENFORCES")
     more = ("LIMIT", "AGENT", "VIA") if wide else ()
     rows = (
-        (*_host(line), *(_more(line) if wide else ()), _labels(line), line.status.complaint)
+        (*_host(line), *(_more(line) if wide else ()), labels(line), _host_note(line))
         for line in found
     )
     return table((*header, *more, "LABELS", "NOTE"), rows, width=width)
@@ -132,8 +141,8 @@ def _more(line: HostLine) -> tuple[str, ...]:
     return (limit, status.agent_version or "-", line.coordinator_id or "-")
 
 
-def _labels(line: HostLine) -> str:
-    return " ".join(f"{key}={value}" for key, value in sorted(line.status.labels.items())) or "-"
+def labels(line: HostLine) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(line.labels.items())) or "-"
 
 
 def _enforces(line: HostLine) -> str:
@@ -155,6 +164,20 @@ def inabilities(found: Sequence[HostLine]) -> list[str]:
     return [printable(f"{', '.join(names)}: {why}") for why, names in hosts_of.items()]
 
 
+def _host_note(line: HostLine) -> str:
+    said = [_word(line), line.status.complaint]
+    return "; ".join(part for part in said if part)
+
+
+def _word(line: HostLine) -> str:
+    """The operator's."""
+    if line.word is None or not (line.word.cordoned or line.word.draining):
+        return ""
+    if not line.word.draining:
+        return "cordoned"
+    return f"draining, {line.instances} left" if line.instances else "drained"
+
+
 def host_state(line: HostLine) -> str:
     """A host that said goodbye is no failure, so it is not shown as lost."""
     gone = line.status.departed and line.state is not HostState.READY
@@ -173,30 +196,89 @@ def _app(line: AppLine) -> tuple[str, ...]:
     return (line.app.name, f"v{line.app.release}", healthy, show(line.formation()))
 
 
-def releases(found: Sequence[Release], *, current: int) -> str:
+def releases(found: Sequence[Release], *, app: App) -> str:
     if not found:
         return "no releases"
     header = ("RELEASE", "MADE", "BY", "TYPES", "ENV", "REASON")
-    return table(header, (_release(item, current) for item in found))
+    return table(header, (_release(item, app) for item in found))
 
 
-def _release(item: Release, current: int) -> tuple[str, ...]:
+def _release(item: Release, app: App) -> tuple[str, ...]:
     return (
-        f"v{item.number}{' (current)' if item.number == current else ''}",
+        f"v{item.number}{release_role(item.number, app)}",
         local_time(item.created_at_ms),
         item.created_by or "-",
         " ".join(spec.name for spec in item.types),
-        f"{len(item.env)} set",
+        f"{len(_variables(item))} set",
         item.reason,
     )
 
 
-def audit(found: Sequence[AuditRecord]) -> str:
+def release_role(number: int, app: App) -> str:
+    """` (current)`, ` (stable)` while another one is on its way, or ` (taken back)`."""
+    if number == app.release:
+        return " (current)"
+    if number == app.rollout.undone_release:
+        return " (taken back)"
+    return " (stable)" if number == app.stable_release else ""
+
+
+def history(found: Sequence[AuditRecord]) -> str:
     if not found:
         return "nothing has been done yet"
-    header = ("WHEN", "WHO", "DID", "TO", "DETAIL")
-    rows = ((local_time(r.at_ms), r.who or "-", r.action, r.subject, r.detail) for r in found)
-    return table(header, rows)
+    header = ("WHEN", "WHO", "DID", "TO", "FROM", "INTO", "DETAIL", "WHY")
+    rows = [
+        (
+            local_time(r.at_ms),
+            r.who or "-",
+            r.action,
+            r.subject,
+            r.before,
+            r.after,
+            r.detail,
+            r.why,
+        )
+        for r in found
+    ]
+    return table(*_without_empty(header, rows))
+
+
+def _without_empty(
+    header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Columns in which nothing stands are left out."""
+    used = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    return [header[i] for i in used], [[row[i] for i in used] for row in rows]
+
+
+def config(found: Sequence[tuple[str, str, str]], *, values: bool) -> str:
+    """(name, value, origin) of each variable."""
+    if not found:
+        return "no variables; set one with: formctl config set NAME=VALUE"
+    if values:
+        return table(("NAME", "FROM", "VALUE"), [(n, origin, v) for n, v, origin in found])
+    return table(("NAME", "FROM"), [(name, origin) for name, _, origin in found])
+
+
+def runs(found: Sequence[Run]) -> str:
+    if not found:
+        return "no runs; start one with: formctl run -- COMMAND"
+    header = ("RUN", "STATE", "ASKED", "BY", "FOR", "HOST", "ENDED", "HOW", "COMMAND")
+    rows = [
+        (
+            item.slot.short if item.command or not item.tick_ms else item.id,
+            item.state.name.lower(),
+            local_time(item.created_at_ms),
+            item.who,
+            local_time(item.tick_ms) if item.tick_ms else "",
+            item.host,
+            local_time(item.ended_at_ms) if item.ended_at_ms else "",
+            item.last_exit or item.reason,
+            item.command,
+        )
+        for item in found
+    ]
+    return table(*_without_empty(header, rows))
 
 
 def local_time(at_ms: int) -> str:
@@ -206,7 +288,9 @@ def local_time(at_ms: int) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def release_changes(before: Release | None, after: Release) -> list[str]:
+def release_changes(
+    before: Release | None, after: Release, *, changed_env: Sequence[str] = ()
+) -> list[str]:
     """One line for each kind of difference; names only of the environment, never its values."""
     if before is None:
         return [f"types: {' '.join(spec.name for spec in after.types)}", *_env_names(after.env)]
@@ -224,11 +308,16 @@ def release_changes(before: Release | None, after: Release) -> list[str]:
             for name in new
             if name in old and (keys := typelines.changed(old[name], new[name]))
         ),
-        _listed("env added", sorted(set(after.env) - set(before.env))),
-        _listed("env removed", sorted(set(before.env) - set(after.env))),
+        _listed("env added", sorted(_variables(after) - _variables(before))),
+        _listed("env removed", sorted(_variables(before) - _variables(after))),
+        _listed("env changed", changed_env),
         f"workdir: {after.workdir}" if after.workdir != before.workdir else "",
     ]
     return [printable(line) for line in lines if line]
+
+
+def _variables(release: Release) -> set[str]:
+    return {*release.env, *release.config}
 
 
 def _env_names(env: Mapping[str, str]) -> list[str]:

@@ -129,6 +129,30 @@ def wait_options(function: Function) -> Function:
     )
 
 
+def canary_option(function: Function) -> Function:
+    return click.option(
+        "--canary",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Only N of each type that changes, until formctl rollout promote.",
+    )(function)
+
+
+def if_revision_option(function: Function) -> Function:
+    return click.option(
+        "--if-revision",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="R",
+        help="Of a plan: refuse when something was decided since.",
+    )(function)
+
+
+def why_option(function: Function) -> Function:
+    return click.option("--why", default="", metavar="TEXT", help="For the history.")(function)
+
+
 def examples(*lines: str) -> Callable[[Function], Function]:
     """Adds them to the command's help, one a line as typed."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from formation.model import Limits, Probe, ProbeKind, ProcessType, RestartPolicy, StopTo
+from formation.rules import HostLoss, LossAction, Resources, RolloutRules, Schedule, Where
 from formctl import wording
 
 _UNLIMITED = -1
@@ -25,6 +26,12 @@ def described(spec: ProcessType) -> list[tuple[str, str]]:
         ("limits", _limits(spec.limits)),
         ("runs", _runs(spec)),
         ("requires", " ".join(ability.value for ability in spec.requires)),
+        ("needs", _resources(spec.resources)),
+        ("placement", _where(spec)),
+        ("rollout", _rollout(spec.rollout)),
+        ("schedule", _schedule(spec.schedule)),
+        ("host loss", _loss(spec.on_host_loss)),
+        ("env", " ".join(sorted(spec.env))),
     ]
     return [(what, how) for what, how in found if how]
 
@@ -43,6 +50,14 @@ _PARTS: dict[str, Callable[[ProcessType], object]] = {
     "workdir": lambda spec: spec.workdir,
     "umask": lambda spec: spec.umask,
     "requires": lambda spec: spec.requires,
+    "env": lambda spec: dict(spec.env),
+    "resources": lambda spec: spec.resources,
+    "placement": lambda spec: spec.where,
+    "rollout": lambda spec: spec.rollout,
+    "exclusive": lambda spec: spec.exclusive,
+    "per_host": lambda spec: spec.per_host,
+    "schedule": lambda spec: spec.schedule,
+    "on_host_loss": lambda spec: spec.on_host_loss,
 }
 
 
@@ -98,6 +113,56 @@ def _rlimit(name: str, value: int) -> str:
     if name in _SIZES:
         return wording.amount(value)
     return f"{value}{' s' if name == _SECONDS else ' µs' if name == _MICROSECONDS else ''}"
+
+
+def _resources(needs: Resources) -> str:
+    found = [
+        f"{needs.cpus:g} cpus" if needs.cpus else "",
+        f"{wording.amount(needs.memory_bytes)} of memory" if needs.memory_bytes else "",
+    ]
+    return ", ".join(part for part in found if part)
+
+
+def _where(spec: ProcessType) -> str:
+    where, plain = spec.where, Where()
+    found = [
+        "one on every host" if spec.per_host else "",
+        "never two at once" if spec.exclusive else "",
+        f"requires {', '.join(map(str, where.require))}" if where.require else "",
+        f"prefers {', '.join(map(str, where.prefer))}" if where.prefer else "",
+        f"spread by {', '.join(where.spread) or 'host'}" if where.spread != plain.spread else "",
+        f"at most {where.max_per_host} a host" if where.max_per_host else "",
+        f"apart from {', '.join(where.apart_from)}" if where.apart_from else "",
+    ]
+    return "; ".join(part for part in found if part)
+
+
+def _rollout(rules: RolloutRules) -> str:
+    if rules == RolloutRules():
+        return ""
+    back = "" if rules.rollback else ", no rollback"
+    return (
+        f"surge {rules.surge}, unavailable {rules.unavailable}, healthy {rules.healthy_s:g} s,"
+        f" deadline {rules.deadline_s:g} s{back}"
+    )
+
+
+def _schedule(schedule: Schedule | None) -> str:
+    if schedule is None:
+        return ""
+    return (
+        f"{schedule.cron} ({schedule.zone}), overlap {schedule.overlap.value},"
+        f" missed {schedule.missed.value}"
+    )
+
+
+def _loss(loss: HostLoss) -> str:
+    if loss == HostLoss():
+        return ""
+    if loss.action is LossAction.WAIT:
+        return "wait for the host"
+    after = f" after {loss.after_s:g} s" if loss.after_s else ""
+    return f"replace{after}, keep {loss.keep.value}"
 
 
 def _runs(spec: ProcessType) -> str:

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from formation.model import App, HostState, HostStatus, InstanceState, InstanceStatus, Slot, Usage
+from formation.model import (
+    App,
+    Host,
+    HostState,
+    HostStatus,
+    InstanceState,
+    InstanceStatus,
+    Slot,
+    Usage,
+)
 
 # As their types want it: running, or done with their work.
 _ARRIVED = (InstanceState.HEALTHY, InstanceState.FINISHED)
@@ -16,13 +25,17 @@ _ARRIVED = (InstanceState.HEALTHY, InstanceState.FINISHED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """One stay, or a slot without a host. `surplus`: on its way out. `current`: newest wanted."""
+    """One stay, or a slot without a host. `surplus`: on its way out. `current`: newest wanted.
+    `surge`: one more, for a change under way. `run`: the run that it is. `because`: why there."""
 
     status: InstanceStatus
     host: str = ""
     surplus: bool = False
     host_silent: bool = False
     current: bool = True
+    surge: bool = False
+    run: str = ""
+    because: str = ""
 
     @property
     def uid(self) -> str:
@@ -82,14 +95,25 @@ class HostLine:
     healthy: int = 0
     coordinator_id: str = ""
     since_ms: int = 0
+    word: Host | None = None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The operator's go before the agent's; an empty one takes the agent's away."""
+        ours = self.word.labels if self.word else {}
+        kept = {name: value for name, value in self.status.labels.items() if name not in ours}
+        return kept | {name: value for name, value in ours.items() if value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppLine:
+    """`irregular`: types of which so many run as there are hosts, or times."""
+
     app: App
     types: tuple[str, ...]
     healthy: int = 0
     wanted: int = 0
+    irregular: frozenset[str] = frozenset()
 
     def formation(self) -> dict[str, int]:
         """As far as the current release defines the types, in its order."""

@@ -51,6 +51,11 @@ async def wait_until(
     except TimeoutError:
         reached = f"not done after {timeout_s:g} s; the change stays and may still arrive:"
         raise CommandError(await _in_vain(client, progress, reached)) from None
+    if progress.undone:
+        raise CommandError(await _in_vain(client, progress, progress.undone))
+    if progress.held and not progress.is_done:
+        tell(progress.held)
+        return
     if not progress.is_done:
         raise CommandError(await _in_vain(client, progress, _FAILED[bool(goal.tried)]))
     tell(progress.summary(now_s=runtime.monotonic_s()))
@@ -64,7 +69,8 @@ async def _follow(
             now_s, now_ms = runtime.monotonic_s(), runtime.now_ms()
             for line in progress.feed(update, now_s=now_s, now_ms=now_ms):
                 tell(line)
-            if progress.is_done or progress.has_failed:
+            over = progress.is_done or progress.has_failed
+            if over or progress.undone or progress.held:
                 return
 
 

@@ -38,7 +38,9 @@ class Goal:
 
     `wanted` names the types that matter; with `whole` every other type of the app must be gone.
     `slots` (not empty) narrows it to these. `tried`: attempts by uid before a retry; only a later
-    one counts, and ends the waiting when it fails.
+    one counts, and ends the waiting when it fails. `release`: the one that is to arrive; the
+    waiting ends in vain when it is taken back, and well where it is held on purpose. `ignored`:
+    types of which the quantity does not say how many run.
     """
 
     app: str
@@ -46,10 +48,14 @@ class Goal:
     whole: bool = False
     slots: frozenset[Slot] = frozenset()
     tried: Mapping[str, int] = field(default_factory=dict)
+    release: int = 0
+    ignored: frozenset[str] = frozenset()
 
     def covers(self, instance: Instance) -> bool:
         slot = instance.slot
         if slot.app != self.app or (self.slots and slot not in self.slots):
+            return False
+        if instance.run or slot.type in self.ignored:
             return False
         return self.whole or slot.type in self.wanted
 
@@ -98,6 +104,28 @@ class Progress:
             self._good[name] + self._failed[name] == quantity == self._present[name]
             for name, quantity in self._wanted().items()
         )
+
+    @property
+    def undone(self) -> str:
+        """Why the release that was waited for was taken back; "" when it was not."""
+        app = self._table.apps.get(self.goal.app)
+        if app is None or not self.goal.release or app.rollout.undone_release != self.goal.release:
+            return ""
+        return f"v{self.goal.release} was taken back: {app.rollout.reason}"
+
+    @property
+    def held(self) -> str:
+        """Why the release goes no further now, on purpose; "" when it does."""
+        app = self._table.apps.get(self.goal.app)
+        if app is None or not self.goal.release or app.release != self.goal.release:
+            return ""
+        if app.rollout.paused:
+            return f"v{app.release} is paused; go on with formctl rollout resume"
+        new = [i for i in self._covered() if i.is_good and i.status.release == app.release]
+        if app.rollout.canary and len(new) >= app.rollout.canary:
+            names = " ".join(sorted(i.slot.short for i in new))
+            return f"canary: {names} run v{app.release}; go on with formctl rollout promote"
+        return ""
 
     def failing(self) -> list[Instance]:
         """Those whose output may tell why: the first one of each type."""

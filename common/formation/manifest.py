@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from formation.manifest_type import STOP_SIGNALS, read_type
-from formation.manifest_values import DURATION_MAX_S, Section, Table, duration_s
+from formation.manifest_values import DURATION_MAX_S, Section, Table, duration_s, env_of
 from formation.model import APP_NAME, ProcessType
 
 __all__ = ["DURATION_MAX_S", "STOP_SIGNALS", "Manifest", "ManifestError", "duration_s", "parse"]
@@ -74,16 +74,9 @@ def _manifest(table: Table, problems: list[tuple[str, str]]) -> Manifest:
     return Manifest(
         app=file.matching("app", APP_NAME.fullmatch, _APP_RULE),
         workdir=file.matching("workdir", lambda path: path.startswith("/"), _WORKDIR_RULE),
-        env=_env(file.section("env")),
+        env=env_of(file.section("env")),
         types=tuple(read_type(types, name) for name in types.table),
     )
-
-
-def _env(env: Section) -> dict[str, str]:
-    for name in env.table:
-        if not name or "=" in name or "\0" in name:
-            env.problem(name, "no name for an environment variable")
-    return {name: env.text(name) for name in env.table}
 
 
 def _syntax_problem(message: str, source: str) -> str:

@@ -9,7 +9,19 @@ from __future__ import annotations
 import math
 import re
 
-from formation.manifest_values import Section
+from formation.manifest_rules import (
+    LOSS_KEYS,
+    PLACEMENT_KEYS,
+    RESOURCE_KEYS,
+    ROLLOUT_KEYS,
+    SCHEDULE_KEYS,
+    read_loss,
+    read_resources,
+    read_rollout,
+    read_schedule,
+    read_where,
+)
+from formation.manifest_values import Section, env_of
 from formation.model import (
     QUANTITY_MAX,
     TYPE_NAME,
@@ -18,6 +30,7 @@ from formation.model import (
     Probe,
     ProbeKind,
     ProcessType,
+    RestartPolicy,
 )
 from formation.quantities import initial_quantity
 
@@ -26,7 +39,8 @@ PROBE_KINDS = ("http", "tcp", "exec", "grpc")
 PROBE_KEYS = ("port", "every", "timeout", "failures", "successes")
 TYPE_KEYS = (
     "command", "quantity", "restart", "port", "user", "group", "workdir", "umask", "nice",
-    "requires", "ready", "live", "stop", "limits",
+    "requires", "ready", "live", "stop", "limits", "env", "resources", "placement", "rollout",
+    "exclusive", "per_host", "schedule", "on_host_loss",
 )  # fmt: skip
 READY_KEYS = ("after", *PROBE_KINDS, "notify", *PROBE_KEYS, "grace")
 LIVE_KEYS = (*PROBE_KINDS, *PROBE_KEYS, "watchdog")
@@ -47,6 +61,8 @@ ELSEWHERE = tuple(
     f"{table}.{key}"
     for table, keys in {
         "ready": READY_KEYS, "live": LIVE_KEYS, "stop": STOP_KEYS, "limits": LIMIT_KEYS,
+        "resources": RESOURCE_KEYS, "placement": PLACEMENT_KEYS, "rollout": ROLLOUT_KEYS,
+        "schedule": SCHEDULE_KEYS, "on_host_loss": LOSS_KEYS,
     }.items()
     for key in keys
 )  # fmt: skip
@@ -79,11 +95,19 @@ def read_type(types: Section, name: str) -> ProcessType:
     spec.known_only(TYPE_KEYS, ELSEWHERE)
     ready, live = _table(spec, "ready", READY_KEYS), _table(spec, "live", LIVE_KEYS)
     stop, limits = _table(spec, "stop", STOP_KEYS), _table(spec, "limits", LIMIT_KEYS)
+    resources = _table(spec, "resources", RESOURCE_KEYS)
+    scheduled = "schedule" in spec
+    exclusive, per_host = spec.switch("exclusive"), spec.switch("per_host")
     found = ProcessType(
         name=name,
         command=_command(spec),
-        initial_quantity=spec.whole("quantity", initial_quantity(name), 0, QUANTITY_MAX),
-        restart=spec.word("restart", DEFAULTS.restart),
+        initial_quantity=spec.whole(
+            "quantity",
+            1 if scheduled or per_host else initial_quantity(name),
+            0,
+            QUANTITY_MAX,
+        ),
+        restart=spec.word("restart", RestartPolicy.NEVER if scheduled else DEFAULTS.restart),
         port=spec.whole("port", DEFAULTS.port, 1, PORT_MAX),
         user=_account(spec, "user"),
         group=_account(spec, "group"),
@@ -101,7 +125,22 @@ def read_type(types: Section, name: str) -> ProcessType:
         stop_grace_s=stop.duration("grace", DEFAULTS.stop_grace_s),
         stop_to=stop.word("to", DEFAULTS.stop_to),
         limits=_limits(limits),
+        env=env_of(spec.section("env")),
+        resources=read_resources(resources),
+        where=read_where(_table(spec, "placement", PLACEMENT_KEYS), name, [*types.table]),
+        rollout=read_rollout(
+            _table(spec, "rollout", ROLLOUT_KEYS),
+            in_place="port" in spec or exclusive or per_host,
+            alone=exclusive or per_host,
+        ),
+        exclusive=exclusive,
+        per_host=per_host,
+        schedule=read_schedule(_table(spec, "schedule", SCHEDULE_KEYS)),
+        on_host_loss=read_loss(_table(spec, "on_host_loss", LOSS_KEYS)),
     )
+    _check_kinds(spec, found)
+    if 0 < found.limits.memory_bytes < found.resources.memory_bytes:
+        resources.problem("memory", "is more than limits.memory lets it have")
     _check_ready(ready, live, found)
     _check_requires(spec, limits, found)
     return found
@@ -230,6 +269,24 @@ def _check_ready(ready: Section, live: Section, found: ProcessType) -> None:
         ready.problem("grace", "needs something to wait for: a probe, or notify")
     elif found.notify and found.start_grace_s == 0:
         ready.problem("grace", "0 leaves no time to say READY=1")
+
+
+# What has no meaning beside a key that says when or where it runs.
+_WITHOUT = {
+    "schedule": ("per_host", "exclusive", "ready", "rollout", "on_host_loss"),
+    "per_host": ("exclusive", "on_host_loss"),
+}
+
+
+def _check_kinds(spec: Section, found: ProcessType) -> None:
+    for key, others in _WITHOUT.items():
+        for other in others:
+            if key in spec and other in spec:
+                spec.problem(other, f"has no meaning beside {key}: leave it out")
+    if found.schedule is not None and found.restart is RestartPolicy.ALWAYS:
+        spec.problem("restart", '"always" would never end a run: take "never" or "on-failure"')
+    if found.per_host and found.where.max_per_host:
+        spec.problem("placement.max_per_host", "has no meaning beside per_host: use quantity")
 
 
 def _check_requires(spec: Section, limits: Section, found: ProcessType) -> None:

@@ -48,7 +48,8 @@ class Section:
         """`elsewhere`: dotted keys of other tables that may have been meant."""
         for key in self.table:
             if key not in known:
-                near = difflib.get_close_matches(key, [*known, *elsewhere], n=1)
+                inside = [dotted for dotted in elsewhere if dotted.rpartition(".")[2] == key]
+                near = inside or difflib.get_close_matches(key, [*known, *elsewhere], n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
                 self.problem(key, f"unknown key; {hint}")
 
@@ -96,6 +97,28 @@ class Section:
             self.problem(key, "names something twice")
         return tuple(kinds(item) for item in value)
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """An array of texts; none when it is not there or wrong."""
+        value = self.table.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.problem(key, "must be an array of strings")
+            return ()
+        return tuple(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.table.get(key, default)
+        if isinstance(value, bool):
+            return value
+        self.problem(key, "must be true or false")
+        return default
+
+    def unknown(self, key: str, what: str, given: str, known: Iterable[str]) -> None:
+        """A name that should be one of `known`: with the nearest of them."""
+        names = list(known)
+        near = difflib.get_close_matches(given, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+        self.problem(key, f"{what}; {hint}")
+
     def switch(self, key: str) -> bool:
         """`key = true`; whoever does not want it leaves it out."""
         if key in self.table and self.table[key] is not True:
@@ -139,6 +162,13 @@ class Section:
         least = f", at least {show_bytes(low)}" if low else ""
         self.problem(key, f"must be {_BYTES_EXAMPLES}{least}")
         return default
+
+
+def env_of(env: Section) -> dict[str, str]:
+    for name in env.table:
+        if not name or "=" in name or "\0" in name:
+            env.problem(name, "no name for an environment variable")
+    return {name: env.text(name) for name in env.table}
 
 
 def duration_s(value: object) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from formation import wire
 from formation.manifest import STOP_SIGNALS
+from formation.manifest_rules import LABEL, PERCENT_MAX, cron_problem, zone_exists
 from formation.model import (
     APP_NAME,
     QUANTITY_MAX,
@@ -17,6 +18,7 @@ from formation.model import (
     ProcessType,
     Release,
 )
+from formation.rules import Share
 from formation.v1 import control_pb2 as pb
 
 PORT_MAX = 65_535
@@ -91,7 +93,30 @@ def type_problems(spec: ProcessType) -> list[str]:
         f"{spec.name}: bad liveness probe": _is_probe(spec.liveness),
         f"{spec.name}: bad limits": _are_limits(spec.limits),
     }
-    return [problem for problem, passed in checks.items() if not passed]
+    all_checks: dict[str, object] = {**checks, **_rule_checks(spec)}
+    return [problem for problem, passed in all_checks.items() if not passed]
+
+
+def _rule_checks(spec: ProcessType) -> dict[str, object]:
+    rules, where, schedule = spec.rollout, spec.where, spec.schedule
+    constraints = (*where.require, *where.prefer)
+    return {
+        f"{spec.name}: bad resources": 0 <= spec.resources.cpus < math.inf,
+        f"{spec.name}: bad env": not _environment_problems(spec.env),
+        f"{spec.name}: bad placement": where.max_per_host >= 0
+        and all(LABEL.fullmatch(c.label) for c in constraints)
+        and all(LABEL.fullmatch(label) for label in where.spread),
+        f"{spec.name}: bad rollout times": _is_time(rules.healthy_s)
+        and 0 < rules.deadline_s < math.inf,
+        f"{spec.name}: bad rollout shares": _is_share(rules.surge) and _is_share(rules.unavailable),
+        f"{spec.name}: bad schedule": schedule is None
+        or (not cron_problem(schedule.cron) and zone_exists(schedule.zone) and schedule.keep > 0),
+        f"{spec.name}: bad on_host_loss": _is_time(spec.on_host_loss.after_s),
+    }
+
+
+def _is_share(share: Share) -> bool:
+    return share.count >= 0 and 0 <= share.percent <= PERCENT_MAX
 
 
 def _is_time(seconds: float) -> bool:

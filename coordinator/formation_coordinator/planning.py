@@ -110,6 +110,9 @@ def view_to_pb(view: views.InstanceView) -> pb.InstanceView:
         surplus=view.surplus,
         host_silent=view.host_silent,
         current=view.current,
+        surge=view.surge,
+        run=view.run,
+        placed_because=view.reason,
     )
 
 

@@ -31,13 +31,17 @@ from formation_coordinator.world import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceView:
-    """One line of `formctl ps`. `surplus`: on its way out. `current`: nothing newer is wanted."""
+    """One line of `formctl ps`. `surplus`: on its way out. `current`: nothing newer is wanted.
+    `surge`: one more than wanted, for a change. `run`: the run that it is."""
 
     status: InstanceStatus
     host: str = ""
     surplus: bool = False
     host_silent: bool = False
     current: bool = True
+    surge: bool = False
+    run: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,9 @@ def host_instances(entry: HostEntry, world: World) -> Iterator[InstanceView]:
             host_silent=not entry.connected,
             surplus=item.ending or not _is_wanted(world, item),
             current=bool(item.run) or is_current(world, item),
+            surge=item.surge,
+            run=item.run,
+            reason=item.reason,
         )
     for status in observed.values():
         yield InstanceView(

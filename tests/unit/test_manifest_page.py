@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from formation import manifest, manifest_type
+from formation import manifest, manifest_rules, manifest_type
+from formation.rules import Missed, Overlap, Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +30,11 @@ TABLES = {
     "live": manifest_type.LIVE_KEYS,
     "stop": manifest_type.STOP_KEYS,
     "limits": manifest_type.LIMIT_KEYS,
+    "resources": manifest_rules.RESOURCE_KEYS,
+    "placement": manifest_rules.PLACEMENT_KEYS,
+    "rollout": manifest_rules.ROLLOUT_KEYS,
+    "schedule": manifest_rules.SCHEDULE_KEYS,
+    "on_host_loss": manifest_rules.LOSS_KEYS,
 }
 KEYS = {
     *manifest.FILE_KEYS,
@@ -82,6 +88,8 @@ def test_every_example_is_read(text: str) -> None:
         ("ready.grace", manifest_type.DEFAULTS.start_grace_s),
         ("stop.grace", manifest_type.DEFAULTS.stop_grace_s),
         ("nice", manifest_type.DEFAULTS.nice),
+        ("rollout.healthy", manifest_type.DEFAULTS.rollout.healthy_s),
+        ("schedule.keep", Schedule(cron="* * * * *").keep),
     ],
 )
 def test_a_number_that_is_given_as_the_default_is_the_default(key: str, default: float) -> None:
@@ -96,5 +104,9 @@ def test_the_words_that_are_given_as_defaults_are_the_defaults() -> None:
         ("restart", spec.restart.value),
         ("stop.signal", spec.stop_signal),
         ("stop.to", spec.stop_to.value),
+        ("schedule.overlap", Overlap.SKIP.value),
+        ("schedule.missed", Missed.SKIP.value),
+        ("on_host_loss.action", spec.on_host_loss.action.value),
+        ("on_host_loss.keep", spec.on_host_loss.keep.value),
     ):
         assert f'| `{key}` | `"{default}"` |' in PAGE

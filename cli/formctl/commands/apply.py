@@ -12,8 +12,10 @@ from formctl.errors import InputError
 from formctl.settings import (
     Settings,
     app_option,
+    canary_option,
     coordinator_option,
     examples,
+    if_revision_option,
     note,
     pass_settings,
     run,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Lines of a Procfile that define nothing are errors.")
 @click.option("-m", "--formation", metavar="web=2,…", help="For types this app has not met yet.")
 @click.option("--reason", default="", help="Kept with the release.")
+@canary_option
+@if_revision_option
 @wait_options
 @coordinator_option
 @app_option
@@ -60,10 +64,14 @@ def command(
     strict: bool,
     formation: str | None,
     reason: str,
+    canary: int,
+    if_revision: int,
     wait: bool,
     timeout: float,
 ) -> None:
     """Make a new release of the app described here; its formation stays as it is.
+
+    Instances are replaced step by step, as rollout of each type says; what fails is taken back.
 
     A type that is new to the app starts with one instance if it is called web, else with none.
     """
@@ -79,43 +87,34 @@ def command(
         raise InputError(f"no app can be named after {found.directory}; give --app NAME")
     spec.check_app(name)
     timeout_s = timeout if wait else None
-    target = settings.target()
-    run(_apply(target, name, found, initial, reason=reason, timeout_s=timeout_s))
+    wanted = request(name, found, initial, reason)
+    wanted.canary, wanted.if_revision = canary, if_revision
+    run(_apply(settings.target(), wanted, found, initial, timeout_s=timeout_s))
 
 
 async def _apply(
     target: Target,
-    app: str,
+    wanted: pb.ApplyRequest,
     found: spec.AppSpec,
     initial: dict[str, int],
     *,
-    reason: str,
     timeout_s: float | None,
 ) -> None:
     from formation import runtime
+    from formctl.arriving import wait_for_release
     from formctl.client import Client
-    from formctl.waiting import wait_until
-    from formctl.watching import Goal
 
     async with Client(target) as client:
-        before = await _current_release(client, app)
+        before = await _current_release(client, wanted.app)
         # Known before, so that what is healthy already is not reported as news.
-        known = (await client.instances(app)).changed if before and timeout_s else ()
+        known = (await client.instances(wanted.app)).changed if before and timeout_s else ()
         started_s = runtime.monotonic_s()
-        response = await client.change(
-            lambda stub: stub.Apply, request(app, found, initial, reason)
-        )
-        formation = _say(before, response, initial, found)
-        if timeout_s is None:
-            return
-        await wait_until(
-            client,
-            Goal(app=app, wanted=formation, whole=True),
-            revision=response.revision,
-            timeout_s=timeout_s,
-            started_s=started_s,
-            baseline=known,
-        )
+        response = await client.change(lambda stub: stub.Apply, wanted)
+        _say(before, response, initial, found)
+        if timeout_s is not None:
+            await wait_for_release(
+                client, response, timeout_s=timeout_s, started_s=started_s, baseline=known
+            )
 
 
 def request(app: str, found: spec.AppSpec, initial: dict[str, int], reason: str) -> pb.ApplyRequest:
@@ -146,7 +145,7 @@ def _say(
     response: pb.ApplyResponse,
     initial: dict[str, int],
     found: spec.AppSpec,
-) -> dict[str, int]:
+) -> None:
     from formation import wire
 
     release, app = wire.release_from_pb(response.release), wire.app_from_pb(response.app)
@@ -163,4 +162,3 @@ def _say(
         if formation[name] != quantity:
             kept = f"{name} stays {formation[name]}: apply changes no quantity that is set already"
             note(f"formctl: warning: {kept}; use formctl scale {name}={quantity}")
-    return formation

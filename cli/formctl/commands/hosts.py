@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from formctl import jsonview, render
-from formctl.errors import InputError
+from formctl.errors import CommandError, InputError
 from formctl.settings import (
     Settings,
     coordinator_option,
@@ -17,6 +19,7 @@ from formctl.settings import (
     say_json,
     terminal_width,
     who,
+    why_option,
 )
 from formctl.tables import hanging
 
@@ -37,6 +40,7 @@ from formctl.tables import hanging
     "formctl hosts -o wide         also limits, versions, and who holds the connection",
     "formctl hosts -o json",
     "formctl hosts forget old-box",
+    "formctl hosts label a zone=eu-1",
 )
 def command(ctx: click.Context, output: str) -> None:
     """List the hosts: state, healthy of assigned instances, size, what they enforce, labels.
@@ -51,13 +55,61 @@ def command(ctx: click.Context, output: str) -> None:
 
 
 @command.command("forget")
-@click.argument("host")
+@click.argument("hosts", nargs=-1, metavar="HOST...")
+@click.option("--silent", is_flag=True, help="All that are silent now; asks first.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @coordinator_option
 @pass_settings
-@examples("formctl hosts forget old-box")
-def forget(settings: Settings, host: str) -> None:
-    """Remove a host that will not come back. One that is connected is refused."""
-    run(_forget(settings, host))
+@examples("formctl hosts forget old-box", "formctl hosts forget --silent")
+def forget(settings: Settings, hosts: tuple[str, ...], silent: bool, yes: bool) -> None:
+    """Remove hosts that will not come back. One that is connected is refused.
+
+    What was on them is placed elsewhere, also while the brake is on.
+    """
+    if bool(hosts) == silent:
+        raise InputError("name hosts, or say --silent for all that are silent now")
+    run(_forget(settings, hosts, yes=yes))
+
+
+@command.command("label")
+@click.argument("host")
+@click.argument("words", nargs=-1, required=True, metavar="NAME=VALUE | NAME-...")
+@why_option
+@coordinator_option
+@pass_settings
+@examples(
+    "formctl hosts label a zone=eu-1 ssd=true",
+    "formctl hosts label a ssd=        takes the agent's own label away",
+    "formctl hosts label a zone-       what its agent says counts again",
+)
+def label(settings: Settings, host: str, words: tuple[str, ...], why: str) -> None:
+    """Set labels of a host; they go before those that its agent gives."""
+    labels: dict[str, str] = {}
+    unset: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name:
+            labels[name] = value
+        elif word.endswith("-") and len(word) > 1:
+            unset.append(word.removesuffix("-"))
+        else:
+            raise InputError(f"{word!r} is no label: write NAME=VALUE, or NAME- to unset it")
+    run(_label(settings, host, labels, unset, why))
+
+
+async def _label(
+    settings: Settings, host: str, labels: dict[str, str], unset: list[str], why: str
+) -> None:
+    from formation.v1 import control_pb2 as pb
+    from formctl.client import Client
+
+    async with Client(settings.target()) as client:
+        request = pb.SetHostRequest(
+            host=host, labels=labels, unset_labels=unset, who=who(), why=why
+        )
+        await client.change(lambda stub: stub.SetHost, request)
+        line = next((line for line in await client.hosts() if line.status.host == host), None)
+    say(f"{host}: {render.labels(line) if line else 'labelled'}")
 
 
 async def _hosts(settings: Settings, output: str) -> None:
@@ -74,12 +126,26 @@ async def _hosts(settings: Settings, output: str) -> None:
             note(hanging("", line, width))
 
 
-async def _forget(settings: Settings, host: str) -> None:
+async def _forget(settings: Settings, named: tuple[str, ...], *, yes: bool) -> None:
+    from formation.model import HostState
     from formation.v1 import control_pb2 as pb
     from formctl.client import Client
 
     async with Client(settings.target()) as client:
-        await client.change(
-            lambda stub: stub.ForgetHost, pb.ForgetHostRequest(host=host, who=who())
-        )
-    say(f"{host} forgotten; an agent that comes back under this name joins as a new host")
+        silent = [h for h in await client.hosts() if h.state is not HostState.READY]
+        hosts = named or tuple(line.status.host for line in silent)
+        if not hosts:
+            raise InputError("no host is silent")
+        if not named and not yes:
+            _ask(hosts)
+        for host in hosts:
+            request = pb.ForgetHostRequest(host=host, who=who())
+            await client.change(lambda stub: stub.ForgetHost, request)
+            say(f"{host} forgotten; an agent that comes back under this name joins as a new host")
+
+
+def _ask(hosts: tuple[str, ...]) -> None:
+    if not sys.stdin.isatty():
+        raise InputError(f"this forgets {' '.join(hosts)}: say --yes")
+    if not click.confirm(f"forget {' '.join(hosts)}?", err=True):
+        raise CommandError("nothing was forgotten")

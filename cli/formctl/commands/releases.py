@@ -38,6 +38,6 @@ async def _releases(settings: Settings, output: str) -> None:
         app = (await find_app(client, settings, target)).app
         found = await client.releases(app.name)
     if output == "json":
-        say_json([jsonview.release(item, current=app.release) for item in found])
+        say_json([jsonview.release(item, app=app) for item in found])
     else:
-        say(render.releases(found, current=app.release))
+        say(render.releases(found, app=app))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from formation.model import QuantityChange
@@ -13,6 +15,7 @@ from formctl.settings import (
     app_option,
     coordinator_option,
     examples,
+    if_revision_option,
     output_option,
     pass_settings,
     run,
@@ -20,12 +23,20 @@ from formctl.settings import (
     say_json,
     wait_options,
     who,
+    why_option,
 )
 from formctl.views import in_order
+
+if TYPE_CHECKING:
+    from formation.v1 import control_pb2 as pb
+    from formctl.views import AppLine
 
 
 @click.command("scale")
 @click.argument("words", nargs=-1, metavar="[TYPE=N | TYPE+N | TYPE-N]...")
+@click.option("--undo", is_flag=True, help="Back to before the last change; again: one more.")
+@why_option
+@if_revision_option
 @wait_options
 @output_option
 @coordinator_option
@@ -35,16 +46,26 @@ from formctl.views import in_order
     "formctl scale                      print the formation",
     "formctl scale web=5 worker+1       set one, add to another",
     "formctl scale web=0 --no-wait      do not wait until they have stopped",
+    "formctl scale --undo               back to the quantities before the last change",
     "formctl scale -- -odd=2            a type whose name begins with -",
 )
 def command(
-    settings: Settings, words: tuple[str, ...], wait: bool, timeout: float, output: str
+    settings: Settings,
+    words: tuple[str, ...],
+    undo: bool,
+    why: str,
+    if_revision: int,
+    wait: bool,
+    timeout: float,
+    output: str,
 ) -> None:
     """Change how many instances of each type run, and wait until they do.
 
     Without arguments: print the formation in a form that `formctl scale` takes back.
     """
-    if not words:
+    if undo and words:
+        raise InputError("--undo takes no quantities: it goes back to those before")
+    if not words and not undo:
         run(_show(settings, output))
         return
     if output == "json":
@@ -53,7 +74,10 @@ def command(
         changes = parse_changes(words)
     except QuantityError as error:
         raise InputError.of(error.problems) from None
-    run(_scale(settings, changes, timeout_s=timeout if wait else None))
+    from formation.v1 import control_pb2 as pb
+
+    wanted = pb.ScaleRequest(who=who(), why=why, undo=undo, if_revision=if_revision)
+    run(_scale(settings, wanted, changes, timeout_s=timeout if wait else None))
 
 
 async def _show(settings: Settings, output: str) -> None:
@@ -70,10 +94,13 @@ async def _show(settings: Settings, output: str) -> None:
 
 
 async def _scale(
-    settings: Settings, changes: tuple[QuantityChange, ...], *, timeout_s: float | None
+    settings: Settings,
+    wanted: pb.ScaleRequest,
+    changes: tuple[QuantityChange, ...],
+    *,
+    timeout_s: float | None,
 ) -> None:
     from formation import runtime, wire
-    from formation.v1 import control_pb2 as pb
     from formctl.appname import find_app
     from formctl.client import Client
     from formctl.waiting import wait_until
@@ -85,18 +112,19 @@ async def _scale(
         app = line.app.name
         # Known before, so that what is healthy already is not reported as news.
         before = await client.instances(app) if timeout_s is not None else None
-        words = [wire.quantity_change_to_pb(change) for change in changes]
+        wanted.app = app
+        wanted.changes.extend(wire.quantity_change_to_pb(change) for change in changes)
         started_s = runtime.monotonic_s()
-        response = await client.change(
-            lambda stub: stub.Scale, pb.ScaleRequest(app=app, changes=words, who=who())
-        )
+        response = await client.change(lambda stub: stub.Scale, wanted)
         after = in_order(response.after, line.types)
         if before is None or timeout_s is None:
             say(show(after))
             return
         await wait_until(
             client,
-            Goal(app=app, wanted=_named(after, changes)),
+            Goal(
+                app=app, wanted=_waited_for(after, response, wanted, line), ignored=line.irregular
+            ),
             revision=response.revision,
             timeout_s=timeout_s,
             started_s=started_s,
@@ -104,7 +132,11 @@ async def _scale(
         )
 
 
-def _named(after: dict[str, int], changes: tuple[QuantityChange, ...]) -> dict[str, int]:
-    """Only the types that were named are waited for: another may be broken since long ago."""
-    named = {change.type for change in changes}
-    return {name: quantity for name, quantity in after.items() if name in named}
+def _waited_for(
+    after: dict[str, int], response: pb.ScaleResponse, wanted: pb.ScaleRequest, line: AppLine
+) -> dict[str, int]:
+    """Only the types that were named, or that an undo changed: another may be broken since long
+    ago."""
+    named = {change.type for change in wanted.changes}
+    named |= {name for name in after if response.before[name] != after[name]}
+    return {n: q for n, q in after.items() if n in named - line.irregular}

@@ -1855,6 +1855,9 @@ class InstanceView(_message.Message):
     SURPLUS_FIELD_NUMBER: _builtins.int
     HOST_SILENT_FIELD_NUMBER: _builtins.int
     CURRENT_FIELD_NUMBER: _builtins.int
+    SURGE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    PLACED_BECAUSE_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     """empty while PENDING"""
     surplus: _builtins.bool
@@ -1862,7 +1865,13 @@ class InstanceView(_message.Message):
     host_silent: _builtins.bool
     """the host's session is gone; status is the last one seen"""
     current: _builtins.bool
-    """runs the current release and the last restart asked for"""
+    """runs what the current release says, and every restart asked for"""
+    surge: _builtins.bool
+    """one more than wanted, for a change that is under way"""
+    run: _builtins.str
+    """the run that it is; it comes to an end by itself"""
+    placed_because: _builtins.str
+    """why it is where it is"""
     @_builtins.property
     def status(self) -> _types_pb2.InstanceStatus: ...
     def __init__(
@@ -1873,10 +1882,13 @@ class InstanceView(_message.Message):
         surplus: _builtins.bool = ...,
         host_silent: _builtins.bool = ...,
         current: _builtins.bool = ...,
+        surge: _builtins.bool = ...,
+        run: _builtins.str = ...,
+        placed_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "host", b"host", "host_silent", b"host_silent", "status", b"status", "surplus", b"surplus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "host", b"host", "host_silent", b"host_silent", "placed_because", b"placed_because", "run", b"run", "status", b"status", "surge", b"surge", "surplus", b"surplus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,41 @@
+"""Waits for a release to arrive: what `apply`, `config` and `rollback` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from formation import wire
+from formation.v1 import control_pb2 as pb
+from formctl.client import Client, irregular
+from formctl.views import Instance, formation_of
+from formctl.waiting import wait_until
+from formctl.watching import Goal
+
+
+async def wait_for_release(
+    client: Client,
+    response: pb.ApplyResponse | pb.SetConfigResponse | pb.RollbackResponse,
+    *,
+    timeout_s: float,
+    started_s: float,
+    baseline: Iterable[Instance],
+) -> None:
+    """Until it runs everywhere, is held on purpose, or (CommandError) is taken back."""
+    app = wire.app_from_pb(response.app)
+    odd = irregular(response.release.types)
+    regular = (spec.name for spec in response.release.types if spec.name not in odd)
+    goal = Goal(
+        app=app.name,
+        wanted=formation_of(app, regular),
+        whole=True,
+        release=response.release.number,
+        ignored=odd,
+    )
+    await wait_until(
+        client,
+        goal,
+        revision=response.revision,
+        timeout_s=timeout_s,
+        started_s=started_s,
+        baseline=baseline,
+    )
