@@ -89,6 +89,8 @@ class Progress:
         known = tuple(instance for instance in baseline if goal.covers(instance))
         self._table.apply(Update(complete=True, changed=known))
         self._healthy.update(instance.uid for instance in known if goal.reached_by(instance))
+        self._from_start = frozenset(self._healthy)
+        self._has_failed: dict[str, Instance] = {}
 
     @property
     def is_done(self) -> bool:
@@ -128,7 +130,9 @@ class Progress:
         return ""
 
     def failing(self) -> list[Instance]:
-        """Those whose output may tell why: the first one of each type."""
+        """Those whose output may tell why: the first one of each type, or what was taken back."""
+        if self.undone:
+            return list(self._has_failed.values())
         found: dict[str, Instance] = {}
         for instance in sorted(self._covered(), key=lambda i: (i.slot, i.uid)):
             if self._fails(instance) and not self._is_leaving(instance):
@@ -214,7 +218,7 @@ class Progress:
         if self.goal.covers(instance):
             self._good[instance.slot.type] += by * self.goal.reached_by(instance)
             self._failed[instance.slot.type] += by * self.goal.failed_by(instance)
-            self._kept[instance.slot.type] += by * (not instance.surplus)
+            self._kept[instance.slot.type] += by * (not (instance.surplus or instance.surge))
             self._present[instance.slot.type] += by * (
                 not (instance.surplus and instance.host_silent)
             )
@@ -238,6 +242,8 @@ class Progress:
         if instance.state is InstanceState.STOPPED:
             return self._left(instance)
         if self._fails(instance) and not self._is_leaving(instance):
+            if status.release == self.goal.release:
+                self._has_failed[instance.slot.type] = instance
             once = (instance.uid, str(status.attempt), instance.state.name, status.reason)
             word = _FAILING[instance.state]
             text = f"{instance.slot.short} {word}{_on(instance)}{_because(instance, now_ms)}"
@@ -259,7 +265,7 @@ class Progress:
         return now_ms - self._leaving_ms.get(instance.uid, now_ms) >= _STUCK_MS
 
     def _arrived(self, instance: Instance, now_s: float) -> str:
-        if instance.uid in self._healthy:
+        if instance.uid in self._healthy or instance.uid in self._from_start:
             return ""
         self._healthy.add(instance.uid)
         port = f" (port {instance.status.port})" if instance.status.port else ""

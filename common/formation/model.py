@@ -246,9 +246,9 @@ class Assignment:
     release crash-looped in this slot. `retry_mark` may grow during the stay, and `ending` may
     become true: it is to be stopped, and stays listed until it surely is. `surge`: one more than
     the quantity, for a change that is under way. `moved_from`: the host whose stay it follows when
-    it is healthy; `after_loss`: because that host was lost. `reason`: why it is here. `run`: the id
-    of the run that it is; with `command` that one instead of the type's, with `like` the settings
-    of that type.
+    it is healthy; `after_loss`: because that host was lost. `revision`: of the world that it was
+    placed in, `reason`: why it is here. `run`: the id of the run that it is; with `command` that
+    one instead of the type's, with `like` the settings of that type.
     """
 
     uid: str
@@ -262,6 +262,7 @@ class Assignment:
     ending: bool = False
     moved_from: str = ""
     after_loss: bool = False
+    revision: int = 0
     reason: str = ""
     run: str = ""
     command: str = ""
@@ -287,6 +288,7 @@ class Terms:
     ending: bool = False
     moved_from: str = ""
     after_loss: bool = False
+    revision: int = 0
     reason: str = ""
     run: str = ""
     command: str = ""
@@ -320,6 +322,7 @@ class Bundle:
             ending=terms.ending,
             moved_from=terms.moved_from,
             after_loss=terms.after_loss,
+            revision=terms.revision,
             reason=terms.reason,
             run=terms.run,
             command=terms.command,

@@ -84,13 +84,14 @@ class Desk:
         """At once; or told to end first where two copies must never run."""
         of_type.gone.add(stay.assignment.uid)
         if of_type.spec.exclusive:
-            self.end(stay)
+            self.end(stay, "no longer wanted there")
             return
         self.draft.drop(stay.row, stay.assignment)
         self.tally["removed"] += 1
 
-    def end(self, stay: Stay) -> None:
-        self.draft.change(stay.row, replace(stay.assignment, ending=True))
+    def end(self, stay: Stay, reason: str) -> None:
+        """It is to stop, and listed until it has; its successor comes for the same reason."""
+        self.draft.change(stay.row, replace(stay.assignment, ending=True, reason=reason))
         self.tally["ending"] += 1
 
 

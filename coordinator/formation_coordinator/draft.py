@@ -143,7 +143,8 @@ class Draft:
         self.space.take_many(wish.key, wish.spec, counts)
 
     def add_run(self, bundle: Bundle, spec: ProcessType, row: int) -> None:
-        stamped = replace(bundle.terms, stem=self._stem(bundle.terms.app))
+        stem, revision = self._stem(bundle.terms.app), self.world.revision
+        stamped = replace(bundle.terms, stem=stem, revision=revision)
         self._made.setdefault(row, []).append(Bundle(stamped, bundle.ordinals))
         self.space.take_run(spec, row)
 
@@ -164,6 +165,7 @@ class Draft:
                 type=wish.spec.name,
                 release=wish.release.number,
                 stem=self._stem(wish.app.name),
+                revision=self.world.revision,
             )
             template = self._templates[key] = replace(plain, **fields)  # type: ignore[arg-type]
         return template
@@ -259,19 +261,20 @@ def _rest_of(
 ) -> Iterator[Bundle]:
     for bundle in bundles:
         kept: list[int] = []
-        other: dict[tuple[int, bool], list[int]] = {}
+        other: dict[tuple[int, bool, str], list[int]] = {}
         for ordinal in bundle.ordinals:
             uid = bundle.uid(ordinal)
             item = changed.get(uid)
             if item is not None and uid not in dropped:
-                other.setdefault((item.retry_mark, item.ending), []).append(ordinal)
+                changes = (item.retry_mark, item.ending, item.reason)
+                other.setdefault(changes, []).append(ordinal)
             elif uid not in dropped:
                 kept.append(ordinal)
         if kept:
             whole = len(kept) == len(bundle.ordinals)
             yield bundle if whole else Bundle(bundle.terms, tuple(kept))
-        for (retry_mark, ending), ordinals in other.items():
-            terms = replace(bundle.terms, retry_mark=retry_mark, ending=ending)
+        for (retry_mark, ending, reason), ordinals in other.items():
+            terms = replace(bundle.terms, retry_mark=retry_mark, ending=ending, reason=reason)
             yield Bundle(terms, tuple(ordinals))
 
 

@@ -92,9 +92,8 @@ class Moves:
         ]  # fmt: skip
         at_once = max(1, rollout.surge_max(of_type.spec.rollout, of_type.quantity))
         under_way = sum(
-            stay.assignment.moved_from != "" and not stay.assignment.after_loss
+            any(stay.assignment.moved_from for stay in of_type.of_slot(ordinal))
             for ordinal in of_type.book.doubles
-            for stay in of_type.of_slot(ordinal)
         )
         if moves:
             self._leaving.append((moves, at_once - under_way))

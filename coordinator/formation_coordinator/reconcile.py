@@ -330,7 +330,7 @@ class _Pass:
         self.desk.tally["moved" if lost else "placed"] += 1
         if lost is not None and wish.spec.exclusive:
             # Should that host return, it must not start its own again.
-            self.desk.end(lost)
+            self.desk.end(lost, demand.reason)
             self.desk.absent.add(lost.host)
 
     # ------------------------------------------------------------------ the plan

@@ -58,11 +58,14 @@ def unavailable_max(rules: RolloutRules, quantity: int) -> int:
 
 def step(stays: Sequence[Stay], quantity: int, rules: RolloutRules, word: Rollout) -> Step:
     """What may happen now. `stays` holds the one kept stay of every slot."""
-    stale = [stay for stay in stays if stay.stale and not stay.fixed]
+    stale = [stay for stay in stays if stay.stale and not (stay.fixed or stay.surge)]
     surging = sum(stay.surge for stay in stays)
     demanded = tuple(stay.ordinal for stay in stale if stay.demanded)
     if not stale:
-        return Step()
+        # The last one that was replaced may still be on its way.
+        there = [stay for stay in stays if not stay.stale]
+        over = all(stay.works for stay in there)
+        return Step(surge=0 if over else sum(stay.surge for stay in there))
     if word.paused:
         return Step(replace=demanded, surge=surging, held="paused")
     new = sum(not stay.stale for stay in stays)
@@ -72,7 +75,9 @@ def step(stays: Sequence[Stay], quantity: int, rules: RolloutRules, word: Rollou
     budget = sum(stay.works for stay in stays) - (quantity - unavailable_max(rules, quantity))
     chosen = _chosen(stale, budget, left)
     held = "" if chosen or not word.canary or left > 0 else f"canary: {new} run the new release"
-    return Step(replace=tuple(sorted({*chosen, *demanded})), surge=surge, held=held)
+    # One of an earlier change that does not work holds a place that a new one could have.
+    useless = {s.ordinal for s in stays if s.surge and s.stale and not (s.works or s.fixed)}
+    return Step(replace=tuple(sorted({*chosen, *demanded, *useless})), surge=surge, held=held)
 
 
 def _chosen(stale: Sequence[Stay], budget: int, left: int) -> list[int]:

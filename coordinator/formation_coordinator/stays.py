@@ -125,11 +125,9 @@ def better(found: Sequence[Stay], keep: Keep, count: Callable[[int], int]) -> St
     better spread: a host that returns gets its instances back. `count(row)`: how many of the type
     are there.
     """
-    hosts = {stay.host for stay in found}
 
     def favoured(stay: Stay) -> bool:
-        item = stay.assignment
-        follows = item.moved_from in hosts
+        follows = any(follows_on(stay, other) for other in found)
         if any(other.assignment.after_loss for other in found):
             return follows if keep is Keep.REPLACEMENT else keep is Keep.ORIGINAL and not follows
         return follows
@@ -149,6 +147,12 @@ def better(found: Sequence[Stay], keep: Keep, count: Callable[[int], int]) -> St
         )
 
     return max(found, key=preference)
+
+
+def follows_on(stay: Stay, other: Stay) -> bool:
+    """Was it moved away from this one? Not when that one has come from here since."""
+    new, old = stay.assignment, other.assignment
+    return new.moved_from == other.host and new.revision > old.revision
 
 
 def left_behind(stay: Stay, best: Stay) -> bool:

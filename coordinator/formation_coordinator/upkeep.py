@@ -31,6 +31,7 @@ class Upkeep:
         self.now_s = desk.now.monotonic_s
         self.best: dict[int, Stay] = {}
         self.blocked: set[int] = set()
+        self._ended: dict[int, str] = {}
         self.slots = of_type.book.slots
         self.step = rollout.Step()
         self._of_change: dict[int, Stay] = {}
@@ -81,6 +82,7 @@ class Upkeep:
                     continue
                 if _surely_gone(stay):
                     self.of_type.gone.add(stay.assignment.uid)
+                    self._ended[stay.ordinal] = stay.assignment.reason
                     self.desk.draft.drop(row, stay.assignment)
                     self.desk.tally["removed"] += 1
                 elif not self._stopped_itself(stay):
@@ -112,7 +114,7 @@ class Upkeep:
     def _may_go(self, stay: Stay, best: Stay) -> bool:
         if stays.left_behind(stay, best):
             return True
-        if best.assignment.moved_from and not best.assignment.after_loss:
+        if _follows(best, stay):
             at_s = best.steady_at_s(self.spec.rollout.healthy_s)
             self.desk.wake(at_s)
             return at_s is not None and at_s <= self.now_s
@@ -236,12 +238,23 @@ class Upkeep:
         if not ordinals:
             return
         reason = f"for the change to v{self.app.release}" if surge else "wanted"
+        followers = [o for o in ordinals if o in self._ended]
+        for ordinal in followers:
+            self._demand_follower(ordinal)
+        ordinals = tuple(o for o in ordinals if o not in followers) if followers else ordinals
+        if not ordinals:
+            return
         wish = self.of_type.wish if surge else self._fill()
         demand = Demand(wish=wish, ordinals=ordinals, reason=reason, surge=surge, first=first)
         if first and len(ordinals) > 1:
             self.desk.demands.append(replace(demand, ordinals=ordinals[:1]))
             demand = replace(demand, ordinals=ordinals[1:], first=False)
         self.desk.demands.append(demand)
+
+    def _demand_follower(self, ordinal: int) -> None:
+        """Of an exclusive one that had to end first."""
+        why = self._ended[ordinal]
+        self.desk.demands.append(Demand(wish=self._fill(), ordinals=(ordinal,), reason=why))
 
     # ------------------------------------------------------------------ one on every host
 
@@ -319,12 +332,13 @@ class Upkeep:
         )
 
     def _broken(self, stay: Stay) -> str:
-        """It ended for good; or it crashes again and again, and another host was tried already."""
+        """It ended for good; or it crashed again and again, and once more on another host."""
         status = stay.status
         if status is None or not stay.current:
             return ""
         alone = int(self.desk.book.connected.sum()) <= 1
-        loops = status.crash_looping and (alone or stay.assignment.avoided_hosts)
+        again = bool(stay.assignment.avoided_hosts) and status.state is InstanceState.BACKOFF
+        loops = again or (alone and status.crash_looping)
         if not loops and status.state is not InstanceState.FAILED:
             return ""
         how = "keeps crashing" if loops else "failed"
@@ -370,7 +384,7 @@ class Upkeep:
     def _replace_in_place(self, stay: Stay, reason: str) -> None:
         self.of_type.gone.add(stay.assignment.uid)
         if self.spec.exclusive:
-            self.desk.end(stay)
+            self.desk.end(stay, reason)
             return
         self.desk.draft.replace(self.of_type.wish, stay.row, stay.assignment, reason)
         self.desk.tally["replaced"] += 1
@@ -439,14 +453,14 @@ class Upkeep:
             return
         if self.blocked:
             return
-        for stay, _ in leaving[:1]:
+        for stay, reason in leaving[:1]:
             self.of_type.gone.add(stay.assignment.uid)
-            self.desk.end(stay)
+            self.desk.end(stay, reason)
 
 
 def _follows(stay: Stay, best: Stay) -> bool:
     """It is to take over from the one that is still better: give it time."""
-    return stay.assignment.moved_from == best.host and not stay.assignment.after_loss
+    return stays.follows_on(stay, best) and not stay.assignment.after_loss
 
 
 def _surely_gone(stay: Stay) -> bool:

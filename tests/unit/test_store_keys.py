@@ -65,6 +65,7 @@ ROUND = [
                         ending=True,
                         moved_from="b",
                         after_loss=True,
+                        revision=5,
                         reason="b was lost",
                         run="r",
                         command="ls",

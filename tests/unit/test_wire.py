@@ -55,12 +55,17 @@ apps = st.builds(
 )
 uids = st.text("0123456789abcdef", min_size=16, max_size=16)
 assignments = st.builds(m.Assignment, uid=uids, slot=slots, release=big, restart_mark=big)
+bundles = st.builds(
+    m.Bundle,
+    st.builds(m.Terms, release=big, stem=uids, restart_mark=big),
+    st.lists(st.integers(1, 9999), max_size=3).map(tuple),
+)
 documents = st.builds(
     m.AssignmentDocument,
     host=name,
     generation=big,
     epoch=big,
-    instances=st.lists(assignments, max_size=3).map(tuple),
+    bundles=st.lists(bundles, max_size=3).map(tuple),
 )
 statuses = st.builds(
     m.InstanceStatus,

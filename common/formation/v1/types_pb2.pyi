@@ -904,6 +904,7 @@ class InstanceAssignment(_message.Message):
     COMMAND_FIELD_NUMBER: _builtins.int
     LIKE_FIELD_NUMBER: _builtins.int
     AFTER_LOSS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     app: _builtins.str
     type: _builtins.str
@@ -930,6 +931,8 @@ class InstanceAssignment(_message.Message):
     """of a run: the type whose settings it has"""
     after_loss: _builtins.bool
     """moved because `moved_from` was lost"""
+    revision: _builtins.int
+    """of the world that it was placed in"""
     @_builtins.property
     def avoided_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """where this release crash-looped in this slot"""
@@ -954,10 +957,11 @@ class InstanceAssignment(_message.Message):
         command: _builtins.str = ...,
         like: _builtins.str = ...,
         after_loss: _builtins.bool = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_loss", b"after_loss", "app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinal", b"ordinal", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "run", b"run", "surge", b"surge", "type", b"type", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_loss", b"after_loss", "app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinal", b"ordinal", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "revision", b"revision", "run", b"run", "surge", b"surge", "type", b"type", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -988,6 +992,7 @@ class Bundle(_message.Message):
     COMMAND_FIELD_NUMBER: _builtins.int
     LIKE_FIELD_NUMBER: _builtins.int
     AFTER_LOSS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     type: _builtins.str
     release: _builtins.int
@@ -1003,6 +1008,7 @@ class Bundle(_message.Message):
     command: _builtins.str
     like: _builtins.str
     after_loss: _builtins.bool
+    revision: _builtins.int
     @_builtins.property
     def ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -1027,10 +1033,11 @@ class Bundle(_message.Message):
         command: _builtins.str = ...,
         like: _builtins.str = ...,
         after_loss: _builtins.bool = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_loss", b"after_loss", "app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinals", b"ordinals", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "run", b"run", "stem", b"stem", "surge", b"surge", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_loss", b"after_loss", "app", b"app", "avoided_hosts", b"avoided_hosts", "command", b"command", "ending", b"ending", "failures", b"failures", "like", b"like", "moved_from", b"moved_from", "ordinals", b"ordinals", "reason", b"reason", "release", b"release", "restart_mark", b"restart_mark", "retry_mark", b"retry_mark", "revision", b"revision", "run", b"run", "stem", b"stem", "surge", b"surge", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
