@@ -69,8 +69,11 @@ def step(stays: Sequence[Stay], quantity: int, rules: RolloutRules, word: Rollou
     if word.paused:
         return Step(replace=demanded, surge=surging, held="paused")
     new = sum(not stay.stale for stay in stays)
-    left = max(0, word.canary - new) if word.canary else len(stays)
-    surge = min(surge_max(rules, quantity), max(surging, min(len(stale), surging + left)))
+    most = surge_max(rules, quantity)
+    left = max(0, word.canary - new) if word.canary else len(stays) + most
+    # One more is of use only beside what works now.
+    useful = sum(stay.works for stay in stale)
+    surge = min(most, max(surging, min(useful, surging + left)))
     left -= max(0, surge - surging)
     budget = sum(stay.works for stay in stays) - (quantity - unavailable_max(rules, quantity))
     chosen = _chosen(stale, budget, left)

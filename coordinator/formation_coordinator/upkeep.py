@@ -225,7 +225,8 @@ class Upkeep:
         asked = min(missing, self._room + PENDING_NAMED_MAX)
         self.desk.unnamed += missing - asked
         ordinals = self._free_ordinals(asked)
-        plain = max(0, self.of_type.quantity - self.slots - len(self.blocked))
+        extra = min(self.step.surge, sum(view.surge for view in self._views))
+        plain = max(0, self.of_type.quantity - (self.slots - extra) - len(self.blocked))
         first = not self.of_type.book.total
         self._demand(ordinals[:plain], surge=False, first=first)
         self._demand(ordinals[plain:], surge=True, first=False)

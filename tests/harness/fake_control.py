@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 
 import grpc
 from grpc import aio
+from unasked_control import UnaskedControl
 
 from formation import runtime, wire
 from formation.quantities import QuantityError, apply_changes
 from formation.v1 import agent_pb2, control_pb2, types_pb2
-from formation.v1.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
+from formation.v1.control_pb2_grpc import add_ControlServicer_to_server
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -41,7 +42,7 @@ class KeptApp:
         return {spec.name: self.app.formation[spec.name] for spec in self.current.types}
 
 
-class FakeControl(ControlServicer):
+class FakeControl(UnaskedControl):
     """`requests` records what was asked, in order; `refusals` are said instead of an answer."""
 
     def __init__(self, *, hosts: Iterable[str] = ("a", "b")) -> None:

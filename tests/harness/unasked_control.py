@@ -1,0 +1,55 @@
+"""What the fake coordinator of formctl's tests does not know: tested with the real one instead."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+from grpc import aio
+
+from formation.v1.control_pb2_grpc import ControlServicer
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class UnaskedControl(ControlServicer):
+    async def SetConfig(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def GetConfig(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def Rollback(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def SteerRollout(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def DiffReleases(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def SetHost(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def Plan(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def Explain(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def StartRebalance(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def StartRun(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def CancelRun(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def ListRuns(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+
+async def _unknown(context: Context) -> NoReturn:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake does not know this")
+    raise AssertionError("abort raises")
