@@ -45,6 +45,7 @@ proto: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/scale.py
 	$(BIN)/python bench/supervise.py
+	$(BIN)/python bench/placement.py
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist .

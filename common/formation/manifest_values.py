@@ -49,7 +49,7 @@ class Section:
         for key in self.table:
             if key not in known:
                 inside = [dotted for dotted in elsewhere if dotted.rpartition(".")[2] == key]
-                near = inside or difflib.get_close_matches(key, [*known, *elsewhere], n=1)
+                near = difflib.get_close_matches(key, [*known, *elsewhere], n=1) or inside
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
                 self.problem(key, f"unknown key; {hint}")
 

@@ -62,17 +62,17 @@ def step(stays: Sequence[Stay], quantity: int, rules: RolloutRules, word: Rollou
     surging = sum(stay.surge for stay in stays)
     demanded = tuple(stay.ordinal for stay in stale if stay.demanded)
     if not stale:
-        # The last one that was replaced may still be on its way.
-        there = [stay for stay in stays if not stay.stale]
-        over = all(stay.works for stay in there)
-        return Step(surge=0 if over else sum(stay.surge for stay in there))
+        # The last one that was replaced may still be on its way, another out of reach.
+        over = all(stay.works and not stay.stale for stay in stays if not stay.surge)
+        useful = sum(stay.surge and not stay.stale for stay in stays)
+        return Step(surge=0 if over else useful)
     if word.paused:
         return Step(replace=demanded, surge=surging, held="paused")
     new = sum(not stay.stale for stay in stays)
     most = surge_max(rules, quantity)
     left = max(0, word.canary - new) if word.canary else len(stays) + most
     # One more is of use only beside what works now.
-    useful = sum(stay.works for stay in stale)
+    useful = sum(stay.works and not stay.demanded for stay in stale)
     surge = min(most, max(surging, min(useful, surging + left)))
     left -= max(0, surge - surging)
     budget = sum(stay.works for stay in stays) - (quantity - unavailable_max(rules, quantity))

@@ -162,6 +162,7 @@ def left_behind(stay: Stay, best: Stay) -> bool:
         stay.host in new.avoided_hosts
         and len(old.avoided_hosts) < len(new.avoided_hosts)
         and (old.release, old.restart_mark) == (new.release, new.restart_mark)
+        and old.revision <= new.revision
     )
 
 

@@ -233,13 +233,13 @@ async def test_hosts_apps_audit_and_version_are_read(formctl: Formctl, fake: Fak
     apps = (await formctl("apps", "-o", "json")).json()
     assert isinstance(apps, list)
     assert apps[0]["formation"] == {"web": 1, "worker": 0}
-    audit = (await formctl("audit", "-n", "2", "-o", "json")).json()
+    audit = (await formctl("history", "-n", "2", "-o", "json")).json()
     assert isinstance(audit, list)
     assert len(audit) == 2
     version = (await formctl("version", "-o", "json")).json()
     assert isinstance(version, dict)
     assert version["coordinator"]["cluster"] == "c1"
-    for command in ("hosts", "apps", "audit", "version"):
+    for command in ("hosts", "apps", "history", "version"):
         assert (await formctl(command)).code == 0
 
 

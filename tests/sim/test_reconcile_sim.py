@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
 
@@ -29,7 +30,10 @@ from formation.model import (
     Session,
     Slot,
 )
-from formation_coordinator.reconcile import Plan, reconcile
+from formation_coordinator.book import Book
+from formation_coordinator.plan import Plan
+from formation_coordinator.reconcile import reconcile
+from formation_coordinator.rollout import Progress
 from formation_coordinator.world import Change, World, apply, restamp_silence, validate
 
 REPLACE_AFTER_S = 5.0
@@ -111,6 +115,8 @@ class Simulation:
         self.ids = count(1)
         self.epoch = 1
         self.world = World()
+        self.book = Book()
+        self.progress: Mapping[tuple[str, str], Progress] = {}
         self.agents = {name: Agent(name, self.rng) for name in "abcde"}
         self.app = App(name="shop", formation={"web": 3, "worker": 2}, release=1, latest_release=1)
         self.take("apps", ("shop",), self.app)
@@ -151,7 +157,7 @@ class Simulation:
                 self.change_app(formation=quantities)
             case 3:
                 number = self.app.latest_release + 1
-                record = replace(TYPES, number=number)
+                record = replace(TYPES, number=number, env={"NUMBER": str(number)})
                 self.take("releases", ("shop", str(number)), record)
                 self.change_app(release=number, latest_release=number)
             case 4:
@@ -179,8 +185,16 @@ class Simulation:
             now_s=self.now_s,
             epoch=self.epoch,
             replace_after_s=REPLACE_AFTER_S,
-            new_uid=lambda slot: f"{slot}#{next(self.ids)}",
+            wall_ms=0,
+            new_stem=lambda: f"s{next(self.ids)}",
+            book=self.book,
+            progress=self.progress,
         )
+        self.progress = plan.progress
+        for change in plan.records:
+            self.take(change.kind, change.names, change.record)
+            if isinstance(change.record, App):
+                self.app = change.record
         for document in plan.documents:
             self.take("assignments", (document.host,), document)
         return plan
@@ -224,7 +238,7 @@ class Simulation:
             for item in document.instances:
                 if item.uid not in old and item.failures:
                     assert document.host not in item.avoided_hosts
-                    assert item.release == self.app.release
+                    assert item.release == before.apps["shop"].release
                     assert len(set(item.avoided_hosts)) == len(item.avoided_hosts)
 
     def check_fixed_ports(self) -> None:
@@ -321,7 +335,11 @@ def test_nothing_stays_on_a_host_where_everything_crashes(seed: int) -> None:
         simulation.step()
     simulation.settle()
     number = simulation.app.latest_release + 1  # what has failed before is forgotten
-    simulation.take("releases", ("shop", str(number)), replace(TYPES, number=number))
+    simulation.take(
+        "releases",
+        ("shop", str(number)),
+        replace(TYPES, number=number, env={"NUMBER": str(number)}),
+    )
     simulation.change_app(release=number, latest_release=number)
     simulation.agents["a"].bad = True
     simulation.come_to_rest()

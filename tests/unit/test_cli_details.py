@@ -257,7 +257,8 @@ def test_json_of_everything_about_an_instance_has_stable_keys() -> None:
     assert list(settings) == [
         "type", "command", "restart", "stop_signal", "stop_grace_s", "stop_to", "ready_after_s",
         "readiness", "liveness", "notify", "watchdog_s", "start_grace_s", "port", "user", "group",
-        "workdir", "umask", "nice", "requires", "limits",
+        "workdir", "umask", "nice", "requires", "limits", "env_names", "resources", "placement",
+        "rollout", "exclusive", "per_host", "schedule", "on_host_loss",
     ]  # fmt: skip
     assert settings["umask"] == "027"
     assert settings["readiness"] == {

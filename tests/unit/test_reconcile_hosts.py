@@ -47,7 +47,8 @@ def test_a_drain_starts_elsewhere_first_so_many_at_once_as_a_change_may_surge() 
 def test_the_old_one_goes_when_the_new_one_has_worked_long_enough() -> None:
     spec = process_type("web", rollout=RolloutRules(healthy_s=10.0))
     moved = stay("web.1", stem="new", moved_from="a", revision=5)
-    for since_s, expected in ((95.0, {}), (90.0, {"a": []})):
+    outcomes: list[tuple[float, dict[str, list[str]]]] = [(95.0, {}), (90.0, {"a": []})]
+    for since_s, expected in outcomes:
         b = host("b", moved, healthy_since_s={moved.uid: since_s})
         a = host("a", stay("web.1"), word=DRAINING)
         given = world(a, b, apps=app({"web": 1}), releases=(release(spec),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from formation.model import (
     Slot,
     Usage,
 )
+from formation.rules import Rollout
 from formctl import jsonview, render, wording
 from formctl.loglines import Line
 from formctl.views import AppLine, HostLine, Instance
@@ -44,6 +46,7 @@ RELEASE = Release(
     env={"SECRET": "hunter2", "A": ""},
     workdir="/srv",
 )
+APP = App(name="shop", formation={}, release=2, latest_release=2, stable_release=2)
 
 
 def row(item: Instance) -> list[str]:
@@ -159,7 +162,7 @@ def test_sizes_are_read_at_a_glance(size: float, text: str) -> None:
         ({"current": False, "surplus": True}, "leaving", ""),
     ],
 )
-def test_what_is_not_as_wanted_shows(changes: dict[str, bool], state: str, note: str) -> None:
+def test_what_is_not_as_wanted_shows(changes: dict[str, Any], state: str, note: str) -> None:
     item = Instance(status=STATUS, host="a", **changes)
     assert wording.state(item) == state
     assert wording.trouble(item, NOW_MS) == note
@@ -265,8 +268,8 @@ def test_apps_show_the_formation_in_the_order_of_the_release() -> None:
 
 def test_no_view_of_a_release_shows_a_value_of_its_environment() -> None:
     shown = [
-        render.releases([RELEASE], current=2),
-        str(jsonview.release(RELEASE, current=2)),
+        render.releases([RELEASE], app=APP),
+        str(jsonview.release(RELEASE, app=APP)),
         str(render.release_changes(None, RELEASE)),
         str(render.release_changes(replace(RELEASE, env={}), RELEASE)),
     ]
@@ -296,15 +299,29 @@ def test_the_changes_of_a_release_are_named() -> None:
     assert render.release_changes(RELEASE, RELEASE) == []
 
 
-def test_the_audit_is_a_table() -> None:
-    record = AuditRecord(at_ms=NOW_MS, who="me@a", action="scale", subject="shop", detail="web=2")
-    assert "me@a" in render.audit([record])
+def test_releases_say_which_is_current_stable_or_was_taken_back() -> None:
+    app = replace(APP, release=3, stable_release=2, rollout=Rollout(undone_release=1))
+    rows = render.releases([replace(RELEASE, number=n) for n in (4, 3, 2, 1)], app=app)
+    firsts = [line.split("  ")[0] for line in rows.splitlines()[1:]]
+    assert firsts == ["v4", "v3 (current)", "v2 (stable)", "v1 (taken back)"]
+
+
+def test_the_history_is_a_table_without_empty_columns() -> None:
+    record = AuditRecord(
+        at_ms=NOW_MS, who="me@a", action="scale", subject="shop", before="web=1", after="web=2"
+    )
+    header, row = render.history([record]).splitlines()
+    assert header.split() == ["WHEN", "WHO", "DID", "TO", "FROM", "INTO"]
+    assert row.split()[2:] == ["me@a", "scale", "shop", "web=1", "web=2"]
     assert jsonview.audit(record) == {
         "at": "2023-11-14T22:13:20.000Z",
         "who": "me@a",
         "action": "scale",
         "subject": "shop",
-        "detail": "web=2",
+        "from": "web=1",
+        "to": "web=2",
+        "detail": "",
+        "why": "",
     }
 
 
@@ -313,7 +330,7 @@ def test_json_of_an_instance_has_stable_keys_and_null_for_what_is_not_there() ->
     assert list(found) == [
         "uid", "app", "type", "ordinal", "state", "host", "port", "pid", "started_at", "restarts",
         "release", "reason", "last_exit", "retry_at", "surplus", "host_silent", "current",
-        "failures", "crash_looping", "told",
+        "failures", "crash_looping", "told", "surge", "run", "placed_because",
     ]  # fmt: skip
     assert found["started_at"] == "2023-11-14T22:11:15.000Z"
     pending = replace(STATUS, uid="shop/web.1", state=InstanceState.PENDING, pid=0, port=0)
