@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from formation.model import InstanceState
+from formation.model import InstanceState, RestartPolicy
 from formation_agent import steps
 from formation_agent.stays import (
     STATE_OF,
@@ -122,8 +122,12 @@ def _spawned(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
 
 
 def _spawn_failed(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
-    """Nothing has run, so whatever the restart policy says about ends, there is a next try."""
+    """Nothing has run, so whatever the restart policy says about ends, there is a next try: but
+    not of a run, which somebody waits for."""
     assert isinstance(event, SpawnFailed)
+    if stay.assignment.run and stay.spec.restart is RestartPolicy.NEVER:
+        over = replace(stay, after=Phase.FAILED, last_exit=event.reason, reason=event.reason)
+        return steps.at_rest(over, Phase.FAILED), ()
     return steps.again(steps.failed(stay, event.reason, 0.0, now_s, jitter), now_s)
 
 

@@ -31,6 +31,8 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
         self.address = address
         self.cluster_id = cluster_id
         self.heartbeat_period_s = heartbeat_period_s
+        # What an agent may run exclusive instances for, and whether it is granted more.
+        self.lease_s, self.acknowledges = 0.0, True
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         self.epoch, self.generation = 10, 0
         self.hellos: list[pb.Hello] = []
@@ -96,6 +98,9 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
                     self._on_batch(message.status)
                 case "heartbeat":
                     self.heartbeats += 1
+                    if self.acknowledges:
+                        ack = pb.Ack(heartbeat=message.heartbeat.sequence)
+                        await self.say(pb.CoordinatorMessage(ack=ack))
                 case "resend":
                     self.resends += 1
                 case "usage":
@@ -144,6 +149,7 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
                 cluster_id=self.cluster_id,
                 coordinator_id="fake",
                 heartbeat_period_s=self.heartbeat_period_s,
+                lease_s=self.lease_s,
                 coordinator_addresses=[self.address],
             )
         )
