@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format proto bench wheel clean
+.PHONY: run test lint format proto schema bench wheel clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.run: pyproject.toml
@@ -33,6 +33,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy tests bench tools
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/genproto.py --check
 	$(BIN)/python tools/lintproto.py
+	$(BIN)/python tools/genschema.py --check
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
@@ -41,6 +42,9 @@ format: $(VENV)/.dev
 
 proto: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/genproto.py
+
+schema: $(VENV)/.dev
+	$(BIN)/python tools/genschema.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/scale.py

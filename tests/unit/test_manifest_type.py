@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formation import manifest, manifest_type
+from formation import manifest
 from formation.manifest import ManifestError
+from formation.manifest_keys import RLIMITS
 from formation.manifest_values import show_bytes, size_bytes
 from formation.model import (
     Ability,
@@ -23,7 +24,10 @@ from formation.model import (
     RestartPolicy,
     StopTo,
 )
+from formation.rules import RolloutRules, Share
 
+# What cannot be there twice is replaced in its place.
+IN_PLACE = RolloutRules(surge=Share(), unavailable=Share(count=1))
 FULL = """\
 [types.web]
 command = "gunicorn shop:app"
@@ -90,6 +94,7 @@ WEB = ProcessType(
             "core": 0, "memlock": -1, "nofile": 65536, "cpu": 3600, "rttime": 200_000,
         },
     ),
+    rollout=IN_PLACE,
 )  # fmt: skip
 
 
@@ -141,8 +146,11 @@ def test_a_probe_more_often_than_a_second_has_a_shorter_timeout_by_itself() -> N
     ("lines", "expected"),
     [
         # A key in the wrong place, or with a slip.
-        ("memory = '1GiB'", "memory: unknown key; did you mean limits.memory?"),
-        ("grace = 5", "grace: unknown key; did you mean stop.grace?"),
+        (
+            "memory = '1GiB'",
+            "memory: unknown key; did you mean limits.memory or resources.memory?",
+        ),
+        ("grace = 5", "grace: unknown key; did you mean ready.grace or stop.grace?"),
         ("limits.cpu = 2", "limits.cpu: unknown key; did you mean cpus?"),
         ("limits.nofiles = 9", "limits.nofiles: unknown key; did you mean nofile?"),
         ("live.htpp = '/'", "live.htpp: unknown key; did you mean http?"),
@@ -160,9 +168,9 @@ def test_a_probe_more_often_than_a_second_has_a_shorter_timeout_by_itself() -> N
         ("group = '../x'", "group: '../x' is no name or number of a group"),
         ("workdir = ''", "workdir: '' must be an absolute path, or one below"),
         ("workdir = 'a/../..'", "workdir: 'a/../..' must be an absolute path, or one below"),
-        ("umask = 27", "umask: must be octal digits as text, such as"),
-        ("umask = '028'", "umask: must be octal digits as text, such as"),
-        ("umask = '1777'", "umask: must be octal digits as text, such as"),
+        ("umask = 27", 'umask: must be a string such as "027", not an integer'),
+        ("umask = '028'", "umask: '028' must be octal digits such as"),
+        ("umask = '1777'", "umask: '1777' must be octal digits such as"),
         ("nice = 20", "nice: must be a whole number from -20 to 19"),
         ("nice = false", "nice: must be a whole number from -20 to 19"),
         ("requires = 'cpu'", 'requires: must be an array of some of "cgroup", "cpu",'),
@@ -291,7 +299,7 @@ def test_every_limit_of_setrlimit_can_be_set_but_the_one_that_linux_ignores() ->
     known = {
         name.removeprefix("RLIMIT_").lower() for name in dir(resource) if name.startswith("RLIMIT_")
     }
-    lines = "\n".join(f"limits.{key} = 'unlimited'" for key in manifest_type.RLIMIT_KEYS)
+    lines = "\n".join(f"limits.{key} = 'unlimited'" for key in RLIMITS)
     rlimits = read(lines).limits.rlimits
     assert set(rlimits) == known - {"rss", "ofile"}
     assert set(rlimits.values()) == {resource.RLIM_INFINITY}
@@ -382,6 +390,8 @@ def process_types(draw: st.DrawFn) -> ProcessType:
         workdir=draw(st.sampled_from(["", "/srv", "a/b"])),
         umask=draw(st.integers(-1, 0o777)),
     )
+    if spec.port:
+        spec = replace(spec, rollout=IN_PLACE)
     if spec.readiness is None and draw(st.booleans()):
         spec = replace(spec, notify=True)
     elif spec.readiness is None:
