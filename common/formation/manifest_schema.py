@@ -89,30 +89,33 @@ def _described(key: Key) -> Schema:
 
 def _kind(kind: Kind) -> Schema:
     match kind:
-        case SubTable():
-            return _table(kind.keys)
-        case Named():
-            return {
-                "type": "object",
-                "minProperties": 1,
-                "propertyNames": {"pattern": _whole_text(kind.pattern)},
-                "additionalProperties": _table(kind.keys),
-            }
-        case Variables():
-            return {
-                "type": "object",
-                "propertyNames": {"pattern": _whole_text(VARIABLE_PATTERN)},
-                "additionalProperties": {"type": "string"},
-            }
-        case Rlimit():
-            return {"anyOf": [{"const": "unlimited"}, _number(kind.value)]}
+        case SubTable() | Named() | Variables():
+            return _tables(kind)
         case Whole() | Number() | Duration() | Size() | CountOrPercent():
             return _number(kind)
+        case Rlimit():
+            return {"anyOf": [{"const": "unlimited"}, _number(kind.value)]}
         case Switch() | YesNo() | OneWord() | SomeWords() | SignalName():
             return _choice(kind)
         case Text() | TrueOrText() | Texts():
             return _text(kind)
     assert_never(kind)
+
+
+def _tables(kind: SubTable | Named | Variables) -> Schema:
+    match kind:
+        case SubTable():
+            return _table(kind.keys)
+        case Named():
+            names, of, least = kind.pattern, _table(kind.keys), 1
+        case Variables():
+            names, of, least = VARIABLE_PATTERN, {"type": "string"}, 0
+    return {
+        "type": "object",
+        "minProperties": least,
+        "propertyNames": {"pattern": _whole_text(names)},
+        "additionalProperties": of,
+    }
 
 
 def _number(kind: Whole | Number | Duration | Size | CountOrPercent) -> Schema:
