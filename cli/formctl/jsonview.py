@@ -10,6 +10,7 @@ import base64
 from collections.abc import Mapping
 
 from formation.model import AuditRecord, Probe, ProcessType, Release, Usage
+from formation.rules import Schedule
 from formctl import render, wording
 from formctl.details import Details
 from formctl.loglines import Line
@@ -95,6 +96,52 @@ def process_type(spec: ProcessType) -> Json:
             "pids": spec.limits.pids or None,
             "rlimits": dict(sorted(spec.limits.rlimits.items())),
         },
+        "env_names": sorted(spec.env),
+        "exclusive": spec.exclusive,
+        "per_host": spec.per_host,
+        **_rules(spec),
+    }
+
+
+def _rules(spec: ProcessType) -> Json:
+    where, rollout, loss = spec.where, spec.rollout, spec.on_host_loss
+    return {
+        "resources": {
+            "cpus": spec.resources.cpus or None,
+            "memory_bytes": spec.resources.memory_bytes or None,
+        },
+        "placement": {
+            "require": [str(item) for item in where.require],
+            "prefer": [str(item) for item in where.prefer],
+            "spread": list(where.spread),
+            "max_per_host": where.max_per_host or None,
+            "apart_from": list(where.apart_from),
+        },
+        "rollout": {
+            "surge": str(rollout.surge),
+            "unavailable": str(rollout.unavailable),
+            "healthy_s": rollout.healthy_s,
+            "deadline_s": rollout.deadline_s,
+            "rollback": rollout.rollback,
+        },
+        "schedule": _schedule(spec.schedule),
+        "on_host_loss": {
+            "action": loss.action.value,
+            "after_s": loss.after_s or None,
+            "keep": loss.keep.value,
+        },
+    }
+
+
+def _schedule(schedule: Schedule | None) -> Json | None:
+    if schedule is None:
+        return None
+    return {
+        "cron": schedule.cron,
+        "zone": schedule.zone,
+        "overlap": schedule.overlap.value,
+        "missed": schedule.missed.value,
+        "keep": schedule.keep,
     }
 
 

@@ -18,7 +18,6 @@ from formation.manifest_keys import (
     CONSTRAINT_PATTERN,
     CRON_EXAMPLES,
     CRON_PATTERN,
-    DEFAULTS,
     LABEL_PATTERN,
     SCHEDULE_DEFAULTS,
     ZONE_PATTERN,
@@ -161,13 +160,6 @@ def _check_apart(table: Section, name: str, own: str, others: Collection[str], a
 
 
 # -- rollout ---------------------------------------------------------------------------------------
-
-
-def rollout_defaults(*, port: int, exclusive: bool, per_host: bool) -> RolloutRules:
-    """What cannot be there twice is replaced in its place, one at a time."""
-    if port or exclusive or per_host:
-        return RolloutRules(surge=Share(), unavailable=Share(count=1))
-    return DEFAULTS.rollout
 
 
 def rollout(table: Section, defaults: RolloutRules) -> RolloutRules:

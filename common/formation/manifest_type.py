@@ -23,7 +23,6 @@ from formation.manifest_rules import (
     placement,
     reserved,
     rollout,
-    rollout_defaults,
     schedule,
 )
 from formation.manifest_values import Section
@@ -37,6 +36,7 @@ from formation.model import (
     StopTo,
 )
 from formation.quantities import initial_quantity
+from formation.rules import rollout_defaults
 
 _RLIMIT_NAMES = {"cpu_time": "cpu"}
 
