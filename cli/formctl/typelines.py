@@ -150,7 +150,7 @@ def _resources(kept: Resources) -> str:
         f"memory {wording.amount(kept.memory_bytes)}" if kept.memory_bytes else "",
     ]
     what = ", ".join(part for part in found if part)
-    return f"{what} are kept for each" if what else ""
+    return f"{what} for each" if what else ""
 
 
 def _placement(where: Where) -> str:

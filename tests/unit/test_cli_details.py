@@ -40,6 +40,7 @@ from formctl.views import Instance
 
 NOW_MS = 1_700_000_000_000
 PLAIN = ProcessType(name="web", command="./web")
+IN_PLACE = RolloutRules(surge=Share(), unavailable=Share(count=1))
 FULL = ProcessType(
     name="web",
     command="./web",
@@ -60,6 +61,7 @@ FULL = ProcessType(
     workdir="app",
     umask=0o027,
     requires=(Ability.MEMORY, Ability.USER),
+    rollout=IN_PLACE,
 )
 RULED = replace(
     PLAIN,
@@ -80,7 +82,6 @@ RULED = replace(
     ),
     on_host_loss=HostLoss(after_s=60.0, keep=Keep.ORIGINAL),
 )
-IN_PLACE = RolloutRules(surge=Share(), unavailable=Share(count=1))
 NIGHTLY = Schedule(cron="0 3 * * *", zone="Europe/Berlin")
 
 
@@ -166,11 +167,13 @@ def test_every_rule_is_described_and_no_value_of_the_environment() -> None:
     told = typelines.described(RULED)
     assert told[3:] == [
         ("env", "TOKEN A"),
-        ("resources", "0.5 cpus, memory 256 MiB are kept for each"),
+        ("resources", "0.5 cpus, memory 256 MiB for each"),
         (
             "placement",
-            "require disk in (nvme, ssd) and !gpu; prefer zone=eu-*; spread over zone, rack; "
-            "at most 2 on a host; apart from db, other/web",
+            (
+                "require disk in (nvme, ssd) and !gpu; prefer zone=eu-*; spread over zone, rack; "
+                "at most 2 on a host; apart from db, other/web"
+            ),
         ),
         ("rollout", "surge 50%, unavailable 1, healthy 10 s, deadline 600 s, no rollback"),
         ("host loss", "replaced after 60 s, keeps the original"),
@@ -192,7 +195,7 @@ def test_every_rule_is_described_and_no_value_of_the_environment() -> None:
          "schedule", "0 3 * * * Europe/Berlin, overlap allow, missed once, keep 3"),
         ({"on_host_loss": HostLoss(action=LossAction.WAIT)}, "host loss", "waits for its host"),
         ({"resources": Resources(memory_bytes=1024)}, "resources",
-         "memory 1.0 KiB are kept for each"),
+         "memory 1.0 KiB for each"),
         ({"exclusive": True}, "rollout",
          "surge 25%, unavailable 0, healthy 10 s, deadline 300 s"),
     ],
@@ -242,7 +245,7 @@ def test_no_change_of_a_type_goes_untold() -> None:
     told = typelines.changed(PLAIN, FULL)
     assert set(told) == {
         "restart", "ready", "live", "stop", "port", "limits", "nice", "user", "group", "workdir",
-        "umask", "requires",
+        "umask", "requires", "rollout",
     }  # fmt: skip
 
 
