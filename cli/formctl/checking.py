@@ -16,7 +16,7 @@ from formation.model import ProcessType
 from formation.rules import Schedule, rollout_defaults
 from formctl import jsonview, typelines
 from formctl.jsonview import Json
-from formctl.spec import AppSpec
+from formctl.spec import STDIN, AppSpec
 from formctl.tables import hanging, printable
 
 _RARE = timedelta(days=366)
@@ -36,13 +36,17 @@ def _zone(name: str) -> tzinfo:
         return UTC
 
 
+def _source(found: AppSpec) -> str:
+    return "standard input" if found.source == STDIN else found.source
+
+
 # -- what is hardly meant --------------------------------------------------------------------------
 
 
 def warnings(found: AppSpec, now: datetime) -> list[str]:
     """`types.web.…: what happens`, for what is legal and hardly meant; notes of reading first."""
     described = [
-        f"{found.source}: types.{spec.name}.{line}"
+        f"{_source(found)}: types.{spec.name}.{line}"
         for spec in found.types
         for line in _hardly_meant(spec, now)
     ]
@@ -90,7 +94,7 @@ def _counts_too_early(spec: ProcessType) -> bool:
 
 def summary(app: str, found: AppSpec, now: datetime, width: int | None = None) -> str:
     count = "1 type" if len(found.types) == 1 else f"{len(found.types)} types"
-    lines = [f"{found.source}: app {app}, {count}, in {printable(found.workdir)}"]
+    lines = [f"{_source(found)}: app {app}, {count}, in {printable(found.workdir)}"]
     if found.env:
         lines.append(hanging("env  ", " ".join(map(printable, sorted(found.env))), width))
     lines.append("")

@@ -125,7 +125,12 @@ def _described(spec: AppSpec, strict: bool) -> AppSpec:
 
     if path.endswith(".toml"):
         found = manifest.parse(_text(path), path)
-        notes = tuple(f"{path}: env.{line}" for line in envfile.reserved_names(found.env))
+        tables = {"env": found.env} | {f"types.{t.name}.env": t.env for t in found.types}
+        notes = tuple(
+            f"{path}: {table}.{line}"
+            for table, values in tables.items()
+            for line in envfile.reserved_names(values)
+        )
         return replace(
             spec,
             types=found.types,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,6 +76,11 @@ def test_the_summary_shows_types_quantities_and_what_is_special() -> None:
         "  schedule   30 2 * * MON Europe/Berlin",
         "  next run   Mon 2026-11-30 02:30 CET",
     ]
+
+
+def test_what_came_from_standard_input_is_called_so() -> None:
+    found = replace(described(SHOP), source="-")
+    assert checking.summary("shop", found, NOW).startswith("standard input: app shop, 2 types")
 
 
 def test_a_plain_type_has_nothing_special() -> None:
