@@ -26,6 +26,8 @@ from formctl.settings import (
 # In the order of --help: the first minutes first. Imported when asked for.
 _COMMANDS = {
     "dev": "dev",
+    "init": "init",
+    "check": "check",
     "apply": "apply",
     "scale": "scale",
     "ps": "ps",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from formation.model import App, AuditRecord, Probe, ProcessType, Release, Usage
 from formation.requests import Run
+from formation.rules import Schedule
 from formctl import render, renderchange, wording
 from formctl.details import Details
 from formctl.loglines import Line
@@ -100,37 +101,43 @@ def process_type(spec: ProcessType) -> Json:
             "rlimits": dict(sorted(spec.limits.rlimits.items())),
         },
         "env_names": sorted(spec.env),
+        "exclusive": spec.exclusive,
+        "per_host": spec.per_host,
+        **_rules(spec),
+    }
+
+
+def _rules(spec: ProcessType) -> Json:
+    where, rollout, loss = spec.where, spec.rollout, spec.on_host_loss
+    return {
         "resources": {
             "cpus": spec.resources.cpus or None,
             "memory_bytes": spec.resources.memory_bytes or None,
         },
         "placement": {
-            "require": [str(item) for item in spec.where.require],
-            "prefer": [str(item) for item in spec.where.prefer],
-            "spread": list(spec.where.spread),
-            "max_per_host": spec.where.max_per_host or None,
-            "apart_from": list(spec.where.apart_from),
+            "require": [str(item) for item in where.require],
+            "prefer": [str(item) for item in where.prefer],
+            "spread": list(where.spread),
+            "max_per_host": where.max_per_host or None,
+            "apart_from": list(where.apart_from),
         },
         "rollout": {
-            "surge": str(spec.rollout.surge),
-            "unavailable": str(spec.rollout.unavailable),
-            "healthy_s": spec.rollout.healthy_s,
-            "deadline_s": spec.rollout.deadline_s,
-            "rollback": spec.rollout.rollback,
+            "surge": str(rollout.surge),
+            "unavailable": str(rollout.unavailable),
+            "healthy_s": rollout.healthy_s,
+            "deadline_s": rollout.deadline_s,
+            "rollback": rollout.rollback,
         },
-        "exclusive": spec.exclusive,
-        "per_host": spec.per_host,
-        "schedule": _schedule(spec),
+        "schedule": _schedule(spec.schedule),
         "on_host_loss": {
-            "action": spec.on_host_loss.action.value,
-            "after_s": spec.on_host_loss.after_s or None,
-            "keep": spec.on_host_loss.keep.value,
+            "action": loss.action.value,
+            "after_s": loss.after_s or None,
+            "keep": loss.keep.value,
         },
     }
 
 
-def _schedule(spec: ProcessType) -> Json | None:
-    schedule = spec.schedule
+def _schedule(schedule: Schedule | None) -> Json | None:
     if schedule is None:
         return None
     return {

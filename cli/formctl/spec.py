@@ -84,6 +84,15 @@ def check_app(name: str) -> None:
         raise InputError(f"{name!r} is no app name: {rule}")
 
 
+def chosen_app(named: str, found: AppSpec) -> str:
+    """`named` by the caller, else by the file, else like the directory."""
+    name = named or found.app or app_name(found.directory)
+    if not name:
+        raise InputError(f"no app can be named after {found.directory}; give --app NAME")
+    check_app(name)
+    return name
+
+
 def named_app(directory: str) -> str:
     """The `app =` of a formation.toml in this directory; "" when there is none."""
     path = os.path.join(directory, MANIFEST)
@@ -116,7 +125,12 @@ def _described(spec: AppSpec, strict: bool) -> AppSpec:
 
     if path.endswith(".toml"):
         found = manifest.parse(_text(path), path)
-        notes = tuple(f"{path}: env.{line}" for line in envfile.reserved_names(found.env))
+        tables = {"env": found.env} | {f"types.{t.name}.env": t.env for t in found.types}
+        notes = tuple(
+            f"{path}: {table}.{line}"
+            for table, values in tables.items()
+            for line in envfile.reserved_names(values)
+        )
         return replace(
             spec,
             types=found.types,
@@ -125,6 +139,14 @@ def _described(spec: AppSpec, strict: bool) -> AppSpec:
             env=found.env,
             notes=notes,
         )
+    types, warnings = of_procfile(path, strict=strict)
+    return replace(spec, types=types, notes=warnings)
+
+
+def of_procfile(
+    path: str, *, strict: bool = False
+) -> tuple[tuple[ProcessType, ...], tuple[str, ...]]:
+    """Its types, and what a person should see. Raises `ProcfileError` and `InputError`."""
     source = "standard input" if path == STDIN else path
     parsed = procfile.parse(_text(path), source=source, strict=strict)
     types = tuple(
@@ -133,7 +155,7 @@ def _described(spec: AppSpec, strict: bool) -> AppSpec:
         )
         for entry in parsed.types
     )
-    return replace(spec, types=types, notes=parsed.warnings)
+    return types, parsed.warnings
 
 
 def _env_path(env_file: str | None, directory: str, spec_path: str) -> str | None:

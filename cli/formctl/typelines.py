@@ -7,7 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from formation.model import Limits, Probe, ProbeKind, ProcessType, RestartPolicy, StopTo
-from formation.rules import HostLoss, LossAction, Resources, RolloutRules, Schedule, Where
+from formation.rules import (
+    Constraint,
+    HostLoss,
+    Keep,
+    LossAction,
+    Resources,
+    Schedule,
+    Where,
+    rollout_defaults,
+)
 from formctl import wording
 
 _UNLIMITED = -1
@@ -16,7 +25,10 @@ _SECONDS, _MICROSECONDS = "cpu", "rttime"
 
 
 def described(spec: ProcessType) -> list[tuple[str, str]]:
-    """(what, how) in the words of formation.toml; what is left to its default is left out."""
+    """(what, how) in the words of formation.toml; what is left to its default is left out.
+
+    Of the environment only names are shown.
+    """
     found = [
         ("command", spec.command),
         ("ready", _ready(spec)),
@@ -25,13 +37,15 @@ def described(spec: ProcessType) -> list[tuple[str, str]]:
         ("stop", _stop(spec)),
         ("limits", _limits(spec.limits)),
         ("runs", _runs(spec)),
+        ("env", " ".join(spec.env)),
         ("requires", " ".join(ability.value for ability in spec.requires)),
-        ("needs", _resources(spec.resources)),
-        ("placement", _where(spec)),
-        ("rollout", _rollout(spec.rollout)),
-        ("schedule", _schedule(spec.schedule)),
-        ("host loss", _loss(spec.on_host_loss)),
-        ("env", " ".join(sorted(spec.env))),
+        ("resources", _resources(spec.resources)),
+        ("placement", _placement(spec.where)),
+        ("rollout", _rollout(spec)),
+        ("exclusive", "never two copies of one slot at once" if spec.exclusive else ""),
+        ("per host", "the quantity is that of every host that fits" if spec.per_host else ""),
+        ("schedule", _schedule(spec.schedule) if spec.schedule else ""),
+        ("host loss", _host_loss(spec.on_host_loss)),
     ]
     return [(what, how) for what, how in found if how]
 
@@ -50,7 +64,7 @@ _PARTS: dict[str, Callable[[ProcessType], object]] = {
     "workdir": lambda spec: spec.workdir,
     "umask": lambda spec: spec.umask,
     "requires": lambda spec: spec.requires,
-    "env": lambda spec: dict(spec.env),
+    "env": lambda spec: spec.env,
     "resources": lambda spec: spec.resources,
     "placement": lambda spec: spec.where,
     "rollout": lambda spec: spec.rollout,
@@ -115,56 +129,6 @@ def _rlimit(name: str, value: int) -> str:
     return f"{value}{' s' if name == _SECONDS else ' µs' if name == _MICROSECONDS else ''}"
 
 
-def _resources(needs: Resources) -> str:
-    found = [
-        f"{needs.cpus:g} cpus" if needs.cpus else "",
-        f"{wording.amount(needs.memory_bytes)} of memory" if needs.memory_bytes else "",
-    ]
-    return ", ".join(part for part in found if part)
-
-
-def _where(spec: ProcessType) -> str:
-    where, plain = spec.where, Where()
-    found = [
-        "one on every host" if spec.per_host else "",
-        "never two at once" if spec.exclusive else "",
-        f"requires {', '.join(map(str, where.require))}" if where.require else "",
-        f"prefers {', '.join(map(str, where.prefer))}" if where.prefer else "",
-        f"spread by {', '.join(where.spread) or 'host'}" if where.spread != plain.spread else "",
-        f"at most {where.max_per_host} a host" if where.max_per_host else "",
-        f"apart from {', '.join(where.apart_from)}" if where.apart_from else "",
-    ]
-    return "; ".join(part for part in found if part)
-
-
-def _rollout(rules: RolloutRules) -> str:
-    if rules == RolloutRules():
-        return ""
-    back = "" if rules.rollback else ", no rollback"
-    return (
-        f"surge {rules.surge}, unavailable {rules.unavailable}, healthy {rules.healthy_s:g} s,"
-        f" deadline {rules.deadline_s:g} s{back}"
-    )
-
-
-def _schedule(schedule: Schedule | None) -> str:
-    if schedule is None:
-        return ""
-    return (
-        f"{schedule.cron} ({schedule.zone}), overlap {schedule.overlap.value},"
-        f" missed {schedule.missed.value}"
-    )
-
-
-def _loss(loss: HostLoss) -> str:
-    if loss == HostLoss():
-        return ""
-    if loss.action is LossAction.WAIT:
-        return "wait for the host"
-    after = f" after {loss.after_s:g} s" if loss.after_s else ""
-    return f"replace{after}, keep {loss.keep.value}"
-
-
 def _runs(spec: ProcessType) -> str:
     account = ":".join((spec.user, spec.group)) if spec.group else spec.user
     found: Sequence[str] = (
@@ -174,4 +138,64 @@ def _runs(spec: ProcessType) -> str:
         f"nice {spec.nice}" if spec.nice else "",
         f"on port {spec.port} only" if spec.port else "",
     )
+    return ", ".join(part for part in found if part)
+
+
+# -- where, how many at once, when -----------------------------------------------------------------
+
+
+def _resources(kept: Resources) -> str:
+    found = [
+        f"{kept.cpus:g} cpus" if kept.cpus else "",
+        f"memory {wording.amount(kept.memory_bytes)}" if kept.memory_bytes else "",
+    ]
+    what = ", ".join(part for part in found if part)
+    return f"{what} for each" if what else ""
+
+
+def _placement(where: Where) -> str:
+    spread = f"spread over {', '.join(where.spread) or 'hosts only'}"
+    found = [
+        f"require {_listed(where.require)}" if where.require else "",
+        f"prefer {_listed(where.prefer)}" if where.prefer else "",
+        "" if where.spread == Where().spread else spread,
+        f"at most {where.max_per_host} on a host" if where.max_per_host else "",
+        f"apart from {', '.join(where.apart_from)}" if where.apart_from else "",
+    ]
+    return "; ".join(part for part in found if part)
+
+
+def _listed(constraints: Sequence[Constraint]) -> str:
+    """One may hold commas itself."""
+    return " and ".join(str(item) for item in constraints)
+
+
+def _rollout(spec: ProcessType) -> str:
+    usual = rollout_defaults(port=spec.port, exclusive=spec.exclusive, per_host=spec.per_host)
+    rules = spec.rollout
+    if rules == usual or spec.schedule:
+        return ""
+    counts = f"surge {rules.surge}, unavailable {rules.unavailable}"
+    times = f"healthy {rules.healthy_s:g} s, deadline {rules.deadline_s:g} s"
+    return f"{counts}, {times}{'' if rules.rollback else ', no rollback'}"
+
+
+def _schedule(schedule: Schedule) -> str:
+    usual = Schedule(cron=schedule.cron)
+    found = [
+        f"{schedule.cron} {schedule.zone}",
+        "" if schedule.overlap is usual.overlap else f"overlap {schedule.overlap.value}",
+        "" if schedule.missed is usual.missed else f"missed {schedule.missed.value}",
+        "" if schedule.keep == usual.keep else f"keep {schedule.keep}",
+    ]
+    return ", ".join(part for part in found if part)
+
+
+def _host_loss(loss: HostLoss) -> str:
+    if loss.action is LossAction.WAIT:
+        return "waits for its host"
+    found = [
+        f"replaced after {loss.after_s:g} s" if loss.after_s else "",
+        "" if loss.keep is Keep.BEST else f"keeps the {loss.keep.value}",
+    ]
     return ", ".join(part for part in found if part)

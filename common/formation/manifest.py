@@ -11,8 +11,8 @@
     stop.grace = "30s"          # seconds, or text with ms, s, min, h
     limits.memory = "512MiB"
 
-A formation.toml alone defines the types: a Procfile beside it is not read. What a type may say is
-in `manifest_type`, the kinds of values in `manifest_values`, every key in docs/manifest.md.
+A formation.toml alone defines the types: a Procfile beside it is not read. All keys are in
+`manifest_keys`, how a type is made of them in `manifest_type`, what they mean in docs/manifest.md.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from formation.manifest_type import STOP_SIGNALS, read_type
-from formation.manifest_values import DURATION_MAX_S, Section, Table, duration_s, env_of
-from formation.model import APP_NAME, ProcessType
+from formation.manifest_keys import ELSEWHERE, FILE, STOP_SIGNALS
+from formation.manifest_kinds import DURATION_MAX_S
+from formation.manifest_type import read_type
+from formation.manifest_values import Section, Table, duration_s
+from formation.model import ProcessType
 
 __all__ = ["DURATION_MAX_S", "STOP_SIGNALS", "Manifest", "ManifestError", "duration_s", "parse"]
 
-FILE_KEYS = ("app", "workdir", "env", "types")
 _SYNTAX_PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
-_APP_RULE = "is no app name: lower case letters, digits and . _ -"
-_WORKDIR_RULE = "must be an absolute path: it is one on the hosts"
 
 
 class ManifestError(ValueError):
@@ -66,17 +65,15 @@ def parse(text: str, source: str = "formation.toml") -> Manifest:
 
 
 def _manifest(table: Table, problems: list[tuple[str, str]]) -> Manifest:
-    file = Section(table, "", problems)
-    file.known_only(FILE_KEYS)
-    types = file.section("types")
-    if not types.table and not problems:
-        file.problem("types", 'no process types: add [types.web] with command = "…"')
-    return Manifest(
-        app=file.matching("app", APP_NAME.fullmatch, _APP_RULE),
-        workdir=file.matching("workdir", lambda path: path.startswith("/"), _WORKDIR_RULE),
-        env=env_of(file.section("env")),
-        types=tuple(read_type(types, name) for name in types.table),
+    file = Section(table, "", problems, FILE)
+    app, workdir, env = file.text("app"), file.text("workdir"), file.variables("env")
+    others = file.names("types")
+    types = tuple(
+        read_type(spec, name, others, app) for name, spec in file.sections("types", ELSEWHERE)
     )
+    if not types and not problems:
+        file.problem("types", 'no process types: add [types.web] with command = "…"')
+    return Manifest(app=app, workdir=workdir, env=env, types=types)
 
 
 def _syntax_problem(message: str, source: str) -> str:

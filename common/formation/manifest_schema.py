@@ -1,195 +1,198 @@
 """formation.toml as a JSON Schema (draft 2020-12), for editors. Pure.
 
-The reader is the judge: what a schema can say is said here with the reader's own bounds, and what
-it cannot (two keys that exclude each other, a timeout longer than its period) is left to the reader.
-Whatever the reader takes this takes too.
+Made from the tables of `manifest_keys`, by which the reader reads too. It refuses nothing that the
+reader takes; what goes beyond one table (a reservation above its limit, a name of a type) only
+the reader refuses, as `formctl check` tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Any
+from itertools import combinations
+from typing import assert_never
 
-from formation import manifest_rules as rules
-from formation import manifest_type as types
-from formation import manifest_values as values
-from formation.model import QUANTITY_MAX, Ability, RestartPolicy, StopTo
-from formation.rules import Keep, LossAction, Missed, Overlap
+from formation.manifest_keys import FILE
+from formation.manifest_kinds import (
+    BYTES_MAX,
+    BYTES_PATTERN,
+    DURATION_MAX_S,
+    DURATION_PATTERN,
+    PERCENT_PATTERN,
+    VARIABLE_PATTERN,
+    CountOrPercent,
+    Duration,
+    Exclusion,
+    Key,
+    Keys,
+    Kind,
+    Named,
+    Need,
+    Number,
+    OneWord,
+    Rlimit,
+    SignalName,
+    Size,
+    SomeWords,
+    SubTable,
+    Switch,
+    Text,
+    Texts,
+    TrueOrText,
+    Variables,
+    Whole,
+    YesNo,
+)
 
-Schema = dict[str, Any]
-
+Schema = dict[str, object]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_TEXT: Schema = {"type": "string"}
-_TRUE: Schema = {"const": True}
-_TEXTS: Schema = {"type": "array", "items": _TEXT}
-_DURATION: Schema = {
-    "oneOf": [
-        {"type": "number", "minimum": 0, "maximum": values.DURATION_MAX_S},
-        {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(ms|s|min|h)\s*$"},
-    ]
-}
-_SIZE: Schema = {
-    "oneOf": [
-        {"type": "integer", "minimum": 0, "maximum": values.BYTES_MAX},
-        {
-            "type": "string",
-            "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(B|kB|MB|GB|KiB|MiB|GiB)\s*$",
-        },
-    ]
-}
-_ENV: Schema = {"type": "object", "additionalProperties": _TEXT}
-_LABEL: Schema = {"type": "string", "pattern": f"^{rules.LABEL.pattern}$"}
 
 
-def schema(said: Mapping[str, str] | None = None) -> Schema:
-    """`said`: what a key means, by its dotted path as docs/manifest.md has it."""
-    said = said or {}
-    top = {
-        "app": {"type": "string", "pattern": r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"},
-        "workdir": {"type": "string", "pattern": "^/"},
-        "env": _ENV,
-        "types": {
-            "type": "object",
-            "minProperties": 1,
-            "propertyNames": {"pattern": r"^[A-Za-z0-9_-]{1,63}$"},
-            "additionalProperties": _type(said),
-        },
-    }
-    found = _table(top, said, "")
-    return {"$schema": DIALECT, "title": "formation.toml", **found, "required": ["types"]}
-
-
-def _type(said: Mapping[str, str]) -> Schema:
-    return {**_table(_type_keys(said), said, ""), "required": ["command"]}
-
-
-def _type_keys(said: Mapping[str, str]) -> Schema:
+def schema() -> Schema:
+    """The whole document, ready for `json.dumps`."""
     return {
-        "command": {"type": "string", "pattern": r"\S"},
-        "quantity": _whole(0, QUANTITY_MAX),
-        "restart": _word(RestartPolicy),
-        "port": _whole(1, types.PORT_MAX),
-        "user": _TEXT,
-        "group": _TEXT,
-        "workdir": {"type": "string", "minLength": 1},
-        "umask": {"type": "string", "pattern": "^[0-7]{1,4}$"},
-        "nice": _whole(types.NICE_MIN, types.NICE_MAX),
-        "requires": {"type": "array", "items": _word(Ability), "uniqueItems": True},
-        "env": _ENV,
-        "exclusive": _TRUE,
-        "per_host": _TRUE,
-        "ready": _table(_ready_keys(), said, "ready."),
-        "live": _table(_live_keys(), said, "live."),
-        "stop": _table(_stop_keys(), said, "stop."),
-        "limits": _table(_limit_keys(), said, "limits."),
-        "resources": _table(_resource_keys(), said, "resources."),
-        "placement": _table(_placement_keys(), said, "placement."),
-        "rollout": _table(_rollout_keys(), said, "rollout."),
-        "schedule": {
-            **_table(_schedule_keys(), said, "schedule."),
-            "required": ["cron"],
-        },
-        "on_host_loss": _table(_loss_keys(), said, "on_host_loss."),
+        "$schema": DIALECT,
+        "title": "formation.toml",
+        "description": "What an app is: its process types and how each of them runs.",
+        **_table(FILE),
+        "required": ["types"],
     }
 
 
-def _probe_keys() -> Schema:
+def _table(keys: Keys) -> Schema:
+    found: Schema = {
+        "type": "object",
+        "properties": {name: _described(key) for name, key in keys.keys.items()},
+        "additionalProperties": False,
+    }
+    if keys.required:
+        found["required"] = list(keys.required)
+    if together := [_excluded(rule) for rule in keys.exclusions]:
+        found["allOf"] = together
+    if needs := {name: _any_of(need) for need in keys.needs for name in need.keys}:
+        found["dependentSchemas"] = needs
+    return found
+
+
+def _excluded(rule: Exclusion) -> Schema:
+    pairs = [{"required": list(pair)} for pair in combinations(rule.keys, 2)]
+    said = rule.why or f"At most one of {', '.join(rule.keys)}."
+    return {"description": said, "not": pairs[0] if len(pairs) == 1 else {"anyOf": pairs}}
+
+
+def _any_of(need: Need) -> Schema:
+    return {"anyOf": [{"required": [name]} for name in need.beside]}
+
+
+def _described(key: Key) -> Schema:
+    return {"description": key.meaning, **_kind(key.kind)}
+
+
+def _kind(kind: Kind) -> Schema:
+    match kind:
+        case SubTable() | Named() | Variables():
+            return _tables(kind)
+        case Whole() | Number() | Duration() | Size() | CountOrPercent():
+            return _number(kind)
+        case Rlimit():
+            return {"anyOf": [{"const": "unlimited"}, _number(kind.value)]}
+        case Switch() | YesNo() | OneWord() | SomeWords() | SignalName():
+            return _choice(kind)
+        case Text() | TrueOrText() | Texts():
+            return _text(kind)
+    assert_never(kind)
+
+
+def _tables(kind: SubTable | Named | Variables) -> Schema:
+    match kind:
+        case SubTable():
+            return _table(kind.keys)
+        case Named():
+            names, of, least = kind.pattern, _table(kind.keys), 1
+        case Variables():
+            names, of, least = VARIABLE_PATTERN, {"type": "string"}, 0
     return {
-        "http": {"type": "string", "pattern": "^/[!-~]*$"},
-        "tcp": _TRUE,
-        "exec": {"type": "string", "pattern": r"\S"},
-        "grpc": {"oneOf": [_TRUE, {"type": "string", "pattern": "^[!-~]+$"}]},
-        "port": _whole(1, types.PORT_MAX),
-        "every": _DURATION,
-        "timeout": _DURATION,
-        "failures": _whole(1, types.ROW_MAX),
-        "successes": _whole(1, types.ROW_MAX),
+        "type": "object",
+        "minProperties": least,
+        "propertyNames": {"pattern": _whole_text(names)},
+        "additionalProperties": of,
     }
 
 
-def _ready_keys() -> Schema:
-    return {"after": _DURATION, **_probe_keys(), "notify": _TRUE, "grace": _DURATION}
+def _number(kind: Whole | Number | Duration | Size | CountOrPercent) -> Schema:
+    match kind:
+        case Whole():
+            return {**_from("integer", kind.low, kind.high), **_default(kind.default, kind.low)}
+        case Number():
+            return {**_from("number", kind.low, kind.high), **_default(kind.default, kind.low)}
+        case Duration():
+            seconds = _from("number", kind.low_s, DURATION_MAX_S)
+            return {**_or_text(seconds, DURATION_PATTERN), **_default(kind.default_s, kind.low_s)}
+        case Size():
+            return _or_text(_from("integer", kind.low, BYTES_MAX), BYTES_PATTERN)
+        case CountOrPercent():
+            return _or_text(_from("integer", 0, kind.high), PERCENT_PATTERN)
+    assert_never(kind)
 
 
-def _live_keys() -> Schema:
-    return {**_probe_keys(), "watchdog": _DURATION}
+def _choice(kind: Switch | YesNo | OneWord | SomeWords | SignalName) -> Schema:
+    match kind:
+        case Switch():
+            return {"const": True}
+        case YesNo():
+            return {"type": "boolean", "default": kind.default}
+        case OneWord():
+            words = [word.value for word in type(kind.default)]
+            return {"enum": words, "default": kind.default.value}
+        case SomeWords():
+            words = [word.value for word in kind.words]
+            return {"type": "array", "items": {"enum": words}, "uniqueItems": True}
+        case SignalName():
+            return {
+                "anyOf": [
+                    {"enum": list(kind.names)},
+                    {"type": "string", "pattern": _whole_text(_any_case(kind.names))},
+                ],
+                "default": kind.default,
+            }
+    assert_never(kind)
 
 
-def _stop_keys() -> Schema:
-    return {"signal": _TEXT, "grace": _DURATION, "to": _word(StopTo)}
+def _text(kind: Text | TrueOrText | Texts) -> Schema:
+    text: Schema = {"type": "string", "pattern": _whole_text(kind.pattern)}
+    match kind:
+        case Text():
+            return text
+        case TrueOrText():
+            return {"anyOf": [{"const": True}, text]}
+        case Texts():
+            array: Schema = {"type": "array", "items": text, "uniqueItems": True}
+            found: Schema = {"anyOf": [text, array]} if kind.one_alone else array
+            return {**found, "default": list(kind.default)}
+    assert_never(kind)
 
 
-def _limit_keys() -> Schema:
-    unlimited: Schema = {"const": "unlimited"}
-    count = {"oneOf": [_whole(0, types.COUNT_MAX), unlimited]}
-    return {
-        "cpus": _number(types.CPUS_MIN, types.CPUS_MAX),
-        "memory": _SIZE,
-        "pids": _whole(1, types.COUNT_MAX),
-        **{key: {"anyOf": [_SIZE, unlimited]} for key in types.SIZE_RLIMITS},
-        **dict.fromkeys(types.COUNT_RLIMITS, count),
-        **{key: {"anyOf": [_DURATION, unlimited]} for key in types.TIME_RLIMITS},
-    }
+def _from(type_name: str, low: float, high: float) -> Schema:
+    return {"type": type_name, "minimum": low, "maximum": high}
 
 
-def _resource_keys() -> Schema:
-    return {"cpus": _number(rules.CPUS_MIN, rules.CPUS_MAX), "memory": _SIZE}
+def _or_text(number: Schema, pattern: str) -> Schema:
+    text = {"type": "string", "pattern": _whole_text(rf"\s*{pattern}\s*")}
+    return {"anyOf": [number, text]}
 
 
-def _placement_keys() -> Schema:
-    labels = {"type": "array", "items": _LABEL, "uniqueItems": True}
-    return {
-        "require": _TEXTS,
-        "prefer": _TEXTS,
-        "spread": {"oneOf": [_LABEL, labels]},
-        "max_per_host": _whole(1, rules.PER_HOST_MAX),
-        "apart_from": _TEXTS,
-    }
+def _default(default: float, low: float) -> Mapping[str, float]:
+    """What cannot be written is no default, but that there is none."""
+    return {"default": default} if default >= low else {}
 
 
-def _rollout_keys() -> Schema:
-    percent = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"}
-    share = {"oneOf": [_whole(0, rules.SHARE_MAX), percent]}
-    return {
-        "surge": share,
-        "unavailable": share,
-        "healthy": _DURATION,
-        "deadline": _DURATION,
-        "rollback": {"type": "boolean"},
-    }
+def _any_case(names: tuple[str, ...]) -> str:
+    either = "|".join("".join(_cases(letter) for letter in name) for name in names)
+    return f"(?:{''.join(map(_cases, 'SIG'))})?(?:{either})"
 
 
-def _schedule_keys() -> Schema:
-    return {
-        "cron": {"type": "string", "pattern": r"^\s*\S+(\s+\S+){4}\s*$"},
-        "zone": _TEXT,
-        "overlap": _word(Overlap),
-        "missed": _word(Missed),
-        "keep": _whole(1, rules.KEEP_MAX),
-    }
+def _cases(letter: str) -> str:
+    return letter if letter.isdigit() else f"[{letter}{letter.lower()}]"
 
 
-def _loss_keys() -> Schema:
-    return {"action": _word(LossAction), "after": _DURATION, "keep": _word(Keep)}
-
-
-def _table(keys: Schema, said: Mapping[str, str], prefix: str) -> Schema:
-    """A table that has these keys and no others."""
-    described = {
-        name: {**found, "description": said[prefix + name]} if prefix + name in said else found
-        for name, found in keys.items()
-    }
-    return {"type": "object", "properties": described, "additionalProperties": False}
-
-
-def _whole(low: int, high: int) -> Schema:
-    return {"type": "integer", "minimum": low, "maximum": high}
-
-
-def _number(low: float, high: float) -> Schema:
-    return {"type": "number", "minimum": low, "maximum": high}
-
-
-def _word(words: type[StrEnum]) -> Schema:
-    return {"enum": [word.value for word in words]}
+def _whole_text(pattern: str) -> str:
+    return f"^(?:{pattern})$"

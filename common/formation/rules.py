@@ -93,6 +93,13 @@ class RolloutRules:
     rollback: bool = True
 
 
+def rollout_defaults(*, port: int, exclusive: bool, per_host: bool) -> RolloutRules:
+    """What cannot be there twice (a fixed `port`, too) is replaced in its place, one by one."""
+    if port or exclusive or per_host:
+        return RolloutRules(surge=Share(), unavailable=Share(count=1))
+    return RolloutRules()
+
+
 class Overlap(StrEnum):
     """What a tick does while the run of an earlier one is not over."""
 

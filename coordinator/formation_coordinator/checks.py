@@ -6,8 +6,22 @@ import math
 from collections.abc import Mapping
 
 from formation import wire
-from formation.manifest import STOP_SIGNALS
-from formation.manifest_rules import LABEL, PERCENT_MAX, cron_problem, zone_exists
+from formation.manifest_keys import (
+    NICE_MAX,
+    NICE_MIN,
+    PORT_MAX,
+    RUNS_KEPT_MAX,
+    STOP_SIGNALS,
+)
+from formation.manifest_rules import (
+    constraint,
+    contradiction,
+    cron_problem,
+    is_label,
+    is_none,
+    zone_problem,
+)
+from formation.manifest_values import UNLIMITED
 from formation.model import (
     APP_NAME,
     QUANTITY_MAX,
@@ -17,14 +31,13 @@ from formation.model import (
     ProbeKind,
     ProcessType,
     Release,
+    RestartPolicy,
 )
-from formation.rules import Share
+from formation.rules import Constraint, Share
 from formation.v1 import control_pb2 as pb
 
-PORT_MAX = 65_535
-NICE_MIN, NICE_MAX = -20, 19
 UMASK_MAX = 0o777
-UNLIMITED = -1
+PERCENT_MAX = 100.0
 
 
 class BadRelease(ValueError):
@@ -64,10 +77,14 @@ def release_wanted(request: pb.ApplyRequest) -> Release:
 
 
 def _environment_problems(env: Mapping[str, str]) -> list[str]:
+    return [f"bad environment variable {name!r}" for name in _bad_variables(env)]
+
+
+def _bad_variables(env: Mapping[str, str]) -> list[str]:
     return [
-        f"bad environment variable {name!r}"
+        name
         for name, value in env.items()
-        if not name or "=" in name or "\0" in name + value
+        if not name or "=" in name or "\0" in name or "\0" in value
     ]
 
 
@@ -75,48 +92,29 @@ def type_problems(spec: ProcessType) -> list[str]:
     """What makes a type impossible, each in a few words that name it."""
     texts = (spec.command, spec.user, spec.group, spec.workdir)
     checks = {
-        f"bad type name {spec.name!r}": TYPE_NAME.fullmatch(spec.name),
-        f"{spec.name}: no command": spec.command.strip(),
-        f"{spec.name}: quantity over {QUANTITY_MAX}": spec.initial_quantity <= QUANTITY_MAX,
-        f"{spec.name}: a NUL byte in the command, user, group or workdir": "\0"
-        not in "".join(texts),
-        f"{spec.name}: unknown stop signal {spec.stop_signal!r}": spec.stop_signal in STOP_SIGNALS,
-        f"{spec.name}: bad stop grace": _is_time(spec.stop_grace_s),
-        f"{spec.name}: bad ready after": _is_time(spec.ready_after_s),
-        f"{spec.name}: bad start grace": _is_time(spec.start_grace_s),
-        f"{spec.name}: bad watchdog": _is_time(spec.watchdog_s),
-        f"{spec.name}: bad port": spec.port <= PORT_MAX,
-        f"{spec.name}: bad nice": NICE_MIN <= spec.nice <= NICE_MAX,
-        f"{spec.name}: bad umask": spec.umask <= UMASK_MAX,
-        f"{spec.name}: bad workdir": ".." not in spec.workdir.split("/"),
-        f"{spec.name}: bad readiness probe": _is_probe(spec.readiness),
-        f"{spec.name}: bad liveness probe": _is_probe(spec.liveness),
-        f"{spec.name}: bad limits": _are_limits(spec.limits),
+        "no command": spec.command.strip(),
+        f"quantity over {QUANTITY_MAX}": spec.initial_quantity <= QUANTITY_MAX,
+        "a NUL byte in the command, user, group or workdir": "\0" not in "".join(texts),
+        f"unknown stop signal {spec.stop_signal!r}": spec.stop_signal in STOP_SIGNALS,
+        "bad stop grace": _is_time(spec.stop_grace_s),
+        "bad ready after": _is_time(spec.ready_after_s),
+        "bad start grace": _is_time(spec.start_grace_s),
+        "bad watchdog": _is_time(spec.watchdog_s),
+        "bad port": spec.port <= PORT_MAX,
+        "bad nice": NICE_MIN <= spec.nice <= NICE_MAX,
+        "bad umask": spec.umask <= UMASK_MAX,
+        "bad workdir": ".." not in spec.workdir.split("/"),
+        "bad readiness probe": _is_probe(spec.readiness),
+        "bad liveness probe": _is_probe(spec.liveness),
+        "bad limits": _are_limits(spec.limits),
+        "bad on_host_loss after": _is_time(spec.on_host_loss.after_s),
     }
-    all_checks: dict[str, object] = {**checks, **_rule_checks(spec)}
-    return [problem for problem, passed in all_checks.items() if not passed]
-
-
-def _rule_checks(spec: ProcessType) -> dict[str, object]:
-    rules, where, schedule = spec.rollout, spec.where, spec.schedule
-    constraints = (*where.require, *where.prefer)
-    return {
-        f"{spec.name}: bad resources": 0 <= spec.resources.cpus < math.inf,
-        f"{spec.name}: bad env": not _environment_problems(spec.env),
-        f"{spec.name}: bad placement": where.max_per_host >= 0
-        and all(LABEL.fullmatch(c.label) for c in constraints)
-        and all(LABEL.fullmatch(label) for label in where.spread),
-        f"{spec.name}: bad rollout times": _is_time(rules.healthy_s)
-        and 0 < rules.deadline_s < math.inf,
-        f"{spec.name}: bad rollout shares": _is_share(rules.surge) and _is_share(rules.unavailable),
-        f"{spec.name}: bad schedule": schedule is None
-        or (not cron_problem(schedule.cron) and zone_exists(schedule.zone) and schedule.keep > 0),
-        f"{spec.name}: bad on_host_loss": _is_time(spec.on_host_loss.after_s),
-    }
-
-
-def _is_share(share: Share) -> bool:
-    return share.count >= 0 and 0 <= share.percent <= PERCENT_MAX
+    found = [what for what, passed in checks.items() if not passed]
+    found += _environment_problems(spec.env)
+    found += [*_resource_problems(spec), *_placement_problems(spec), *_rollout_problems(spec)]
+    found += _schedule_problems(spec)
+    bad_name = [] if TYPE_NAME.fullmatch(spec.name) else [f"bad type name {spec.name!r}"]
+    return bad_name + [f"{spec.name}: {what}" for what in found]
 
 
 def _is_time(seconds: float) -> bool:
@@ -140,3 +138,88 @@ def _are_limits(limits: Limits) -> bool:
     return 0 <= limits.cpus < math.inf and all(
         value >= UNLIMITED for value in limits.rlimits.values()
     )
+
+
+def _resource_problems(spec: ProcessType) -> list[str]:
+    kept, most = spec.resources, spec.limits
+    checks = {
+        "bad resources": 0 <= kept.cpus < math.inf and kept.memory_bytes >= 0,
+        "resources keep more cpus than limits allow": not 0 < most.cpus < kept.cpus,
+        "resources keep more memory than limits allow": not (
+            0 < most.memory_bytes < kept.memory_bytes
+        ),
+    }
+    return [what for what, passed in checks.items() if not passed]
+
+
+# -- placement -------------------------------------------------------------------------------------
+
+
+def _placement_problems(spec: ProcessType) -> list[str]:
+    where = spec.where
+    found = [
+        f"bad condition on a label {str(item)!r}"
+        for item in (*where.require, *where.prefer)
+        if not _is_constraint(item)
+    ]
+    found += [
+        f"bad label {label!r} to spread over" for label in where.spread if not is_label(label)
+    ]
+    if where.max_per_host < 0:
+        found.append("bad max_per_host")
+    if together := contradiction(where.require):
+        found.append(f"no host can have {together}")
+    found += [f"apart from itself, {name}" for name in where.apart_from if name == spec.name]
+    found += [
+        f"bad type {name!r} to be apart from" for name in where.apart_from if not _is_type(name)
+    ]
+    return found
+
+
+def _is_constraint(item: Constraint) -> bool:
+    """It can be written down and read again."""
+    return is_label(item.label) and constraint(str(item)) is not None
+
+
+def _is_type(name: str) -> bool:
+    app, slash, type_name = name.rpartition("/")
+    return bool(TYPE_NAME.fullmatch(type_name) and (not slash or APP_NAME.fullmatch(app)))
+
+
+# -- rollout and schedule --------------------------------------------------------------------------
+
+
+def _rollout_problems(spec: ProcessType) -> list[str]:
+    rules = spec.rollout
+    shares = (rules.surge, rules.unavailable)
+    times = _is_time(rules.healthy_s) and _is_time(rules.deadline_s)
+    alone = spec.exclusive or spec.per_host
+    checks = {
+        "bad surge or unavailable": all(map(_is_share, shares)),
+        "bad healthy or deadline": times,
+        "deadline is not longer than healthy": not times or rules.deadline_s > rules.healthy_s,
+        "surge and unavailable are both 0": spec.schedule or not all(map(is_none, shares)),
+        "surge with exclusive or per_host, it must be 0": not alone or is_none(rules.surge),
+    }
+    return [what for what, passed in checks.items() if not passed]
+
+
+def _is_share(share: Share) -> bool:
+    return 0 <= share.count <= QUANTITY_MAX and 0 <= share.percent <= PERCENT_MAX
+
+
+def _schedule_problems(spec: ProcessType) -> list[str]:
+    if (schedule := spec.schedule) is None:
+        return []
+    found = [
+        f"schedule {problem}"
+        for problem in (cron_problem(schedule.cron), zone_problem(schedule.zone))
+        if problem
+    ]
+    checks = {
+        f"schedule must keep 1 to {RUNS_KEPT_MAX} runs": 1 <= schedule.keep <= RUNS_KEPT_MAX,
+        "exclusive or per_host with a schedule": not (spec.exclusive or spec.per_host),
+        "restart always with a schedule": spec.restart is not RestartPolicy.ALWAYS,
+        "a readiness probe with a schedule": not (spec.readiness or spec.notify),
+    }
+    return found + [what for what, passed in checks.items() if not passed]

@@ -19,6 +19,20 @@ from formation.model import (
     StopTo,
     Usage,
 )
+from formation.rules import (
+    Constraint,
+    HostLoss,
+    Keep,
+    LossAction,
+    Missed,
+    Operator,
+    Overlap,
+    Resources,
+    RolloutRules,
+    Schedule,
+    Share,
+    Where,
+)
 from formctl import details, jsonview, typelines
 from formctl.loglines import Line, clock
 from formctl.tables import below, hanging, table
@@ -26,6 +40,7 @@ from formctl.views import Instance
 
 NOW_MS = 1_700_000_000_000
 PLAIN = ProcessType(name="web", command="./web")
+IN_PLACE = RolloutRules(surge=Share(), unavailable=Share(count=1))
 FULL = ProcessType(
     name="web",
     command="./web",
@@ -46,7 +61,28 @@ FULL = ProcessType(
     workdir="app",
     umask=0o027,
     requires=(Ability.MEMORY, Ability.USER),
+    rollout=IN_PLACE,
 )
+RULED = replace(
+    PLAIN,
+    env={"TOKEN": "hunter2", "A": "1"},
+    resources=Resources(cpus=0.5, memory_bytes=2**28),
+    where=Where(
+        require=(
+            Constraint(label="disk", patterns=("nvme", "ssd")),
+            Constraint(label="gpu", operator=Operator.NOT_IN),
+        ),
+        prefer=(Constraint(label="zone", patterns=("eu-*",)),),
+        spread=("zone", "rack"),
+        max_per_host=2,
+        apart_from=("db", "other/web"),
+    ),
+    rollout=RolloutRules(
+        surge=Share(percent=50.0), unavailable=Share(count=1), deadline_s=600.0, rollback=False
+    ),
+    on_host_loss=HostLoss(after_s=60.0, keep=Keep.ORIGINAL),
+)
+NIGHTLY = Schedule(cron="0 3 * * *", zone="Europe/Berlin")
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -127,6 +163,49 @@ def test_every_setting_is_described() -> None:
     ]
 
 
+def test_every_rule_is_described_and_no_value_of_the_environment() -> None:
+    told = typelines.described(RULED)
+    assert told[3:] == [
+        ("env", "TOKEN A"),
+        ("resources", "0.5 cpus, memory 256 MiB for each"),
+        (
+            "placement",
+            (
+                "require disk in (nvme, ssd) and !gpu; prefer zone=eu-*; spread over zone, rack; "
+                "at most 2 on a host; apart from db, other/web"
+            ),
+        ),
+        ("rollout", "surge 50%, unavailable 1, healthy 10 s, deadline 600 s, no rollback"),
+        ("host loss", "replaced after 60 s, keeps the original"),
+    ]
+    assert "hunter2" not in str(told)
+    assert "hunter2" not in str(jsonview.process_type(RULED))
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "how"),
+    [
+        ({"where": Where(spread=())}, "placement", "spread over hosts only"),
+        ({"exclusive": True, "rollout": IN_PLACE}, "exclusive",
+         "never two copies of one slot at once"),
+        ({"per_host": True, "rollout": IN_PLACE}, "per host",
+         "the quantity is that of every host that fits"),
+        ({"schedule": NIGHTLY}, "schedule", "0 3 * * * Europe/Berlin"),
+        ({"schedule": replace(NIGHTLY, overlap=Overlap.ALLOW, missed=Missed.ONCE, keep=3)},
+         "schedule", "0 3 * * * Europe/Berlin, overlap allow, missed once, keep 3"),
+        ({"on_host_loss": HostLoss(action=LossAction.WAIT)}, "host loss", "waits for its host"),
+        ({"resources": Resources(memory_bytes=1024)}, "resources",
+         "memory 1.0 KiB for each"),
+        ({"exclusive": True}, "rollout",
+         "surge 25%, unavailable 0, healthy 10 s, deadline 300 s"),
+    ],
+)  # fmt: skip
+def test_a_rule_is_told_in_words(change: dict[str, object], what: str, how: str) -> None:
+    found = dict(typelines.described(replace(PLAIN, **change)))  # type: ignore[arg-type]
+    assert found[what] == how
+    assert "rollout" not in found or what == "rollout"
+
+
 def test_who_says_itself_when_it_is_ready_is_described_so() -> None:
     found = dict(typelines.described(replace(PLAIN, notify=True, start_grace_s=5.0)))
     assert found["ready"] == "says READY=1 within 5 s"
@@ -148,6 +227,14 @@ def test_who_says_itself_when_it_is_ready_is_described_so() -> None:
         ({"workdir": "a"}, "workdir"),
         ({"umask": 0}, "umask"),
         ({"requires": (Ability.CGROUP,)}, "requires"),
+        ({"env": {"A": "1"}}, "env"),
+        ({"resources": Resources(cpus=1.0)}, "resources"),
+        ({"where": Where(max_per_host=1)}, "placement"),
+        ({"rollout": RolloutRules(rollback=False)}, "rollout"),
+        ({"exclusive": True}, "exclusive"),
+        ({"per_host": True}, "per_host"),
+        ({"schedule": NIGHTLY}, "schedule"),
+        ({"on_host_loss": HostLoss(after_s=1.0)}, "on_host_loss"),
     ],
 )
 def test_a_change_of_a_setting_is_named_as_in_the_file(change: dict[str, object], key: str) -> None:
@@ -158,7 +245,7 @@ def test_no_change_of_a_type_goes_untold() -> None:
     told = typelines.changed(PLAIN, FULL)
     assert set(told) == {
         "restart", "ready", "live", "stop", "port", "limits", "nice", "user", "group", "workdir",
-        "umask", "requires",
+        "umask", "requires", "rollout",
     }  # fmt: skip
 
 
@@ -246,6 +333,37 @@ def test_log_lines_have_their_time_and_cannot_move_the_cursor() -> None:
     assert details.log_lines([line]) == [f"{clock(NOW_MS * 1000)} a\\x1b[2Jb\\xff"]
 
 
+def test_json_of_a_type_s_rules_says_what_formation_toml_would() -> None:
+    found = jsonview.process_type(RULED)
+    assert found["env_names"] == ["A", "TOKEN"]
+    assert (found["exclusive"], found["per_host"], found["schedule"]) == (False, False, None)
+    assert found["resources"] == {"cpus": 0.5, "memory_bytes": 2**28}
+    assert found["placement"] == {
+        "require": ["disk in (nvme, ssd)", "!gpu"],
+        "prefer": ["zone=eu-*"],
+        "spread": ["zone", "rack"],
+        "max_per_host": 2,
+        "apart_from": ["db", "other/web"],
+    }
+    assert found["rollout"] == {
+        "surge": "50%",
+        "unavailable": "1",
+        "healthy_s": 10.0,
+        "deadline_s": 600.0,
+        "rollback": False,
+    }
+    assert found["on_host_loss"] == {"action": "replace", "after_s": 60.0, "keep": "original"}
+    nightly = jsonview.process_type(replace(PLAIN, schedule=NIGHTLY))
+    assert nightly["schedule"] == {
+        "cron": "0 3 * * *",
+        "zone": "Europe/Berlin",
+        "overlap": "skip",
+        "missed": "skip",
+        "keep": 10,
+    }
+    assert nightly["resources"] == {"cpus": None, "memory_bytes": None}
+
+
 def test_json_of_everything_about_an_instance_has_stable_keys() -> None:
     item = Instance(status=STATUS, host="b")
     found = jsonview.details(details.Details(instance=item, spec=FULL))
@@ -257,8 +375,8 @@ def test_json_of_everything_about_an_instance_has_stable_keys() -> None:
     assert list(settings) == [
         "type", "command", "restart", "stop_signal", "stop_grace_s", "stop_to", "ready_after_s",
         "readiness", "liveness", "notify", "watchdog_s", "start_grace_s", "port", "user", "group",
-        "workdir", "umask", "nice", "requires", "limits", "env_names", "resources", "placement",
-        "rollout", "exclusive", "per_host", "schedule", "on_host_loss",
+        "workdir", "umask", "nice", "requires", "limits", "env_names", "exclusive", "per_host",
+        "resources", "placement", "rollout", "schedule", "on_host_loss",
     ]  # fmt: skip
     assert settings["umask"] == "027"
     assert settings["readiness"] == {

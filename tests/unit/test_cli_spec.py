@@ -56,6 +56,14 @@ def test_warnings_come_along_and_strict_makes_them_errors(tmp_path: Path) -> Non
         spec.read(directory=directory, strict=True)
 
 
+def test_names_that_formation_sets_itself_are_told_wherever_they_stand(tmp_path: Path) -> None:
+    manifest = "[env]\nPORT = '1'\n[types.web]\ncommand = 'x'\nenv = { PS = 'a', B = 'b' }\n"
+    notes = spec.read(directory=write(tmp_path, manifest=manifest)).notes
+    told = "is set by Formation for each instance; the value here has no effect"
+    path = tmp_path / "formation.toml"
+    assert notes == (f"{path}: env.PORT {told}", f"{path}: types.web.env.PS {told}")
+
+
 @pytest.mark.parametrize(
     ("file", "env_file", "message"),
     [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from formation import manifest
 from formation.manifest import Manifest, ManifestError, duration_s
-from formation.manifest_type import LIVE_KEYS, READY_KEYS, TYPE_KEYS
+from formation.manifest_keys import TYPE, tables
 from formation.model import ProcessType
 
 FULL = """\
@@ -81,7 +81,7 @@ def test_a_byte_order_mark_and_crlf_are_no_content() -> None:
         ("[types.web]\nstop.sginal = 'INT'", "types.web.stop.sginal: unknown key; did you mean"),
         ("[types.web]\nzzz = 1", "types.web.zzz: unknown key; known are command, quantity,"),
         ("[types.web]", "types.web.command: missing; formation.toml alone defines types"),
-        ("[types.web]\ncommand = ' '", "types.web.command: is empty"),
+        ("[types.web]\ncommand = ' '", "types.web.command: ' ' is no command"),
         ("[types.web]\ncommand = 5", "types.web.command: must be a string, not an integer"),
         ("[types.web]\nquantity = -1", "types.web.quantity: must be a whole number from 0"),
         ("[types.web]\nquantity = true", "types.web.quantity: must be a whole number from 0"),
@@ -145,7 +145,15 @@ SCALARS = (
     st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([[1], [[]]])
 )
 KEYS = st.sampled_from(
-    ["app", "env", "types", "web", "x y", *TYPE_KEYS, *READY_KEYS, *LIVE_KEYS, "grace", "memory"]
+    [
+        "app",
+        "env",
+        "types",
+        "web",
+        "x y",
+        *TYPE.keys,
+        *(k for t in tables(TYPE).values() for k in t.keys),
+    ]
 )
 
 

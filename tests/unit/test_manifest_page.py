@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from formation import manifest, manifest_rules, manifest_type
-from formation.rules import Missed, Overlap, Schedule
+from formation import manifest
+from formation.manifest_keys import DEFAULTS, FILE, PROBE_DEFAULTS, SCHEDULE_DEFAULTS, TYPE, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,21 +25,11 @@ ELSEWHERE = [
     *examples((ROOT / "README.md").read_text()),
     *(e for e in examples((ROOT / "docs" / "cli.md").read_text()) if "[types." in e),
 ]
-TABLES = {
-    "ready": manifest_type.READY_KEYS,
-    "live": manifest_type.LIVE_KEYS,
-    "stop": manifest_type.STOP_KEYS,
-    "limits": manifest_type.LIMIT_KEYS,
-    "resources": manifest_rules.RESOURCE_KEYS,
-    "placement": manifest_rules.PLACEMENT_KEYS,
-    "rollout": manifest_rules.ROLLOUT_KEYS,
-    "schedule": manifest_rules.SCHEDULE_KEYS,
-    "on_host_loss": manifest_rules.LOSS_KEYS,
-}
+TABLES = tables(TYPE)
 KEYS = {
-    *manifest.FILE_KEYS,
-    *(key for key in manifest_type.TYPE_KEYS if key not in TABLES),
-    *(f"{table}.{key}" for table, keys in TABLES.items() for key in keys),
+    *FILE.keys,
+    *(key for key in TYPE.keys if key not in TABLES),
+    *(f"{table}.{key}" for table, keys in TABLES.items() for key in keys.keys),
 }
 
 
@@ -80,16 +70,16 @@ def test_every_example_is_read(text: str) -> None:
 @pytest.mark.parametrize(
     ("key", "default"),
     [
-        ("ready.after", manifest_type.DEFAULTS.ready_after_s),
-        ("ready.every", manifest_type.PROBE_DEFAULTS.period_s),
-        ("ready.timeout", manifest_type.PROBE_DEFAULTS.timeout_s),
-        ("ready.failures", manifest_type.PROBE_DEFAULTS.failures),
-        ("ready.successes", manifest_type.PROBE_DEFAULTS.successes),
-        ("ready.grace", manifest_type.DEFAULTS.start_grace_s),
-        ("stop.grace", manifest_type.DEFAULTS.stop_grace_s),
-        ("nice", manifest_type.DEFAULTS.nice),
-        ("rollout.healthy", manifest_type.DEFAULTS.rollout.healthy_s),
-        ("schedule.keep", Schedule(cron="* * * * *").keep),
+        ("ready.after", DEFAULTS.ready_after_s),
+        ("ready.every", PROBE_DEFAULTS.period_s),
+        ("ready.timeout", PROBE_DEFAULTS.timeout_s),
+        ("ready.failures", PROBE_DEFAULTS.failures),
+        ("ready.successes", PROBE_DEFAULTS.successes),
+        ("ready.grace", DEFAULTS.start_grace_s),
+        ("stop.grace", DEFAULTS.stop_grace_s),
+        ("nice", DEFAULTS.nice),
+        ("rollout.healthy", DEFAULTS.rollout.healthy_s),
+        ("schedule.keep", SCHEDULE_DEFAULTS.keep),
     ],
 )
 def test_a_number_that_is_given_as_the_default_is_the_default(key: str, default: float) -> None:
@@ -99,13 +89,15 @@ def test_a_number_that_is_given_as_the_default_is_the_default(key: str, default:
 
 
 def test_the_words_that_are_given_as_defaults_are_the_defaults() -> None:
-    spec = manifest_type.DEFAULTS
+    spec, nightly = DEFAULTS, SCHEDULE_DEFAULTS
     for key, default in (
         ("restart", spec.restart.value),
         ("stop.signal", spec.stop_signal),
         ("stop.to", spec.stop_to.value),
-        ("schedule.overlap", Overlap.SKIP.value),
-        ("schedule.missed", Missed.SKIP.value),
+        ("placement.spread", spec.where.spread[0]),
+        ("schedule.zone", nightly.zone),
+        ("schedule.overlap", nightly.overlap.value),
+        ("schedule.missed", nightly.missed.value),
         ("on_host_loss.action", spec.on_host_loss.action.value),
         ("on_host_loss.keep", spec.on_host_loss.keep.value),
     ):

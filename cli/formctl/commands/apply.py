@@ -82,10 +82,7 @@ def command(
         initial = parse_initial(formation, found.type_names) if formation is not None else {}
     except QuantityError as error:
         raise InputError.of(f"-m: {problem}" for problem in error.problems) from None
-    name = settings.named_app() or found.app or spec.app_name(found.directory)
-    if not name:
-        raise InputError(f"no app can be named after {found.directory}; give --app NAME")
-    spec.check_app(name)
+    name = spec.chosen_app(settings.named_app(), found)
     timeout_s = timeout if wait else None
     wanted = request(name, found, initial, reason)
     wanted.canary, wanted.if_revision = canary, if_revision
