@@ -73,7 +73,7 @@ _SETTINGS = (
             help="what this machine is called in the cluster (its host name)"),
     Setting(name="state-dir", field="state_dir", parse=settings.filled, meta="DIR",
             help="journal, logs (root: /var/lib/formation, else ~/.local/state/formation)"),
-    Setting(name="label", field="labels", parse=settings.pairs, meta="KEY=VALUE", repeats=True,
+    Setting(name="label", field="labels", parse=settings.labels, meta="KEY[=VALUE]", repeats=True,
             help="what sets this host apart; repeats"),
     Setting(name="address", field="address", parse=settings.filled, meta="ADDR",
             help="where its instances are reached (our address towards the coordinator)"),

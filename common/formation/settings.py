@@ -53,12 +53,13 @@ def addresses(text: str) -> tuple[str, ...]:
     return found
 
 
-def pairs(text: str) -> dict[str, str]:
+def labels(text: str) -> dict[str, str]:
+    """`zone=eu-1,ssd`; a name alone has the value "true"."""
     words = [word.strip().partition("=") for word in text.split(",") if word.strip()]
-    for key, equals, _ in words:
-        if not key or not equals:
-            raise ValueError(f"{key!r} is not KEY=VALUE")
-    return {key: value for key, _, value in words}
+    for key, equals, value in words:
+        if not key or (equals and not value):
+            raise ValueError(f"{key + equals!r} is not KEY=VALUE, or a name alone")
+    return {key: value if equals else "true" for key, equals, value in words}
 
 
 def filled(text: str) -> str:

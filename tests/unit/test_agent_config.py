@@ -102,7 +102,7 @@ def test_all_mistakes_are_told_at_once_with_their_places() -> None:
         (("--coordinator", "a:70000"), "--coordinator: 'a:70000' is not HOST:PORT"),
         (("--coordinator", "unix:x"), "--coordinator: 'unix:x': the path after unix: must be"),
         (("--coordinator", ","), "--coordinator: no address given"),
-        (("--label", "zone"), "--label: 'zone' is not KEY=VALUE"),
+        (("--label", "zone="), "--label: 'zone=' is not KEY=VALUE, or a name alone"),
         (("--name", "a b"), "--name: 'a b' is no host name"),
         (("--name", "a", "--name", "b"), "--name: given twice"),
         (("--state-dir", ""), "--state-dir: must not be empty"),

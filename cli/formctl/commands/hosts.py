@@ -73,12 +73,12 @@ def forget(settings: Settings, hosts: tuple[str, ...], silent: bool, yes: bool) 
 
 @command.command("label")
 @click.argument("host")
-@click.argument("words", nargs=-1, required=True, metavar="NAME=VALUE | NAME-...")
+@click.argument("words", nargs=-1, required=True, metavar="NAME[=VALUE] | NAME-...")
 @why_option
 @coordinator_option
 @pass_settings
 @examples(
-    "formctl hosts label a zone=eu-1 ssd=true",
+    "formctl hosts label a zone=eu-1 ssd",
     "formctl hosts label a ssd=        takes the agent's own label away",
     "formctl hosts label a zone-       what its agent says counts again",
 )
@@ -88,12 +88,12 @@ def label(settings: Settings, host: str, words: tuple[str, ...], why: str) -> No
     unset: list[str] = []
     for word in words:
         name, equals, value = word.partition("=")
-        if equals and name:
-            labels[name] = value
-        elif word.endswith("-") and len(word) > 1:
+        if not equals and word.endswith("-") and len(word) > 1:
             unset.append(word.removesuffix("-"))
+        elif name:
+            labels[name] = value if equals else "true"
         else:
-            raise InputError(f"{word!r} is no label: write NAME=VALUE, or NAME- to unset it")
+            raise InputError(f"{word!r} is no label: write NAME, NAME=VALUE or, to unset, NAME-")
     run(_label(settings, host, labels, unset, why))
 
 
