@@ -12,7 +12,8 @@ from formctl.__main__ import cli, run
 from formctl.errors import InputError
 from formctl.settings import parse_target
 
-READING = ["scale", "ps", "show", "hosts", "apps", "releases", "history", "logs", "version", "check"]
+READING = ["scale", "ps", "show", "hosts", "apps", "releases", "history", "logs", "version"]
+READING += ["check", "config", "diff", "rollout", "runs", "plan", "explain"]
 HEAVY = ("grpc", "google", "asyncio", "dotenv", "formation.wire")
 
 
