@@ -13,7 +13,7 @@ from formctl.errors import InputError
 from formctl.settings import parse_target
 
 READING = ["scale", "ps", "show", "hosts", "apps", "releases", "history", "logs", "version"]
-READING += ["check", "config", "diff", "rollout", "runs", "plan", "explain"]
+READING += ["check", "diff", "rollout", "runs", "explain"]
 HEAVY = ("grpc", "google", "asyncio", "dotenv", "formation.wire")
 
 
