@@ -11,7 +11,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,16 @@ log = logging.getLogger(__name__)
 Call = grpc.aio.StreamStreamCall[pb.AgentMessage, pb.CoordinatorMessage]
 # What this host says of itself, reached through that coordinator, without its instances.
 Describe = Callable[[str], Awaitable[HostStatus]]
+# The way to the coordinator at an address, for as long as it is held.
+Dial = Callable[[str], "AbstractAsyncContextManager[AgentAsyncStub]"]
+
+
+@asynccontextmanager
+async def dialled(address: str) -> AsyncIterator[AgentAsyncStub]:
+    # Its own subchannel pool: a shared one would remember an earlier failure and not dial.
+    options = [*client_channel_options(), ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        yield AgentStub(channel)
 
 
 class SessionLost(Exception):
@@ -84,6 +95,7 @@ class Session:
         coordinators: tuple[str, ...],
         describe: Describe,
         moved: Callable[[], None] = lambda: None,
+        dial: Dial = dialled,
     ) -> None:
         self._supervisor = supervisor
         self._journal = journal
@@ -94,6 +106,7 @@ class Session:
         self._addresses = deque(coordinators)
         self._describe = describe
         self._moved = moved
+        self._dial = dial
         self._leaving = False
         self._ever_welcome = False
         self._resend = False
@@ -148,10 +161,7 @@ class Session:
         log.log(level, "%s; trying again, everything here runs on", why)
 
     async def _hold(self, address: str) -> None:
-        # Its own subchannel pool: a shared one would remember an earlier failure and not dial.
-        options = [*client_channel_options(), ("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(address, options=options) as channel:
-            stub = AgentStub(channel)
+        async with self._dial(address) as stub:
             call = stub.Session()
             ended: SessionLost | NameTaken | None = None
             try:

@@ -119,7 +119,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
     @worded
     async def ForgetHost(self, request: pb.ForgetHostRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
-        await self._hosts.forget_host(request.host, request.who)
+        await self._hosts.forget_host(request.host, request.who, self._live.world)
         return pb.ForgetHostResponse()
 
     @worded

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from formation.model import AssignmentDocument, Host, Session
+from formation.model import AssignmentDocument, Host, Session, Terms
 from formation.requests import Move, Rebalance
 from formation_coordinator.changing import (
     ATTEMPTS_MAX,
@@ -18,10 +18,11 @@ from formation_coordinator.changing import (
 )
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import Delete, ModRevision, Operation, Put
-from formation_coordinator.world import Change
+from formation_coordinator.world import Change, World
 
 _LABEL = re.compile(r"[A-Za-z0-9_./-]{1,63}")
 _VALUE_MAX = 255
+_FORGOTTEN = "its host was forgotten"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +85,11 @@ class HostControl(Changing):
             raise RaceLost("somebody else has asked for a rebalance just now; look, then try again")
         return revision
 
-    async def forget_host(self, host: str, who: str) -> None:
-        """An operator's word that a silent host is gone for good; its slots go elsewhere."""
+    async def forget_host(self, host: str, who: str, world: World) -> None:
+        """An operator's word that a silent host is gone for good; its slots go elsewhere.
+
+        Exclusive ones go when its agent's lease is surely over: it may be only cut off.
+        """
         session = await self.store.get(keys.session(host))
         if session is not None:
             record = codec.decode(session.key, session.value)
@@ -99,7 +103,8 @@ class HostControl(Changing):
         document = await self.store.get(key)
         changes: list[Operation] = [Delete(keys.host(host)), Delete(keys.status(host))]
         if document is not None:
-            changes.append(Put(key, codec.encode(_emptied(codec.decode(key, document.value)))))
+            left = _emptied(codec.decode(key, document.value), world)
+            changes.append(Put(key, codec.encode(left)))
         revision = await self.commit(
             [
                 ModRevision(keys.session(host), 0),
@@ -152,7 +157,18 @@ def _check_labels(labels: Mapping[str, str]) -> None:
             raise Invalid(f"label {name}: its value is no printable text of at most {_VALUE_MAX}")
 
 
-def _emptied(document: object) -> AssignmentDocument:
+def _emptied(document: object, world: World) -> AssignmentDocument:
     """Of the next generation: the host, should it come back, stops what it still runs."""
     assert isinstance(document, AssignmentDocument)
-    return replace(document, generation=document.generation + 1, bundles=())
+    ending = [
+        replace(bundle, terms=replace(bundle.terms, ending=True, reason=_FORGOTTEN))
+        for bundle in document.bundles
+        if _is_exclusive(world, bundle.terms)
+    ]
+    return replace(document, generation=document.generation + 1, bundles=tuple(ending))
+
+
+def _is_exclusive(world: World, terms: Terms) -> bool:
+    release = world.releases.get((terms.app, terms.release))
+    spec = release.type_named(terms.type) if release else None
+    return spec is not None and spec.exclusive

@@ -6,7 +6,7 @@ Mutable, and private to one pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from formation.model import App, HostState, Slot
 from formation_coordinator.book import Book, TypeKey
@@ -89,9 +89,9 @@ class Desk:
         self.draft.drop(stay.row, stay.assignment)
         self.tally["removed"] += 1
 
-    def end(self, stay: Stay, reason: str) -> None:
-        """It is to stop, and listed until it has; its successor comes for the same reason."""
-        self.draft.change(stay.row, replace(stay.assignment, ending=True, reason=reason))
+    def end(self, stay: Stay, reason: str, past: Past = FRESH) -> None:
+        """See `Draft.end`."""
+        self.draft.end(stay.row, stay.assignment, reason, past)
         self.tally["ending"] += 1
 
 

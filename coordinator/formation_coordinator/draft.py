@@ -93,6 +93,18 @@ class Draft:
         """The same stay, with what may grow during it."""
         self._changed.setdefault(row, {})[item.uid] = item
 
+    def end(self, row: int, item: Assignment, reason: str, past: Past = FRESH) -> None:
+        """It is to stop, and listed until it has; its successor comes for the same reason, and
+        with this past."""
+        ending = replace(
+            item,
+            ending=True,
+            reason=reason,
+            failures=past.failures,
+            avoided_hosts=past.avoided_hosts,
+        )
+        self.change(row, ending)
+
     def add(
         self, wish: Wish, slot: Slot, row: int, reason: str, *, past: Past = FRESH,
         surge: bool = False, moved_from: str = "", after_loss: bool = False,

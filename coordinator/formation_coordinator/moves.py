@@ -84,7 +84,7 @@ class Moves:
         """
         moves = [
             _Move(
-                of_type, stay, _past(stay), _there_already(of_type, stay), reason,
+                of_type, stay, past_of(stay), _there_already(of_type, stay), reason,
                 to.get(stay.ordinal) if to else None,
             )
             for stay, reason in leaving
@@ -114,7 +114,8 @@ class Moves:
             self.pending[move.stay.slot] = not_replaced(fit.reason())
             return
         self._end(move)
-        self._add(move, row)
+        if not move.of_type.spec.exclusive:
+            self._add(move, row)
         self.replaced += 1
 
     def _hop(self, moves: Sequence[_Move], allowed: int) -> None:
@@ -128,7 +129,8 @@ class Moves:
             if row is None:
                 continue
             self._end(move)
-            self._add(move, row, moved_from=move.stay.assignment.moved_from)
+            if not move.of_type.spec.exclusive:
+                self._add(move, row, moved_from=move.stay.assignment.moved_from)
             self.hopped.append(_sentence(move.stay, self._draft.book.names[row]))
             allowed -= 1
 
@@ -162,8 +164,13 @@ class Moves:
         )  # fmt: skip
 
     def _end(self, move: _Move) -> None:
-        self._draft.drop(move.stay.row, move.stay.assignment)
-        move.of_type.gone.add(move.stay.assignment.uid)
+        """At once; an exclusive one's successor comes when it has surely stopped."""
+        stay = move.stay
+        move.of_type.gone.add(stay.assignment.uid)
+        if move.of_type.spec.exclusive:
+            self._draft.end(stay.row, stay.assignment, move.reason, move.past)
+        else:
+            self._draft.drop(stay.row, stay.assignment)
 
 
 def not_replaced(why: str) -> str:
@@ -179,7 +186,7 @@ def _there_already(of_type: OfType, stay: Stay) -> dict[int, str]:
     return {s.row: "it is there already" for s in of_type.of_slot(stay.ordinal)}
 
 
-def _past(stay: Stay) -> Past:
+def past_of(stay: Stay) -> Past:
     """What keeps failing somewhere is not sent there by another reason either."""
     return Past(avoided_hosts=stay.assignment.avoided_hosts) if stay.current else FRESH
 

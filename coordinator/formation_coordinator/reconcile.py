@@ -113,7 +113,7 @@ class _Pass:
         records = [*self._app_records(), *runs.changes, *moves_left]
         if runs.wake_at_ms is not None:
             desk.wake(desk.now.monotonic_s + (runs.wake_at_ms - desk.now.wall_ms) / 1000)
-        return self._plan(records, runs.hosts)
+        return self._plan(records, sorted(runs.hosts))
 
     def _leave_unreadable_alone(self) -> None:
         """What we cannot read is no reason to stop what runs."""

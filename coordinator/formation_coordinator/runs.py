@@ -36,7 +36,7 @@ class Outcome:
     with the records. `made`: how many new ones each app has."""
 
     changes: list[Change]
-    hosts: list[str]
+    hosts: set[str]
     pending: dict[Slot, str]
     made: dict[str, int]
     placed: int = 0
@@ -46,7 +46,7 @@ class Outcome:
 class Runs:
     def __init__(self, world: World, book: Book, draft: Draft, wall_ms: int) -> None:
         self._world, self._book, self._draft, self._wall_ms = world, book, draft, wall_ms
-        self._out = Outcome([], [], {}, {})
+        self._out = Outcome([], set(), {}, {})
 
     def look(self) -> Outcome:
         """Ticks become runs, pending ones are placed, what is over is noted and cleared away."""
@@ -108,11 +108,10 @@ class Runs:
 
     def _place(self, run: Run) -> None:
         wish = self._wish(run)
-        if wish is None or self._out.placed >= PLACED_AT_ONCE:
-            if wish is None:
-                self._end(
-                    run, RunState.FAILED, reason=f"v{run.release} does not define it any more"
-                )
+        if wish is None:
+            self._end(run, RunState.FAILED, reason=f"v{run.release} does not define it any more")
+            return
+        if self._out.placed >= PLACED_AT_ONCE:
             return
         fit = self._draft.fit(wish)
         rows = np.flatnonzero(placement.place(1, fit.columns()))
@@ -123,7 +122,7 @@ class Runs:
         self._draft.add_run(_bundle(run), wish.spec, row)
         host = self._book.names[row]
         self._note(replace(run, state=RunState.PLACED, host=host), run.slot.app, run.id)
-        self._out.hosts.append(host)
+        self._out.hosts.add(host)
         self._out.placed += 1
 
     def _wish(self, run: Run) -> Wish | None:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -60,8 +60,15 @@ class FatalError(Exception):
     """The program cannot start; one line for people."""
 
 
+HasStore = Callable[[Coordinator], Awaitable[bool]]
+
+
 class Service:
-    def __init__(self, config: CoordinatorConfig, store: Store) -> None:
+    """`has_store`: does that other coordinator reach etcd?"""
+
+    def __init__(
+        self, config: CoordinatorConfig, store: Store, *, has_store: HasStore | None = None
+    ) -> None:
         address = config.advertise or config.listen
         self.me = Coordinator(
             id=config.id or default_id(socket.gethostname(), address),
@@ -70,6 +77,7 @@ class Service:
             since_ms=now_ms(),
         )
         self._config, self._store = config, store
+        self._has_store = has_store or _has_store
         self.mirror = Mirror(store, keys.MIRRORED)
         self.live = LiveWorld(self.mirror, monotonic_s)
         self.lease = LeaseKeeper(store)
@@ -83,9 +91,10 @@ class Service:
             replace_after_s=config.replace_after_s,
         )
         self.election = Election(store, self.mirror, self.lease, self.me, self.driver.lead)
-        self.server = self._build_server()
+        self.api = self._build_rooms()
+        self._server: grpc.aio.Server | None = None
 
-    def _build_server(self) -> grpc.aio.Server:
+    def _build_rooms(self) -> ControlService:
         relay, self.desk = LogRelay(new_id), UsageDesk(new_id)
         self.registrar = Registrar(
             store=self._store,
@@ -107,7 +116,7 @@ class Service:
             new_id=new_id,
         )
         shell: dict[str, Any] = {"store": self._store, "now_ms": now_ms, "new_id": new_id}
-        api = ControlService(
+        return ControlService(
             store=self._store,
             mirror=self.mirror,
             live=self.live,
@@ -131,16 +140,12 @@ class Service:
             replace_after_s=self._config.replace_after_s,
             connected=lambda: self.lease.remaining_s() > 0,
         )
-        server = grpc.aio.server(options=server_channel_options())
-        agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
-        control_pb2_grpc.add_ControlServicer_to_server(api, server)
-        return server
 
     async def run(self, stop: Callable[[], Coroutine[None, None, object]]) -> None:
         """Serve until `stop` returns. Raises `FatalError` when it cannot."""
         await self._listen()
         stopping = asyncio.create_task(stop())
-        work = asyncio.create_task(self._work())
+        work = asyncio.create_task(self.work())
         try:
             await asyncio.wait([stopping, work], return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -149,15 +154,18 @@ class Service:
             stopping.cancel()
             work.cancel()
             await asyncio.gather(stopping, work, return_exceptions=True)
-            await self._close()
+            await self.close()
 
     async def _listen(self) -> None:
         listen = self._config.listen
         self._claim_socket(listen)
+        server = self._server = grpc.aio.server(options=server_channel_options())
+        agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
+        control_pb2_grpc.add_ControlServicer_to_server(self.api, server)
         mask = os.umask(0o177)  # a socket is born 0600: nobody else can connect at any moment
         try:
-            self.server.add_insecure_port(listen)
-            await self.server.start()
+            server.add_insecure_port(listen)
+            await server.start()
         except RuntimeError as error:
             raise FatalError(f"cannot listen on {listen}: {_why_not(listen)}") from error
         finally:
@@ -180,7 +188,8 @@ class Service:
                 raise FatalError(f"cannot listen on {listen}: another program serves there")
         os.unlink(path)
 
-    async def _work(self) -> None:
+    async def work(self) -> None:
+        """All but to listen, for ever. Raises `FatalError` in a group."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.mirror.run())
             await self.mirror.ready.wait()
@@ -252,17 +261,18 @@ class Service:
                 continue
             others = [c for c in self.live.world.coordinators.values() if c.id != self.me.id]
             for other in others:
-                if await _has_store(other):
+                if await self._has_store(other):
                     reason = f"coordinator {self.me.id} is cut off from etcd, {other.id} is not"
                     log.warning("%s: sending our agents there", reason)
                     self.sessions.end_all(reason)
                     break
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
         """Hand over at once: leadership and registrations go with the lease."""
         await self.election.close()
         self.sessions.end_all(f"coordinator {self.me.id} is stopping")
-        await self.server.stop(STOP_GRACE_S)
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
         await self.lease.close()
 
 

@@ -31,7 +31,7 @@ class Upkeep:
         self.now_s = desk.now.monotonic_s
         self.best: dict[int, Stay] = {}
         self.blocked: set[int] = set()
-        self._ended: dict[int, str] = {}
+        self._ended: dict[int, Stay] = {}
         self.slots = of_type.book.slots
         self.step = rollout.Step()
         self._of_change: dict[int, Stay] = {}
@@ -82,7 +82,7 @@ class Upkeep:
                     continue
                 if _surely_gone(stay):
                     self.of_type.gone.add(stay.assignment.uid)
-                    self._ended[stay.ordinal] = stay.assignment.reason
+                    self._ended[stay.ordinal] = stay
                     self.desk.draft.drop(row, stay.assignment)
                     self.desk.tally["removed"] += 1
                 elif not self._stopped_itself(stay):
@@ -254,8 +254,16 @@ class Upkeep:
 
     def _demand_follower(self, ordinal: int) -> None:
         """Of an exclusive one that had to end first."""
-        why = self._ended[ordinal]
-        self.desk.demands.append(Demand(wish=self._fill(), ordinals=(ordinal,), reason=why))
+        ended = self._ended[ordinal]
+        item = ended.assignment
+        past = (
+            Past(failures=item.failures, avoided_hosts=item.avoided_hosts)
+            if ended.current
+            else FRESH
+        )
+        self.desk.demands.append(
+            Demand(wish=self._fill(), ordinals=(ordinal,), reason=item.reason, past=past)
+        )
 
     # ------------------------------------------------------------------ one on every host
 
@@ -456,7 +464,7 @@ class Upkeep:
             return
         for stay, reason in leaving[:1]:
             self.of_type.gone.add(stay.assignment.uid)
-            self.desk.end(stay, reason)
+            self.desk.end(stay, reason, moves.past_of(stay))
 
 
 def _follows(stay: Stay, best: Stay) -> bool:

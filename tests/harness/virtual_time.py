@@ -34,6 +34,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now_s
 
+    def begin_at(self, now_s: float) -> None:
+        self._clock.now_s = now_s
+
 
 def run_in_virtual_time(story: Coroutine[Any, Any, T]) -> T:
     """Hours pass in milliseconds; `asyncio.get_running_loop().time` is the clock to hand out."""

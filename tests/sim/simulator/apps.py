@@ -1,0 +1,91 @@
+"""The apps of the simulation: every kind of type there is, and releases good and bad."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from formation.model import Probe, ProbeKind, ProcessType, Release, RestartPolicy
+from formation.rules import (
+    Constraint,
+    HostLoss,
+    Keep,
+    LossAction,
+    Missed,
+    Operator,
+    Overlap,
+    Resources,
+    RolloutRules,
+    Schedule,
+    Share,
+    Where,
+)
+
+_QUICK = {"healthy_s": 0.5, "deadline_s": 15.0}
+_NO_GPU = Constraint(label="gpu", operator=Operator.NOT_IN)
+
+
+def _rules(surge: Share, unavailable: Share) -> RolloutRules:
+    return RolloutRules(surge=surge, unavailable=unavailable, **_QUICK)
+
+
+IN_PLACE = _rules(Share(), Share(count=1))
+BESIDE = _rules(Share(count=1), Share())
+_PLAIN = {"command": "true", "ready_after_s": 0.3, "stop_grace_s": 2.0}
+
+WEB = ProcessType(name="web", **_PLAIN, initial_quantity=3, rollout=BESIDE)
+API = ProcessType(
+    name="api",
+    **{**_PLAIN, "ready_after_s": 0.0},
+    initial_quantity=2,
+    readiness=Probe(kind=ProbeKind.TCP),
+    start_grace_s=2.0,
+    rollout=_rules(Share(percent=50), Share(count=1)),
+    where=Where(require=(_NO_GPU,), spread=("zone", "rack")),
+    on_host_loss=HostLoss(after_s=4.0, keep=Keep.ORIGINAL),
+)
+WORKER = ProcessType(name="worker", **_PLAIN, port=8080, initial_quantity=1, rollout=IN_PLACE)
+LEADER = ProcessType(name="leader", **_PLAIN, exclusive=True, initial_quantity=2, rollout=IN_PLACE)
+EVERYWHERE = ProcessType(
+    name="everywhere", **_PLAIN, per_host=True, initial_quantity=1, rollout=IN_PLACE
+)
+HEAVY = ProcessType(
+    name="heavy",
+    **_PLAIN,
+    initial_quantity=2,
+    resources=Resources(memory_bytes=400 * 2**20),
+    where=Where(max_per_host=2, apart_from=("worker",)),
+    rollout=BESIDE,
+)
+PINNED = ProcessType(
+    name="pinned",
+    **_PLAIN,
+    initial_quantity=1,
+    on_host_loss=HostLoss(action=LossAction.WAIT),
+    rollout=IN_PLACE,
+)
+NIGHTLY = ProcessType(
+    name="nightly",
+    command="true",
+    initial_quantity=1,
+    restart=RestartPolicy.NEVER,
+    env={"BEHAVE": "job"},
+    schedule=Schedule(cron="* * * * *", overlap=Overlap.ALLOW, missed=Missed.ONCE, keep=5),
+)
+OPTIONAL = (API, WORKER, LEADER, EVERYWHERE, HEAVY, PINNED)
+
+
+def chosen(dice: random.Random) -> tuple[ProcessType, ...]:
+    some = dice.sample(OPTIONAL, dice.randint(1, 3))
+    return (WEB, *sorted(some, key=lambda spec: spec.name), NIGHTLY)
+
+
+def release(app: str, types: tuple[ProcessType, ...], number: int, behaves: str) -> Release:
+    """`behaves`: of its lasting types; a deaf one is never found ready."""
+    env = {"NUMBER": str(number), "BEHAVE": behaves}
+    if behaves == "deaf":
+        probed = [replace(t, readiness=Probe(kind=ProbeKind.TCP), start_grace_s=1.0) for t in types]
+        types = tuple(
+            new if t.schedule is None else t for t, new in zip(types, probed, strict=True)
+        )
+    return Release(app=app, number=0, types=types, env=env, workdir="/")

@@ -1,0 +1,212 @@
+"""Was a document's change right? Written without the leader's code, from the rules as users know
+them. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from formation.model import App, Assignment, InstanceState, ProcessType
+from formation.requests import RunState
+from formation.running import spec_of
+from formation_coordinator.world import BRAKE_HOSTS_MIN, HostEntry, World, is_current, is_over
+from simulator.machines import Process
+
+_OPEN = (RunState.PENDING, RunState.PLACED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eyes:
+    """`before`, `after`: the store around the write; `lately`: as it was when the leader may have
+    planned; `view`: what it saw, None when that is not known. `by_uid`: the last process of each stay. Times are the loop's."""
+
+    before: World
+    after: World
+    lately: Sequence[World]
+    view: World | None
+    by_uid: Mapping[str, Process]
+    silent_since_s: Mapping[str, float]
+    cordoned_since_s: Mapping[str, float]
+    now_s: float
+    lag_s: float
+
+    def runs(self, item: Assignment) -> bool:
+        process = self.by_uid.get(item.uid)
+        return process is not None and process.alive
+
+    def worked_lately(self, item: Assignment) -> bool:
+        """By the truth, or by what the leader could still believe."""
+        process = self.by_uid.get(item.uid)
+        if process is not None and process.behaves == "well":
+            ended_s = process.ended_s
+            if ended_s is None or self.now_s - ended_s <= self.lag_s:
+                return True
+        return self.seen_healthy(item)
+
+    def seen_healthy(self, item: Assignment) -> bool:
+        return any(
+            status.uid == item.uid and status.state is InstanceState.HEALTHY
+            for entry in (self.view or self.before).hosts.values()
+            if entry.status is not None
+            for status in entry.status.instances
+        )
+
+    def stays(self, app: str, type_name: str) -> Iterator[tuple[HostEntry, Assignment]]:
+        for entry in self.after.hosts.values():
+            for item in entry.assigned:
+                if (item.slot.app, item.slot.type) == (app, type_name):
+                    yield entry, item
+
+
+# -- removals --------------------------------------------------------------------------------------
+
+
+def faults_of_removal(eyes: Eyes, host: str, item: Assignment) -> Iterator[str]:
+    """Of what a document lists no longer, or as ending."""
+    if not eyes.runs(item):
+        return
+    why = _reason(eyes, eyes.after, host, item)
+    if not why:
+        why = next((w for world in eyes.lately if (w := _reason(eyes, world, host, item))), "")
+    if not why:
+        yield f"{item.uid} runs on {host}, and was given up without a reason"
+    elif why == "changed":
+        yield from _budget(eyes, host, item)
+
+
+def _spec(world: World, item: Assignment) -> ProcessType | None:
+    app = world.apps.get(item.slot.app)
+    release = world.current_release(app) if app else None
+    return release.type_named(item.slot.type) if release else None
+
+
+def _reason(eyes: Eyes, world: World, host: str, item: Assignment) -> str:
+    """Why what runs may be given up, by the store's word; "" when it may not."""
+    app, spec = world.apps.get(item.slot.app), _spec(world, item)
+    if item.run:
+        run = world.runs.get((item.slot.app, item.run))
+        return "" if run is not None and run.state in _OPEN and app is not None else "run is over"
+    if app is None or spec is None or spec.schedule:
+        return "nobody wants the type"
+    if item.surge or item.slot.ordinal > app.formation.get(spec.name, 0):
+        return "too many"
+    if _elsewhere(eyes, item):
+        return "another copy works"
+    if not is_current(world, item):
+        return "changed"
+    return _host_reason(eyes, world, host, item, spec)
+
+
+def _elsewhere(eyes: Eyes, item: Assignment) -> bool:
+    return any(
+        other.slot == item.slot and other.uid != item.uid and eyes.worked_lately(other)
+        for _, other in eyes.stays(item.slot.app, item.slot.type)
+    )
+
+
+def _host_reason(eyes: Eyes, world: World, host: str, item: Assignment, spec: ProcessType) -> str:
+    entry = world.hosts.get(host)
+    if entry is None or entry.status is None or entry.status.departed:
+        return "the host said goodbye"
+    if not all(one.allows(entry.labels) for one in spec.where.require):
+        return "the host does not fit"
+    if spec.per_host and entry.cordoned:
+        return "the host takes none"
+    if entry.draining:
+        return "the host is drained"
+    status = next((s for s in entry.status.instances if s.uid == item.uid), None)
+    if is_over(status) or (status is not None and status.crash_looping):
+        return "it cannot work here"
+    if world.rebalance and any(move.slot == item.slot for move in world.rebalance.moves):
+        return "it is moved"
+    if spec.exclusive and host in eyes.silent_since_s:
+        return "its host was lost, and its lease is over"
+    return ""
+
+
+def _budget(eyes: Eyes, host: str, item: Assignment) -> Iterator[str]:
+    """A change takes away only what may be missing."""
+    app, spec = eyes.after.apps[item.slot.app], _spec(eyes.after, item)
+    entry = eyes.after.hosts.get(host)
+    if spec is None or spec.per_host or entry is None or not entry.connected or entry.draining:
+        return
+    if not eyes.seen_healthy(item):
+        return
+    quantity = app.formation.get(spec.name, 0)
+    least = quantity - spec.rollout.unavailable.of(quantity)
+    working = {
+        other.slot.ordinal
+        for where, other in eyes.stays(app.name, spec.name)
+        if not other.ending and eyes.worked_lately(other)
+    }
+    if len(working) < least:
+        yield f"{item.uid} was replaced while {len(working)} of {quantity} work, not {least}"
+
+
+# -- additions -------------------------------------------------------------------------------------
+
+
+def faults_of_addition(eyes: Eyes, host: str, item: Assignment) -> Iterator[str]:
+    entry = eyes.after.hosts[host]
+    app = eyes.after.apps.get(item.slot.app)
+    release = eyes.after.releases.get((item.slot.app, item.release))
+    spec = spec_of(release, item)
+    if app is None or spec is None:
+        return  # deleted meanwhile
+    since_s = eyes.cordoned_since_s.get(host)
+    was_here = any(old.slot == item.slot for old in eyes.before.hosts[host].assigned)
+    if since_s is not None and eyes.now_s - since_s > eyes.lag_s and not was_here:
+        yield f"{item.uid} was placed on {host}, which takes nothing new"
+    silent_s = eyes.silent_since_s.get(host)
+    if silent_s is not None and eyes.now_s - silent_s > eyes.lag_s:
+        yield f"{item.uid} was placed on {host}, which is silent"
+    if item.after_loss:
+        yield from _brake(eyes, item)
+    yield from _place(eyes, entry, app, spec, item)
+
+
+def _brake(eyes: Eyes, item: Assignment) -> Iterator[str]:
+    """Silent hosts whose instances were all replaced, or that said goodbye, do not count."""
+    heard = sum(entry.connected for entry in eyes.after.hosts.values())
+    silent = [entry for entry in eyes.before.hosts.values() if _long_silent(eyes, entry)]
+    if len(silent) >= BRAKE_HOSTS_MIN and len(silent) > heard:
+        yield f"{item.uid} replaces a lost one, {len(silent)} hosts are silent and {heard} heard"
+
+
+def _long_silent(eyes: Eyes, entry: HostEntry) -> bool:
+    since_s = eyes.silent_since_s.get(entry.name)
+    long = since_s is not None and eyes.now_s - since_s > eyes.lag_s
+    return long and bool(entry.assigned) and not (entry.status and entry.status.departed)
+
+
+def _place(
+    eyes: Eyes, entry: HostEntry, app: App, spec: ProcessType, item: Assignment
+) -> Iterator[str]:
+    view = (eyes.view or eyes.after).hosts.get(entry.name, entry)
+    labels = view.labels
+    for one in spec.where.require:
+        if not one.allows(labels):
+            yield f"{item.uid} was placed on {entry.name}, whose labels are {labels}, not {one}"
+    same = [other for other in entry.assigned if other.slot.type == spec.name]
+    if spec.port and len([other for other in same if not other.ending]) > 1:
+        yield f"{entry.name} has two of {spec.name} for port {spec.port}"
+    if spec.where.max_per_host and len(same) > spec.where.max_per_host:
+        yield f"{entry.name} has {len(same)} of {spec.name}, at most {spec.where.max_per_host}"
+    apart = {name for name in spec.where.apart_from if "/" not in name}
+    beside = [o.uid for o in entry.assigned if o.slot.app == app.name and o.slot.type in apart]
+    if beside:
+        yield f"{item.uid} was placed beside {beside[0]}, which it shall be apart from"
+    yield from _capacity(eyes, entry, view)
+
+
+def _capacity(eyes: Eyes, entry: HostEntry, view: HostEntry) -> Iterator[str]:
+    capacity = view.status.capacity if view.status else None
+    if capacity is None or not capacity.memory_bytes:
+        return
+    kept = 0
+    for other in entry.assigned:
+        spec = spec_of(eyes.after.releases.get((other.slot.app, other.release)), other)
+        kept += spec.resources.memory_bytes if spec else 0
+    if kept > capacity.memory_bytes:
+        yield f"{entry.name} keeps {kept} bytes of memory, and has {capacity.memory_bytes}"

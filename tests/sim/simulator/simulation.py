@@ -1,0 +1,245 @@
+"""One history: a cluster is made, things break and people ask for things, then all heals.
+
+Safety is looked at all the while (`promises`); liveness at the end: within a bound all that is
+wanted works, and nothing more is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from formation.model import App, ProcessType
+from formation_coordinator.world import World, is_current
+from simulator import apps
+from simulator.commands import Commands
+from simulator.faults import Faults
+from simulator.machines import Machine
+from simulator.nodes import Etcd, Node
+from simulator.promises import Promises
+from simulator.virtual import Trace
+from simulator.wires import Network
+
+HOSTS = ("a", "b", "c", "d", "e")
+NODES = ("c1", "c2")
+# Between two things that the dice decide.
+PAUSE_S = (0.02, 0.25, 1.5)
+# Longer than everything that may be waited for: leases, silence, back-off, deadlines of changes.
+HEALED_WITHIN_S = 240.0
+QUIET_S = 12.0
+LAG_S = 2.5
+
+
+@dataclass(slots=True)
+class Result:
+    """`steps`: messages delivered, things that happened to processes, writes, faults, commands."""
+
+    seed: int
+    steps: int = 0
+    virtual_s: float = 0.0
+    broken: list[str] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+
+
+class Simulation:
+    def __init__(self, seed: int, trace: Trace, result: Result) -> None:
+        self.dice = random.Random(seed)
+        self.trace, self.result = trace, result
+        self.loop = asyncio.get_running_loop()
+        self.promises = Promises(trace, self.view_of, self.lag_s)
+        self.store = Etcd(self.loop.time, self.written)
+        self.network = Network(self.dice, self.count)
+        self.nodes = {name: self._node(name) for name in NODES}
+        self.machines = {name: self._machine(name, i) for i, name in enumerate(HOSTS)}
+        self.types = {"shop": apps.chosen(self.dice)}
+        self.faults = Faults(self)
+        self.commands = Commands(self)
+        self._slow_until_s = 0.0
+
+    def _node(self, name: str) -> Node:
+        node = Node(
+            name,
+            store=self.store,
+            network=self.network,
+            dice=self.dice,
+            failed=self.failed,
+        )
+        node.others = lambda: [other for other in self.nodes.values() if other is not node]
+        return node
+
+    def _machine(self, name: str, index: int) -> Machine:
+        labels = {"zone": f"z{index % 2}", "rack": f"r{index % 3}"}
+        if name == "e":
+            labels["gpu"] = "yes"
+        return Machine(
+            name,
+            labels=labels,
+            dice=self.dice,
+            watcher=self.promises,
+            dial=self.network.dial(name),
+            coordinators=tuple(f"{node}:7100" for node in NODES),
+            failed=self.failed,
+        )
+
+    # -- what others ask for
+
+    def count(self) -> None:
+        self.result.steps += 1
+
+    def written(self, events: Any) -> None:
+        self.result.steps += 1
+        self.promises.written(events)
+
+    def failed(self, task: asyncio.Task[Any]) -> None:
+        """A task of a program ended that never should."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.promises.fail(f"{task.get_coro()} failed: {error!r}")
+
+    def view_of(self, epoch: int) -> World | None:
+        for node in self.nodes.values():
+            if node.service is not None and node.service.election.epoch == epoch:
+                return node.service.live.world
+        return None
+
+    def lag_s(self) -> float:
+        slow_s = max(node.link.slow_s for node in self.nodes.values())
+        lately = self.loop.time() < self._slow_until_s
+        return LAG_S + (4 * slow_s if slow_s else 30.0 if lately else 0.0)
+
+    def slowed(self) -> None:
+        """Of what was sent while a link was slow some is under way for a while."""
+        self._slow_until_s = self.loop.time() + 10.0
+
+    # -- the story
+
+    async def run(self, steps: int) -> None:
+        try:
+            await self._begin()
+            for _ in range(steps):
+                await asyncio.sleep(self.dice.uniform(0.0, self.dice.choice(PAUSE_S)))
+                self.result.steps += 1
+                self._something()
+                if self.promises.broken or self.trace.errors:
+                    return
+            await self._heal()
+        finally:
+            self.result.virtual_s = self.loop.time()
+            self.result.broken = [*self.promises.broken, *self.trace.errors]
+
+    async def _begin(self) -> None:
+        self.loop.set_exception_handler(self._unheard)
+        for node in self.nodes.values():
+            node.start()
+        for machine in self.machines.values():
+            machine.start()
+        await self._until(lambda: self._leading() is not None, 20.0, "nobody leads")
+        await self.commands.found()
+
+    def _unheard(self, _loop: object, context: Mapping[str, Any]) -> None:
+        error = context.get("exception")
+        if error is not None:  # what a program that died had begun is forgotten with it
+            self.promises.fail(f"{context.get('message')}: {error!r}")
+
+    def _something(self) -> None:
+        if self.dice.random() < 0.45:
+            self.commands.one()
+        else:
+            self.faults.one()
+
+    def _leading(self) -> Node | None:
+        return next((node for node in self.nodes.values() if node.leads), None)
+
+    async def _until(self, condition: Any, within_s: float, otherwise: str) -> None:
+        ends_s = self.loop.time() + within_s
+        while not condition():
+            if self.loop.time() > ends_s:
+                self.promises.fail(otherwise)
+                return
+            await asyncio.sleep(0.2)
+
+    # -- the end
+
+    async def _heal(self) -> None:
+        self.trace.note("all heals")
+        await self.commands.at_rest()
+        self.faults.heal()
+        await self.commands.clear_the_way()
+        ends_s = self.loop.time() + HEALED_WITHIN_S
+        missing = ["nothing was looked at"]
+        while missing and self.loop.time() < ends_s and not self.promises.broken:
+            await asyncio.sleep(0.5)
+            missing = list(self._missing())
+        if missing:
+            self.promises.fail(f"not at rest in {HEALED_WITHIN_S:g} s: {'; '.join(missing[:4])}")
+            return
+        await self._stays_quiet()
+
+    async def _stays_quiet(self) -> None:
+        """Nothing is moved without need: but for schedules, no document changes any more."""
+        before = {name: e.document for name, e in self.promises.truth.hosts.items()}
+        running = {p.uid for p in self.promises.alive.values() if not self._is_run(p.uid)}
+        await asyncio.sleep(QUIET_S)
+        after = {p.uid for p in self.promises.alive.values() if not self._is_run(p.uid)}
+        if running != after:
+            self.promises.fail(f"at rest, and {sorted(running ^ after)} came or went")
+        for name, entry in self.promises.truth.hosts.items():
+            was, now = before.get(name), entry.document
+            lasting = [
+                [item for item in document.instances if not item.run] if document else []
+                for document in (was, now)
+            ]
+            if lasting[0] != lasting[1]:
+                self.promises.fail(f"at rest, and the document of {name} changed")
+
+    def _is_run(self, uid: str) -> bool:
+        return uid.startswith(("run.", "nightly."))
+
+    def _missing(self) -> Any:
+        """What is not as it should be."""
+        world = self.promises.truth
+        for name, types in self.types.items():
+            app = world.apps.get(name)
+            if app is None:
+                continue
+            release = world.current_release(app)
+            for spec in release.types if release else types:
+                if spec.schedule is None:
+                    yield from self._of_type(world, app, spec)
+        if world.rebalance is not None:
+            yield "a rebalance is not over"
+
+    def _of_type(self, world: World, app: App, spec: ProcessType) -> Any:
+        wanted = self._wanted(world, app, spec)
+        running = [
+            process
+            for process in self.promises.alive.values()
+            if (process.slot.app, process.slot.type) == (app.name, spec.name)
+        ]
+        if len(running) != wanted:
+            yield f"{len(running)} of {wanted} {spec.name} run"
+        by_uid = {item.uid: item for entry in world.hosts.values() for item in entry.assigned}
+        for process in running:
+            item = by_uid.get(process.uid)
+            if item is None:
+                yield f"{process.uid} runs and is not wanted"
+            elif item.surge or item.ending or not is_current(world, item):
+                yield f"{process.uid} is still there"
+            elif process.behaves != "well":
+                yield f"{process.uid} runs what does not work"
+
+    def _wanted(self, world: World, app: App, spec: ProcessType) -> int:
+        quantity = app.formation.get(spec.name, 0)
+        fitting = [
+            entry
+            for entry in world.hosts.values()
+            if not entry.cordoned and all(one.allows(entry.labels) for one in spec.where.require)
+        ]
+        if spec.per_host:
+            return quantity * len(fitting)
+        return quantity
