@@ -16,6 +16,7 @@ from formation.model import (
     InstanceStatus,
     ProcessType,
     Release,
+    RestartPolicy,
     Slot,
     Tries,
 )
@@ -29,6 +30,7 @@ from formation_agent.orders import Releases
 # What a shell says when it could not run a command.
 _SHELL_EXITS = {126: "exit 126 (not executable?)", 127: "exit 127 (command not found?)"}
 _NAMED_MAX = 10
+_INTERRUPTED = "its end is not known: its agent or machine went down while it ran"
 _OVER = (Phase.FINISHED, Phase.FAILED)
 # Something of it runs, so it can be heard.
 HEARD = frozenset(
@@ -102,6 +104,19 @@ def stay_of(assignment: Assignment, release: Release | None, tries: Tries | None
     return machine.over(stay, InstanceState(tries.over)) if tries.over else stay
 
 
+def interrupted(stay: Stay) -> Stay:
+    """A stay that an agent finds without a process, though one was started: it went with an agent
+    or a machine."""
+    if not had_its_try(stay) or stay.phase in _OVER:
+        return stay
+    return machine.over(replace(stay, last_exit=_INTERRUPTED), InstanceState.FAILED)
+
+
+def had_its_try(stay: Stay) -> bool:
+    """It shall run once, and has: whatever became of that, it is not started again."""
+    return stay.spec.restart is RestartPolicy.NEVER and stay.attempt > 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """The latest of every instance that changed, and the uids that are no more."""
@@ -147,10 +162,14 @@ def remembered(
     live: Iterable[Entry],
     releases: Releases,
     ports: Mapping[Slot, int],
+    past: Iterable[Assignment] = (),
 ) -> AgentMemory:
-    """What goes to disk: `memory` and all that is known beside it, of what is wanted or live."""
+    """What goes to disk: `memory` and all that is known beside it, of what is wanted or live, and
+    of `past`, which an earlier brain knew."""
     wanted = {item.uid: item for item in memory.assigned}
-    ending = tuple(entry.stay.assignment for entry in live if entry.uid not in wanted)
+    stopping = {e.uid: e.stay.assignment for e in live if e.uid not in wanted}
+    unknown = {item.uid: item for item in past if item.uid not in table and item.uid not in wanted}
+    ending = (*stopping.values(), *unknown.values())
     kept = (*memory.assigned, *ending)
     needed = {(item.slot.app, item.release) for item in kept}
     slots, uids = {item.slot for item in kept}, {item.uid for item in kept}
@@ -159,7 +178,8 @@ def remembered(
         ending=ending,
         releases=tuple(release for name, release in releases.items() if name in needed),
         ports={slot: port for slot, port in ports.items() if slot in slots},
-        tries={uid: entry.tries(wanted.get(uid)) for uid, entry in table.items() if uid in uids},
+        tries={uid: tries for uid, tries in memory.tries.items() if uid in unknown}
+        | {uid: entry.tries(wanted.get(uid)) for uid, entry in table.items() if uid in uids},
     )
 
 

@@ -14,12 +14,14 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from formation.model import (
     AgentMemory,
     Assignment,
     Assignments,
     InstanceStatus,
+    RestartPolicy,
     Slot,
     Tries,
 )
@@ -79,6 +81,8 @@ class Supervisor:
         self._wanted: dict[str, Assignment] = {}
         # Not to be started before the first orders, or before the timer.
         self._held: set[str] = set()
+        # What the brain before was ending, until orders say what is wanted.
+        self._past: tuple[Assignment, ...] = ()
         self._hold_timer: asyncio.TimerHandle | None = None
         self._obeying = asyncio.Lock()
         # Keys of processes that were asked for or run, or left something behind that does.
@@ -114,6 +118,7 @@ class Supervisor:
             self._launcher.ports.remember(slot, port)
         known = {item.uid: item for item in (*memory.assigned, *memory.ending)}
         self._wanted = {item.uid: item for item in memory.assigned if not item.ending}
+        self._past = memory.ending
         found = sorted(children, key=lambda child: entries.attempt_of(child.key))
         for child in found:
             self._find(child, known.get(entries.uid_of(child.key)))
@@ -217,6 +222,7 @@ class Supervisor:
                 self._change(entry, item)
         for uid in [uid for uid in self._entries if uid not in self._wanted]:
             self._feed(uid, machine.StopWanted(reason=_NOT_WANTED))
+        self._past = ()
         self._let_go()
 
     def _change(self, entry: Entry, assignment: Assignment) -> None:
@@ -234,11 +240,15 @@ class Supervisor:
     def remembered(self, memory: AgentMemory) -> AgentMemory:
         """What goes to disk: `memory` and all that is known here beside it."""
         ending = [self._entries[uid] for uid in self._live]
-        memory = entries.remembered(memory, self._entries, ending, self._releases, self._ports)
+        if self._closing:
+            ending += [entry for entry in self._entries.values() if entries.had_its_try(entry.stay)]
+        memory = entries.remembered(
+            memory, self._entries, ending, self._releases, self._ports, self._past
+        )
         return replace(memory, boot_id=self._boot_id)
 
     def _add(self, assignment: Assignment, before: Stay | None = None) -> None:
-        entry = Entry(stay=self._stay_of(assignment, before))
+        entry = Entry(stay=entries.interrupted(self._stay_of(assignment, before)))
         self._enter(entry)
         self._start_if_free(entry)
 
@@ -430,9 +440,14 @@ class Supervisor:
             self._journal.touch()
         self._trees.add(entry.key)
         entry.launch = launch
-        self._children.spawn(
-            entry.key, argv=launch.argv, env=launch.env, cwd=launch.cwd, options=launch.options
-        )
+        spawn = partial(
+            self._children.spawn,
+            entry.key, argv=launch.argv, env=launch.env, cwd=launch.cwd, options=launch.options,
+        )  # fmt: skip
+        if entry.stay.spec.restart is RestartPolicy.NEVER:
+            self._journal.once_written(spawn)  # or it would run again after a crash of us
+        else:
+            spawn()
 
     def _ended(self, entry: Entry) -> None:
         """The tree is gone: its slot is free for the next stay."""

@@ -107,7 +107,7 @@ class Moves:
             self._leave(moves, allowed)
 
     def _replace(self, move: _Move) -> None:
-        if self._left == 0 or move.stay.slot in self._draft.touched:
+        if self._left == 0 or self._is_gone(move):
             return
         row, fit = self._place(move)
         if row is None:
@@ -123,7 +123,7 @@ class Moves:
         for move in moves:
             if allowed == 0 or self._left == 0:
                 return
-            if move.stay.slot in self._draft.touched:
+            if self._is_gone(move):
                 continue
             row, _ = self._place(move)
             if row is None:
@@ -136,7 +136,7 @@ class Moves:
 
     def _leave(self, moves: Sequence[_Move], allowed: int) -> None:
         for move in moves:
-            if self._left == 0 or move.stay.slot in self._draft.touched:
+            if self._left == 0 or self._is_gone(move):
                 continue
             if allowed <= 0:
                 return
@@ -147,6 +147,11 @@ class Moves:
             self._add(move, row, moved_from=move.stay.host)
             self.moving += 1
             allowed -= 1
+
+    def _is_gone(self, move: _Move) -> bool:
+        """Something else was decided of it since, in this pass."""
+        known = move.stay.assignment.uid in move.of_type.gone
+        return known or move.stay.slot in self._draft.touched
 
     def _place(self, move: _Move) -> tuple[int | None, Fit]:
         self._left -= 1

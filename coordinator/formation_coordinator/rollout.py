@@ -63,8 +63,9 @@ def step(stays: Sequence[Stay], quantity: int, rules: RolloutRules, word: Rollou
     demanded = tuple(stay.ordinal for stay in stale if stay.demanded)
     if not stale:
         # The last one that was replaced may still be on its way, another out of reach.
-        over = all(stay.works and not stay.stale for stay in stays if not stay.surge)
-        useful = sum(stay.surge and not stay.stale for stay in stays)
+        plain = [stay for stay in stays if not stay.surge]
+        over = len(plain) >= quantity and all(stay.works and not stay.stale for stay in plain)
+        useful = sum(stay.surge and (stay.works or not stay.stale) for stay in stays)
         return Step(surge=0 if over else useful)
     if word.paused:
         return Step(replace=demanded, surge=surging, held="paused")

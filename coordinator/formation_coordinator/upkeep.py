@@ -129,12 +129,20 @@ class Upkeep:
         if self.spec.per_host:
             chosen = set(self._surplus_per_host())
         else:
-            kept = [stay for stay in self.of_type.all() if self._kept(stay)]
-            chosen = set(stays.surplus(kept, extra))
+            chosen = self._surplus(extra)
         for stay in self.of_type.all():
             if stay.ordinal in chosen:
                 self.desk.drop(self.of_type, stay)
         self.slots -= len(chosen)
+
+    def _surplus(self, extra: int) -> set[int]:
+        """First those that run for a change which has no more use for them."""
+        kept = [stay for stay in self.of_type.all() if self._kept(stay)]
+        surging = [stay for stay in kept if stay.assignment.surge]
+        spare = min(extra, len(surging) - self.step.surge)
+        chosen = set(stays.surplus(surging, spare))
+        rest = [stay for stay in kept if stay.ordinal not in chosen]
+        return chosen | set(stays.surplus(rest, extra - len(chosen)))
 
     def _wanted(self) -> int:
         if self.spec.per_host:

@@ -95,8 +95,8 @@ class Commands:
         """What people would do who want it all to work again."""
 
         async def uncordon_all(node: Node) -> str:
-            for name in self._sim.machines:
-                if name in self._sim.promises.truth.hosts:
+            for name, entry in sorted(self._sim.promises.truth.hosts.items()):
+                if entry.host is not None:
                     await self._set_host(node, name, HostWord(draining=False, cordoned=False))
             return "all hosts"
 

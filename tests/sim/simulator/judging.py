@@ -89,13 +89,24 @@ def _reason(eyes: Eyes, world: World, host: str, item: Assignment) -> str:
         return "" if run is not None and run.state in _OPEN and app is not None else "run is over"
     if app is None or spec is None or spec.schedule:
         return "nobody wants the type"
-    if item.surge or item.slot.ordinal > app.formation.get(spec.name, 0):
+    if item.surge or _are_too_many(eyes, app, spec):
         return "too many"
     if _elsewhere(eyes, item):
         return "another copy works"
     if not is_current(world, item):
         return "changed"
     return _host_reason(eyes, world, host, item, spec)
+
+
+def _are_too_many(eyes: Eyes, app: App, spec: ProcessType) -> bool:
+    """Which of them goes is the leader's choice."""
+    slots = {
+        item.slot
+        for entry in eyes.before.hosts.values()
+        for item in entry.assigned
+        if (item.slot.app, item.slot.type) == (app.name, spec.name) and not item.surge
+    }
+    return len(slots) > app.formation.get(spec.name, 0)
 
 
 def _elsewhere(eyes: Eyes, item: Assignment) -> bool:
@@ -131,8 +142,12 @@ def _budget(eyes: Eyes, host: str, item: Assignment) -> Iterator[str]:
     entry = eyes.after.hosts.get(host)
     if spec is None or spec.per_host or entry is None or not entry.connected or entry.draining:
         return
-    if not eyes.seen_healthy(item):
+    seen = (eyes.view or eyes.after).hosts.get(host, entry)
+    since_s = seen.healthy_since_s.get(item.uid)
+    if not eyes.seen_healthy(item) or (since_s is not None and eyes.now_s - since_s < eyes.lag_s):
         return
+    if f"{spec.name}.{item.slot.ordinal}" in app.restart_marks:
+        return  # it was named, which is done whatever the numbers say
     quantity = app.formation.get(spec.name, 0)
     least = quantity - spec.rollout.unavailable.of(quantity)
     working = {

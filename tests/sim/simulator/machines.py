@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, SIGKILL
@@ -32,6 +33,7 @@ CRASH_S = (0.01, 1.5)
 READY_S = (0.01, 0.6)
 BRAIN_BACK_S = (0.05, 1.0)
 GOODBYE_S = 2.0
+_Asked = tuple[str, dict[str, str], processes.SpawnOptions]
 _PORTS = range(20_000, 20_200)
 
 
@@ -211,6 +213,7 @@ class Machine:
         self.processes: dict[str, Process] = {}
         self.lease_until_s = 0.0
         self.brain: Brain | None = None
+        self._asked: dict[str, tuple[asyncio.TimerHandle, _Asked]] = {}
         self._pid = 1000 * (sum(map(ord, name)) % 97 + 1)
         self._fence: asyncio.TimerHandle | None = None
 
@@ -226,6 +229,9 @@ class Machine:
     def start_brain(self) -> None:
         if not self.up or self.brain is not None:
             return
+        for timer, asked in list(self._asked.values()):  # what was asked for comes first
+            timer.cancel()
+            self._spawned(*asked)
         link, probing = KeeperLink(self), Probing(self)
         journal = DiskJournal(self, self.disk)
         taken = {p.pid for p in self.processes.values() if p.alive}
@@ -273,6 +279,9 @@ class Machine:
         """With everything that it had: the processes are killed with it."""
         self.stop_brain()
         self.up = False
+        for timer, _ in self._asked.values():
+            timer.cancel()
+        self._asked.clear()
         for process in self.processes.values():
             self._end(process, told=False)
         self.processes.clear()
@@ -287,11 +296,13 @@ class Machine:
         if self.brain is not brain:
             return
         brain.session.goodbye()
-        try:
-            await asyncio.wait_for(brain.session.left.wait(), GOODBYE_S)
-            await brain.supervisor.forget_orders()
-        except (TimeoutError, JournalError):
-            pass
+        with suppress(JournalError):
+            try:
+                await asyncio.wait_for(brain.session.left.wait(), GOODBYE_S)
+            except TimeoutError:
+                await brain.journal.flush()
+            else:
+                await brain.supervisor.forget_orders()
         if self.brain is brain:
             self.stop_keeper()
 
@@ -326,9 +337,12 @@ class Machine:
     # -- the keeper's processes
 
     def spawn(self, key: str, env: Mapping[str, str], options: processes.SpawnOptions) -> None:
-        self._loop.call_later(self.dice.uniform(*SPAWN_S), self._spawned, key, dict(env), options)
+        after_s = self.dice.uniform(*SPAWN_S)
+        asked = key, dict(env), options
+        self._asked[key] = self._loop.call_later(after_s, self._spawned, *asked), asked
 
     def _spawned(self, key: str, env: dict[str, str], options: processes.SpawnOptions) -> None:
+        self._asked.pop(key, None)
         if not self.up:
             return
         self._pid += 1
