@@ -168,8 +168,8 @@ def remembered(
     of `past`, which an earlier brain knew."""
     wanted = {item.uid: item for item in memory.assigned}
     stopping = {e.uid: e.stay.assignment for e in live if e.uid not in wanted}
-    unknown = {item.uid: item for item in past if item.uid not in table and item.uid not in wanted}
-    ending = (*stopping.values(), *unknown.values())
+    unknown = {item.uid: item for item in past if item.uid not in table}
+    ending = (*stopping.values(), *(i for uid, i in unknown.items() if uid not in wanted))
     kept = (*memory.assigned, *ending)
     needed = {(item.slot.app, item.release) for item in kept}
     slots, uids = {item.slot for item in kept}, {item.uid for item in kept}

@@ -106,7 +106,8 @@ class Upkeep:
         level = self.of_type.book.count
         for ordinal in sorted(self.of_type.book.doubles):
             found = self.of_type.of_slot(ordinal)
-            best = self.best[ordinal] = stays.better(found, keep, lambda row: int(level[row]))
+            lasting = [stay for stay in found if not self._drain_is_late(stay)] or found
+            best = self.best[ordinal] = stays.better(lasting, keep, lambda row: int(level[row]))
             for stay in found:
                 if stay is not best and not _follows(stay, best) and self._may_go(stay, best):
                     self.desk.drop(self.of_type, stay)

@@ -195,7 +195,8 @@ class Simulation:
                 for document in (was, now)
             ]
             if lasting[0] != lasting[1]:
-                self.promises.fail(f"at rest, and the document of {name} changed")
+                both = set(map(str, lasting[0])) ^ set(map(str, lasting[1]))
+                self.promises.fail(f"at rest, and the document of {name} changed: {sorted(both)}")
 
     def _is_run(self, uid: str) -> bool:
         return uid.startswith(("run.", "nightly."))
@@ -211,6 +212,8 @@ class Simulation:
             for spec in release.types if release else types:
                 if spec.schedule is None:
                     yield from self._of_type(world, app, spec)
+        for entry in world.hosts.values():
+            yield from (f"{item.uid} is listed" for item in entry.assigned if item.ending)
         if world.rebalance is not None:
             yield "a rebalance is not over"
 
