@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from formation.model import AuditRecord
 from formation_coordinator.book import Book
@@ -70,7 +71,10 @@ class Driver:
         self.sentence = ""
 
     async def lead(self, epoch: int) -> None:
-        """Keep the cluster on course until cancelled."""
+        """Keep the cluster on course until cancelled; never on a view from before we led."""
+        while self._mirror.revision < epoch:
+            with suppress(TimeoutError):
+                await self._mirror.wait_for(epoch, MIRROR_WAIT_S)
         self._live.restamp()
         hint = self._live.subscribe()
         try:

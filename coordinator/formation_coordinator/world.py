@@ -238,19 +238,23 @@ class _Tables:
 def _healthy_since_s(
     entry: HostEntry, status: HostStatus | None, now_s: float
 ) -> Mapping[str, float]:
-    """By uid; who was healthy before and has no time here has been it for long."""
+    """By uid; who was healthy before and has no time here has been it for long. Another attempt
+    begins anew, also when nobody saw the end of the one before."""
     if status is None:
         return {}
     before = entry.healthy_since_s
     were = entry.status.instances if entry.status else ()
-    for_long = {s.uid for s in were if s.state is InstanceState.HEALTHY and s.uid not in before}
+    healthy = {s.uid: s.attempt for s in were if s.state is InstanceState.HEALTHY}
+    for_long = healthy.keys() - before.keys()
     horizon_s = now_s - HEALTHY_KNOWN_S
-    return {
-        item.uid: since_s
-        for item in status.instances
-        if item.state is InstanceState.HEALTHY and item.uid not in for_long
-        if (since_s := before.get(item.uid, now_s)) > horizon_s
-    }
+    found = {}
+    for item in status.instances:
+        if item.state is InstanceState.HEALTHY:
+            same = healthy.get(item.uid) == item.attempt
+            since_s = before.get(item.uid, now_s) if same else now_s
+            if since_s > horizon_s and not (same and item.uid in for_long):
+                found[item.uid] = since_s
+    return found
 
 
 def _put(table: dict[Any, Any], key: object, record: object) -> None:

@@ -26,6 +26,7 @@ class Eyes:
     lately: Sequence[World]
     view: World | None
     by_uid: Mapping[str, Process]
+    worked_until_s: Mapping[str, float]
     silent_since_s: Mapping[str, float]
     cordoned_since_s: Mapping[str, float]
     now_s: float
@@ -38,11 +39,11 @@ class Eyes:
     def worked_lately(self, item: Assignment) -> bool:
         """By the truth, or by what the leader could still believe."""
         process = self.by_uid.get(item.uid)
-        if process is not None and process.behaves == "well":
-            ended_s = process.ended_s
-            if ended_s is None or self.now_s - ended_s <= self.lag_s:
-                return True
-        return self.seen_healthy(item)
+        if process is not None and process.alive and process.behaves == "well":
+            return True
+        until_s = self.worked_until_s.get(item.uid)
+        lately = until_s is not None and self.now_s - until_s <= self.lag_s
+        return lately or self.seen_healthy(item)
 
     def seen_healthy(self, item: Assignment) -> bool:
         return any(
@@ -52,11 +53,12 @@ class Eyes:
             for status in entry.status.instances
         )
 
-    def stays(self, app: str, type_name: str) -> Iterator[tuple[HostEntry, Assignment]]:
-        for entry in self.after.hosts.values():
-            for item in entry.assigned:
-                if (item.slot.app, item.slot.type) == (app, type_name):
-                    yield entry, item
+
+def stays_of(world: World, app: str, type_name: str) -> Iterator[tuple[HostEntry, Assignment]]:
+    for entry in world.hosts.values():
+        for item in entry.assigned:
+            if (item.slot.app, item.slot.type) == (app, type_name):
+                yield entry, item
 
 
 # -- removals --------------------------------------------------------------------------------------
@@ -84,6 +86,8 @@ def _spec(world: World, item: Assignment) -> ProcessType | None:
 def _reason(eyes: Eyes, world: World, host: str, item: Assignment) -> str:
     """Why what runs may be given up, by the store's word; "" when it may not."""
     app, spec = world.apps.get(item.slot.app), _spec(world, item)
+    if host not in world.hosts or world.hosts[host].host is None:
+        return "its host was forgotten"
     if item.run:
         run = world.runs.get((item.slot.app, item.run))
         return "" if run is not None and run.state in _OPEN and app is not None else "run is over"
@@ -110,9 +114,11 @@ def _are_too_many(eyes: Eyes, app: App, spec: ProcessType) -> bool:
 
 
 def _elsewhere(eyes: Eyes, item: Assignment) -> bool:
+    """Which of two that work stays, and is then replaced perhaps, is the leader's choice."""
     return any(
         other.slot == item.slot and other.uid != item.uid and eyes.worked_lately(other)
-        for _, other in eyes.stays(item.slot.app, item.slot.type)
+        for world in (eyes.before, eyes.after)
+        for _, other in stays_of(world, item.slot.app, item.slot.type)
     )
 
 
@@ -148,11 +154,12 @@ def _budget(eyes: Eyes, host: str, item: Assignment) -> Iterator[str]:
         return
     if f"{spec.name}.{item.slot.ordinal}" in app.restart_marks:
         return  # it was named, which is done whatever the numbers say
-    quantity = app.formation.get(spec.name, 0)
+    known = [w.apps[app.name] for w in (eyes.after, *eyes.lately) if app.name in w.apps]
+    quantity = min(one.formation.get(spec.name, 0) for one in known)
     least = quantity - spec.rollout.unavailable.of(quantity)
     working = {
         other.slot.ordinal
-        for where, other in eyes.stays(app.name, spec.name)
+        for where, other in stays_of(eyes.after, app.name, spec.name)
         if not other.ending and eyes.worked_lately(other)
     }
     if len(working) < least:
@@ -183,6 +190,9 @@ def faults_of_addition(eyes: Eyes, host: str, item: Assignment) -> Iterator[str]
 
 def _brake(eyes: Eyes, item: Assignment) -> Iterator[str]:
     """Silent hosts whose instances were all replaced, or that said goodbye, do not count."""
+    lost = eyes.before.hosts.get(item.moved_from)
+    if lost is not None and lost.status is not None and lost.status.departed:
+        return  # that one said goodbye
     heard = sum(entry.connected for entry in eyes.after.hosts.values())
     silent = [entry for entry in eyes.before.hosts.values() if _long_silent(eyes, entry)]
     if len(silent) >= BRAKE_HOSTS_MIN and len(silent) > heard:
@@ -199,10 +209,10 @@ def _place(
     eyes: Eyes, entry: HostEntry, app: App, spec: ProcessType, item: Assignment
 ) -> Iterator[str]:
     view = (eyes.view or eyes.after).hosts.get(entry.name, entry)
-    labels = view.labels
+    seen = [world.hosts[entry.name] for world in eyes.lately if entry.name in world.hosts]
     for one in spec.where.require:
-        if not one.allows(labels):
-            yield f"{item.uid} was placed on {entry.name}, whose labels are {labels}, not {one}"
+        if not any(one.allows(known.labels) for known in (view, *seen)):
+            yield f"{item.uid} was placed on {entry.name}, whose labels are {view.labels}"
     same = [other for other in entry.assigned if other.slot.type == spec.name]
     if spec.port and len([other for other in same if not other.ending]) > 1:
         yield f"{entry.name} has two of {spec.name} for port {spec.port}"

@@ -20,6 +20,10 @@ from simulator.machines import Machine, Process, Watcher
 from simulator.virtual import Trace
 
 
+# Who is up for so long may have been seen healthy.
+_READY_AFTER_S = 0.2
+
+
 class Promises(Watcher):
     """`leader`: what the leader of this epoch has before its eyes, None when nobody of it is.
     `lag_s`: how far behind the truth a program may be just now."""
@@ -38,6 +42,7 @@ class Promises(Watcher):
         self.alive: dict[int, Process] = {}
         self.by_uid: dict[str, Process] = {}
         # By host: what a document has listed, and what one has listed no longer, or as ending.
+        self._worked_until_s: dict[str, float] = {}
         self._listed: dict[str, set[str]] = defaultdict(set)
         self._withdrawn: dict[str, set[str]] = defaultdict(set)
         self._starts: Counter[str] = Counter()
@@ -87,6 +92,9 @@ class Promises(Watcher):
     def ended(self, process: Process) -> None:
         self._trace.note("%s: %s ended", process.host, process.key)
         self.alive.pop(process.pid, None)
+        now_s = self._loop.time()
+        if now_s - process.started_s > _READY_AFTER_S:
+            self._worked_until_s[process.uid] = now_s
 
     # -- the store ---------------------------------------------------------------------------------
 
@@ -183,6 +191,7 @@ class Promises(Watcher):
             lately=[world for _, world in self._lately],
             view=self._leader(self.epoch),
             by_uid=self.by_uid,
+            worked_until_s=self._worked_until_s,
             silent_since_s=self._silent_since_s,
             cordoned_since_s=self._cordoned_since_s,
             now_s=self._loop.time(),

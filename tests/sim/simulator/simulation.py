@@ -208,12 +208,20 @@ class Simulation:
             app = world.apps.get(name)
             if app is None:
                 continue
+            if app.release != app.stable_release:
+                yield f"{name}: v{app.release} has not arrived"
             release = world.current_release(app)
             for spec in release.types if release else types:
                 if spec.schedule is None:
                     yield from self._of_type(world, app, spec)
+        running = {process.uid for process in self.promises.alive.values()}
+        for name in self.machines:
+            if name not in world.hosts or not world.hosts[name].connected:
+                yield f"{name} is silent"
         for entry in world.hosts.values():
-            yield from (f"{item.uid} is listed" for item in entry.assigned if item.ending)
+            for item in entry.assigned:
+                if item.ending or not (item.run or item.uid in running):
+                    yield f"{item.uid} is listed on {entry.name}"
         if world.rebalance is not None:
             yield "a rebalance is not over"
 
