@@ -76,7 +76,9 @@ def step(stays: Sequence[Stay], quantity: int, rules: RolloutRules, word: Rollou
     useful = sum(stay.works and not stay.demanded for stay in stale)
     surge = min(most, max(surging, min(useful, surging + left)))
     left -= max(0, surge - surging)
-    budget = sum(stay.works for stay in stays) - (quantity - unavailable_max(rules, quantity))
+    # What was named goes whatever the numbers say, but it is away then, too.
+    remain = sum(stay.works for stay in stays if stay.ordinal not in demanded)
+    budget = remain - (quantity - unavailable_max(rules, quantity))
     chosen = _chosen(stale, budget, left)
     held = "" if chosen or not word.canary or left > 0 else f"canary: {new} run the new release"
     # One of an earlier change that does not work holds a place that a new one could have.

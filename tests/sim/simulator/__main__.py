@@ -1,6 +1,6 @@
-"""python -m simulator SEEDS [--steps N] [--jobs N]: SEEDS is `7` or `0..99`.
+"""python -m simulator SEEDS [--steps N] [--jobs N] [--mutation NAME]; SEEDS is `7` or `0..99`.
 
-One seed is told in full when something broke. Exit code 1: a promise was broken.
+A seed that broke is told with its last events. Exit code 1: a promise was broken.
 """
 
 from __future__ import annotations
@@ -12,66 +12,82 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
+from simulator import mutations
 from simulator.simulation import Result, Simulation
 from simulator.virtual import Trace, run
 
 STEPS = 150
 
 
-def one(seed: int, steps: int = STEPS) -> Result:
+def one(seed: int, *, steps: int = STEPS) -> Result:
     trace, result = Trace(), Result(seed)
 
     async def story() -> None:
         await Simulation(seed, trace, result).run(steps)
 
     run(seed, trace, story)
+    result.digest = trace.digest()
     if result.broken:
         result.trace = trace.lines()
     return result
 
 
+def results(seeds: range, steps: int, jobs: int, mutation: str) -> Iterator[Result]:
+    prepare = partial(mutations.apply, mutation) if mutation else None
+    work = partial(one, steps=steps)
+    if jobs == 1:
+        if prepare:
+            prepare()
+        yield from map(work, seeds)
+        return
+    with ProcessPoolExecutor(jobs, initializer=prepare) as pool:
+        yield from pool.map(work, seeds, chunksize=2)
+
+
 def seeds_of(text: str) -> range:
     first, dots, last = text.partition("..")
-    return range(int(first), int(last) + 1 if dots else int(first) + 1)
+    return range(int(first), int(last if dots else first) + 1)
 
 
-def told(result: Result) -> Iterator[str]:
-    yield from result.trace
-    yield f"seed {result.seed} broke: {result.broken[0]}"
-    yield f"again: make sim SEEDS={result.seed}"
+def told(result: Result) -> str:
+    lines = [*result.trace, f"seed {result.seed} broke: {result.broken[0]}"]
+    return "\n".join([*lines, f"again: make sim SEEDS={result.seed}", ""])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="simulator", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="simulator", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("seeds", type=seeds_of)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="things that the dice do")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--mutation", default="", choices=["", *mutations.MUTATIONS])
     options = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
-        sys.exit("simulator: set PYTHONHASHSEED=0: a seed shall mean the same everywhere")
+        sys.exit("simulator: set PYTHONHASHSEED=0, so that a seed means the same everywhere")
     began_s, steps, virtual_s, broken = time.monotonic(), 0, 0.0, 0
     done: Counter[str] = Counter()
-    with ProcessPoolExecutor(options.jobs) as pool:
-        work = pool.map(one, options.seeds, [options.steps] * len(options.seeds), chunksize=4)
-        for result in (
-            work
-            if options.jobs > 1
-            else map(one, options.seeds, [options.steps] * len(options.seeds))
-        ):
-            steps, virtual_s = steps + result.steps, virtual_s + result.virtual_s
-            done += result.done
-            if result.broken:
-                broken += 1
-                sys.stdout.write("\n".join(told(result)) + "\n")
-                sys.stdout.flush()
+    for result in results(options.seeds, options.steps, options.jobs, options.mutation):
+        steps, virtual_s = steps + result.steps, virtual_s + result.virtual_s
+        done += result.done
+        if result.broken:
+            broken += 1
+            sys.stdout.write(told(result))
+            sys.stdout.flush()
+            if options.mutation:
+                break
     took_s = time.monotonic() - began_s
+    each_s = 5000 * took_s / max(steps, 1)
+    number = len(options.seeds)
+    if number == 1:
+        what = ", ".join(f"{name} {n}" for name, n in sorted(done.items()))
+        sys.stdout.write(f"{what}\ndigest {result.digest}\n")
     sys.stdout.write(
-        f"{len(options.seeds)} seeds, {steps} steps, {virtual_s / 3600:.1f} hours in {took_s:.1f} s"
-        f" ({5000 * took_s / max(steps, 1):.2f} s for 5,000 steps), {broken} broken\n"
+        f"{number} seeds, {steps} steps, {virtual_s / 3600:.1f} hours in {took_s:.1f} s"
+        f" ({each_s:.1f} s for 5,000 steps), {broken} broken\n"
     )
-    if len(options.seeds) == 1:
-        sys.stdout.write(", ".join(f"{name} {n}" for name, n in sorted(done.items())) + "\n")
     return 1 if broken else 0
 
 

@@ -130,8 +130,8 @@ def _host_reason(eyes: Eyes, world: World, host: str, item: Assignment, spec: Pr
         return "the host does not fit"
     if spec.per_host and entry.cordoned:
         return "the host takes none"
-    if entry.draining:
-        return "the host is drained"
+    if entry.draining and (spec.exclusive or _is_late(entry, eyes)):
+        return "the host is drained"  # others go when they work elsewhere
     status = next((s for s in entry.status.instances if s.uid == item.uid), None)
     if is_over(status) or (status is not None and status.crash_looping):
         return "it cannot work here"
@@ -140,6 +140,13 @@ def _host_reason(eyes: Eyes, world: World, host: str, item: Assignment, spec: Pr
     if spec.exclusive and host in eyes.silent_since_s:
         return "its host was lost, and its lease is over"
     return ""
+
+
+def _is_late(entry: HostEntry, eyes: Eyes) -> bool:
+    since_s, host = entry.draining_since_s, entry.host
+    if since_s is None or host is None or not host.drain_deadline_s:
+        return False
+    return eyes.now_s - since_s >= host.drain_deadline_s
 
 
 def _budget(eyes: Eyes, host: str, item: Assignment) -> Iterator[str]:

@@ -41,6 +41,7 @@ class Result:
     seed: int
     steps: int = 0
     virtual_s: float = 0.0
+    digest: str = ""
     broken: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)

@@ -14,6 +14,7 @@ import random
 import secrets
 import time
 import traceback
+import zlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ class Trace(logging.Handler):
         super().__init__(logging.INFO)
         self._lines: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=TRACE_MAX)
         self.now_s: Callable[[], float] = lambda: 0.0
-        self.length = 0
+        self._digest = 0
         self.errors: list[str] = []  # what no program may log, whatever breaks
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -45,8 +46,12 @@ class Trace(logging.Handler):
         self.note(str(record.msg), *(record.args if isinstance(record.args, tuple) else ()))
 
     def note(self, text: str, *values: object) -> None:
-        self.length += 1
+        self._digest = zlib.crc32(repr((self.now_s(), text, values)).encode(), self._digest)
         self._lines.append((self.now_s(), text, values))
+
+    def digest(self) -> str:
+        """Of all that happened: the same seed has the same one everywhere."""
+        return f"{self._digest:08x}"
 
     def lines(self) -> list[str]:
         found = []

@@ -1,0 +1,117 @@
+"""Does the simulator bite? Each mutation takes one safeguard out of the programs, and some seed
+must find it. `SEEDS` names one that does; when a change of the programs has changed what seeds
+mean, `python -m simulator 0..99 --mutation NAME` finds another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from formation.model import AgentMemory, Assignments
+from formation_agent import entries, exclusives, machine, orders, session, slots
+from formation_coordinator import (
+    book,
+    driver,
+    fit,
+    moves,
+    rollout,
+    runs,
+    schedule,
+    upkeep,
+)
+from formation_coordinator.store.base import ModRevision
+
+_judge, _step, _hold_one = orders.judge, rollout.step, session.Session._hold_one
+_look = runs.Runs._note
+
+
+def _always(value: object) -> Callable[..., Any]:
+    return lambda *_args, **_kwargs: value
+
+
+def _judge_any_age(memory: AgentMemory, order: Assignments) -> orders.Verdict:
+    return _judge(replace(memory, generation=0, epoch=0, assigned=()), order)
+
+
+def _judge_nothing_goes(memory: AgentMemory, order: Assignments) -> orders.Verdict:
+    verdict = _judge(memory, order)
+    if isinstance(verdict, orders.Obey):
+        kept = {item.uid: item for item in (*memory.assigned, *verdict.assigned)}
+        return replace(verdict, assigned=tuple(kept.values()), releases=memory.releases)
+    return verdict
+
+
+def _all_at_once(stale: list[rollout.Stay], _budget: int, left: int) -> list[int]:
+    return [stay.ordinal for stay in stale][: max(0, left)]
+
+
+def _step_without_surge(*args: Any) -> rollout.Step:
+    return replace(_step(*args), surge=0)
+
+
+async def _stop_when_alone(self: session.Session) -> None:
+    try:
+        await _hold_one(self)
+    finally:
+        for uid in tuple(self.supervisor._live):
+            self.supervisor._feed(uid, machine.StopWanted(reason="nobody is there"))
+
+
+def _no_note_of_placed(self: runs.Runs, run: Any, app: str, run_id: str) -> None:
+    if run is None or run.state is not runs.RunState.PLACED:
+        _look(self, run, app, run_id)
+
+
+def _tick_again(plan: Any, _last_ms: int, now_ms: int) -> int | None:
+    return schedule.next_tick_ms(plan, now_ms - 60_000)
+
+
+# By name: where, what, and what stands there instead.
+MUTATIONS: dict[str, tuple[Any, str, Any]] = {
+    "a deposed leader may write": (driver, "CreateRevision", lambda *_: ModRevision("none", 0)),
+    "no brake": (book.Book, "brake_is_on", _always(False)),
+    "a double goes before the other works": (upkeep.Upkeep, "_may_go", _always(True)),
+    "a change takes all at once": (rollout, "_chosen", _all_at_once),
+    "no surge": (rollout, "step", _step_without_surge),
+    "the leader waits for no lease": (upkeep.Upkeep, "_lease_wait_s", _always(0.0)),
+    "an agent needs no lease to start": (exclusives.Exclusives, "hindrance", _always("")),
+    "what ends has ended": (upkeep, "_surely_gone", _always(True)),
+    "any order is obeyed": (orders, "judge", _judge_any_age),
+    "nothing that is not listed goes": (orders, "judge", _judge_nothing_goes),
+    "restarts do not matter": (
+        book.Book,
+        "is_current",
+        lambda self, app, item: self.same(
+            (item.slot.app, item.slot.type), item.release, app.release
+        ),
+    ),
+    "a drain does not wait": (upkeep.Upkeep, "_drain_is_late", lambda _, stay: stay.entry.draining),
+    "a placed run stays pending": (runs.Runs, "_note", _no_note_of_placed),
+    "a tick is due again": (schedule, "due_tick_ms", _tick_again),
+    "a run is tried again": (entries, "had_its_try", _always(False)),
+    "an agent alone stops all": (session.Session, "_hold_one", _stop_when_alone),
+    "a slot takes two": (slots.Slots, "holds", _always(True)),
+    "a cordon does not hold": (fit.Fit, "_not_cordoned", _always(None)),
+    "a port is free": (fit.Fit, "_port", _always(None)),
+    "labels do not matter": (fit.Fit, "_labels", _always(None)),
+    "a move stops the old one first": (
+        moves.Moves,
+        "_leave",
+        lambda self, going, _allowed: [self._replace(move) for move in going],
+    ),
+    "an exclusive one hops at once": (
+        moves.Moves,
+        "_end",
+        lambda self, move: self._draft.drop(move.stay.row, move.stay.assignment),
+    ),
+}
+SEEDS: dict[str, int] = {}
+
+
+def apply(name: str) -> None:
+    """For the rest of this process."""
+    where, what, instead = MUTATIONS[name]
+    assert hasattr(where, what), name
+    setattr(where, what, instead)
