@@ -127,10 +127,7 @@ class Upkeep:
         extra = self.slots - self._wanted()
         if extra <= 0:
             return
-        if self.spec.per_host:
-            chosen = set(self._surplus_per_host())
-        else:
-            chosen = self._surplus(extra)
+        chosen = set(self._surplus_per_host()) if self.spec.per_host else self._surplus(extra)
         for stay in self.of_type.all():
             if stay.ordinal in chosen:
                 self.desk.drop(self.of_type, stay)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 from formation.model import Probe, ProbeKind, ProcessType, Release, RestartPolicy
 from formation.rules import (
@@ -21,22 +22,26 @@ from formation.rules import (
     Where,
 )
 
-_QUICK = {"healthy_s": 0.5, "deadline_s": 15.0}
 _NO_GPU = Constraint(label="gpu", operator=Operator.NOT_IN)
 
 
 def _rules(surge: Share, unavailable: Share) -> RolloutRules:
-    return RolloutRules(surge=surge, unavailable=unavailable, **_QUICK)
+    return RolloutRules(surge=surge, unavailable=unavailable, healthy_s=0.5, deadline_s=15.0)
 
 
 IN_PLACE = _rules(Share(), Share(count=1))
 BESIDE = _rules(Share(count=1), Share())
-_PLAIN = {"command": "true", "ready_after_s": 0.3, "stop_grace_s": 2.0}
 
-WEB = ProcessType(name="web", **_PLAIN, initial_quantity=3, rollout=BESIDE)
-API = ProcessType(
-    name="api",
-    **{**_PLAIN, "ready_after_s": 0.0},
+
+def _type(name: str, **fields: Any) -> ProcessType:
+    plain = ProcessType(name=name, command="true", ready_after_s=0.3, stop_grace_s=2.0)
+    return replace(plain, **fields)
+
+
+WEB = _type("web", initial_quantity=3, rollout=BESIDE)
+API = _type(
+    "api",
+    ready_after_s=0.0,
     initial_quantity=2,
     readiness=Probe(kind=ProbeKind.TCP),
     start_grace_s=2.0,
@@ -44,29 +49,24 @@ API = ProcessType(
     where=Where(require=(_NO_GPU,), spread=("zone", "rack")),
     on_host_loss=HostLoss(after_s=4.0, keep=Keep.ORIGINAL),
 )
-WORKER = ProcessType(name="worker", **_PLAIN, port=8080, initial_quantity=1, rollout=IN_PLACE)
-LEADER = ProcessType(name="leader", **_PLAIN, exclusive=True, initial_quantity=2, rollout=IN_PLACE)
-EVERYWHERE = ProcessType(
-    name="everywhere", **_PLAIN, per_host=True, initial_quantity=1, rollout=IN_PLACE
-)
-HEAVY = ProcessType(
-    name="heavy",
-    **_PLAIN,
+WORKER = _type("worker", port=8080, initial_quantity=1, rollout=IN_PLACE)
+LEADER = _type("leader", exclusive=True, initial_quantity=2, rollout=IN_PLACE)
+EVERYWHERE = _type("everywhere", per_host=True, initial_quantity=1, rollout=IN_PLACE)
+HEAVY = _type(
+    "heavy",
     initial_quantity=2,
     resources=Resources(memory_bytes=400 * 2**20),
     where=Where(max_per_host=2, apart_from=("worker",)),
     rollout=BESIDE,
 )
-PINNED = ProcessType(
-    name="pinned",
-    **_PLAIN,
+PINNED = _type(
+    "pinned",
     initial_quantity=1,
     on_host_loss=HostLoss(action=LossAction.WAIT),
     rollout=IN_PLACE,
 )
-NIGHTLY = ProcessType(
-    name="nightly",
-    command="true",
+NIGHTLY = _type(
+    "nightly",
     initial_quantity=1,
     restart=RestartPolicy.NEVER,
     env={"BEHAVE": "job"},

@@ -109,7 +109,7 @@ class Commands:
             if node.service is not None and await self._carry_out(command, node):
                 return
             await asyncio.sleep(0.5)
-        self._sim.promises.fail(f"{command.__name__} was not taken {_TRIES} times")  # type: ignore[attr-defined]
+        self._sim.promises.fail(f"{command.__name__} was not taken {_TRIES} times")
 
     # -- rooms
 

@@ -19,7 +19,8 @@ _OPEN = (RunState.PENDING, RunState.PLACED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eyes:
     """`before`, `after`: the store around the write; `lately`: as it was when the leader may have
-    planned; `view`: what it saw, None when that is not known. `by_uid`: the last process of each stay. Times are the loop's."""
+    planned; `view`: what it saw, None when that is not known. `by_uid`: the last process of each
+    stay. Times are the loop's."""
 
     before: World
     after: World
@@ -85,21 +86,28 @@ def _spec(world: World, item: Assignment) -> ProcessType | None:
 
 def _reason(eyes: Eyes, world: World, host: str, item: Assignment) -> str:
     """Why what runs may be given up, by the store's word; "" when it may not."""
+    return next(_reasons(eyes, world, host, item), "")
+
+
+def _reasons(eyes: Eyes, world: World, host: str, item: Assignment) -> Iterator[str]:
     app, spec = world.apps.get(item.slot.app), _spec(world, item)
-    if host not in world.hosts or world.hosts[host].host is None:
-        return "its host was forgotten"
-    if item.run:
+    entry = world.hosts.get(host)
+    if entry is None or entry.host is None:
+        yield "its host was forgotten"
+    elif item.run:
         run = world.runs.get((item.slot.app, item.run))
-        return "" if run is not None and run.state in _OPEN and app is not None else "run is over"
-    if app is None or spec is None or spec.schedule:
-        return "nobody wants the type"
-    if item.surge or _are_too_many(eyes, app, spec):
-        return "too many"
-    if _elsewhere(eyes, item):
-        return "another copy works"
-    if not is_current(world, item):
-        return "changed"
-    return _host_reason(eyes, world, host, item, spec)
+        if run is None or run.state not in _OPEN or app is None:
+            yield "the run is over"
+    elif app is None or spec is None or spec.schedule:
+        yield "nobody wants the type"
+    else:
+        if item.surge or _are_too_many(eyes, app, spec):
+            yield "too many"
+        if _elsewhere(eyes, item):
+            yield "another copy works"
+        if not is_current(world, item):
+            yield "changed"
+        yield from _host_reasons(eyes, world, entry, item, spec)
 
 
 def _are_too_many(eyes: Eyes, app: App, spec: ProcessType) -> bool:
@@ -122,24 +130,25 @@ def _elsewhere(eyes: Eyes, item: Assignment) -> bool:
     )
 
 
-def _host_reason(eyes: Eyes, world: World, host: str, item: Assignment, spec: ProcessType) -> str:
-    entry = world.hosts.get(host)
-    if entry is None or entry.status is None or entry.status.departed:
-        return "the host said goodbye"
+def _host_reasons(
+    eyes: Eyes, world: World, entry: HostEntry, item: Assignment, spec: ProcessType
+) -> Iterator[str]:
+    if entry.status is None or entry.status.departed:
+        yield "the host said goodbye"
     if not all(one.allows(entry.labels) for one in spec.where.require):
-        return "the host does not fit"
+        yield "the host does not fit"
     if spec.per_host and entry.cordoned:
-        return "the host takes none"
+        yield "the host takes none"
     if entry.draining and (spec.exclusive or _is_late(entry, eyes)):
-        return "the host is drained"  # others go when they work elsewhere
-    status = next((s for s in entry.status.instances if s.uid == item.uid), None)
+        yield "the host is drained"  # others go when they work elsewhere
+    said = entry.status.instances if entry.status else ()
+    status = next((one for one in said if one.uid == item.uid), None)
     if is_over(status) or (status is not None and status.crash_looping):
-        return "it cannot work here"
+        yield "it cannot work here"
     if world.rebalance and any(move.slot == item.slot for move in world.rebalance.moves):
-        return "it is moved"
-    if spec.exclusive and host in eyes.silent_since_s:
-        return "its host was lost, and its lease is over"
-    return ""
+        yield "it is moved"
+    if spec.exclusive and entry.name in eyes.silent_since_s:
+        yield "its host was lost, and its lease is over"
 
 
 def _is_late(entry: HostEntry, eyes: Eyes) -> bool:

@@ -174,8 +174,8 @@ class NoUsage:
         return ()
 
 
-class NoLogs(FakeLogs):
-    async def read(self, *_: Any) -> AsyncIterator[Any]:
+class NoLogs:
+    async def read(self, **_: Any) -> AsyncIterator[Any]:
         return
         yield
 

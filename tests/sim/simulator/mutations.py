@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from formation.model import AgentMemory, Assignments
+from formation.requests import RunState
 from formation_agent import entries, exclusives, machine, orders, session, slots
 from formation_coordinator import (
     book,
@@ -60,7 +61,7 @@ async def _stop_when_alone(self: session.Session) -> None:
 
 
 def _no_note_of_placed(self: runs.Runs, run: Any, app: str, run_id: str) -> None:
-    if run is None or run.state is not runs.RunState.PLACED:
+    if run is None or run.state is not RunState.PLACED:
         _look(self, run, app, run_id)
 
 

@@ -19,7 +19,6 @@ from simulator.judging import Eyes, faults_of_addition, faults_of_removal
 from simulator.machines import Machine, Process, Watcher
 from simulator.virtual import Trace
 
-
 # Who is up for so long may have been seen healthy.
 _READY_AFTER_S = 0.2
 

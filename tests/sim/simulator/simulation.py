@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from formation.model import App, ProcessType
-from formation_coordinator.world import World, is_current
-from simulator import apps
+from formation_coordinator.world import World
+from simulator import apps, rest
 from simulator.commands import Commands
 from simulator.faults import Faults
 from simulator.machines import Machine
@@ -175,7 +174,8 @@ class Simulation:
         missing = ["nothing was looked at"]
         while missing and self.loop.time() < ends_s and not self.promises.broken:
             await asyncio.sleep(0.5)
-            missing = list(self._missing())
+            alive = self.promises.alive.values()
+            missing = list(rest.missing(self.promises.truth, alive, self.machines))
         if missing:
             self.promises.fail(f"not at rest in {HEALED_WITHIN_S:g} s: {'; '.join(missing[:4])}")
             return
@@ -184,9 +184,9 @@ class Simulation:
     async def _stays_quiet(self) -> None:
         """Nothing is moved without need: but for schedules, no document changes any more."""
         before = {name: e.document for name, e in self.promises.truth.hosts.items()}
-        running = {p.uid for p in self.promises.alive.values() if not self._is_run(p.uid)}
+        running = {p.uid for p in self.promises.alive.values() if not rest.is_run(p.uid)}
         await asyncio.sleep(QUIET_S)
-        after = {p.uid for p in self.promises.alive.values() if not self._is_run(p.uid)}
+        after = {p.uid for p in self.promises.alive.values() if not rest.is_run(p.uid)}
         if running != after:
             self.promises.fail(f"at rest, and {sorted(running ^ after)} came or went")
         for name, entry in self.promises.truth.hosts.items():
@@ -198,60 +198,3 @@ class Simulation:
             if lasting[0] != lasting[1]:
                 both = set(map(str, lasting[0])) ^ set(map(str, lasting[1]))
                 self.promises.fail(f"at rest, and the document of {name} changed: {sorted(both)}")
-
-    def _is_run(self, uid: str) -> bool:
-        return uid.startswith(("run.", "nightly."))
-
-    def _missing(self) -> Any:
-        """What is not as it should be."""
-        world = self.promises.truth
-        for name, types in self.types.items():
-            app = world.apps.get(name)
-            if app is None:
-                continue
-            if app.release != app.stable_release:
-                yield f"{name}: v{app.release} has not arrived"
-            release = world.current_release(app)
-            for spec in release.types if release else types:
-                if spec.schedule is None:
-                    yield from self._of_type(world, app, spec)
-        running = {process.uid for process in self.promises.alive.values()}
-        for name in self.machines:
-            if name not in world.hosts or not world.hosts[name].connected:
-                yield f"{name} is silent"
-        for entry in world.hosts.values():
-            for item in entry.assigned:
-                if item.ending or not (item.run or item.uid in running):
-                    yield f"{item.uid} is listed on {entry.name}"
-        if world.rebalance is not None:
-            yield "a rebalance is not over"
-
-    def _of_type(self, world: World, app: App, spec: ProcessType) -> Any:
-        wanted = self._wanted(world, app, spec)
-        running = [
-            process
-            for process in self.promises.alive.values()
-            if (process.slot.app, process.slot.type) == (app.name, spec.name)
-        ]
-        if len(running) != wanted:
-            yield f"{len(running)} of {wanted} {spec.name} run"
-        by_uid = {item.uid: item for entry in world.hosts.values() for item in entry.assigned}
-        for process in running:
-            item = by_uid.get(process.uid)
-            if item is None:
-                yield f"{process.uid} runs and is not wanted"
-            elif item.surge or item.ending or not is_current(world, item):
-                yield f"{process.uid} is still there"
-            elif process.behaves != "well":
-                yield f"{process.uid} runs what does not work"
-
-    def _wanted(self, world: World, app: App, spec: ProcessType) -> int:
-        quantity = app.formation.get(spec.name, 0)
-        fitting = [
-            entry
-            for entry in world.hosts.values()
-            if not entry.cordoned and all(one.allows(entry.labels) for one in spec.where.require)
-        ]
-        if spec.per_host:
-            return quantity * len(fitting)
-        return quantity
