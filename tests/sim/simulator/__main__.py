@@ -28,7 +28,6 @@ def one(seed: int, *, steps: int = STEPS) -> Result:
         await Simulation(seed, trace, result).run(steps)
 
     run(seed, trace, story)
-    result.digest = trace.digest()
     if result.broken:
         result.trace = trace.lines()
     return result

@@ -44,6 +44,7 @@ class Promises(Watcher):
         self._worked_until_s: dict[str, float] = {}
         self._listed: dict[str, set[str]] = defaultdict(set)
         self._withdrawn: dict[str, set[str]] = defaultdict(set)
+        self._told: set[int] = set()
         self._starts: Counter[str] = Counter()
         self._runs_placed: dict[tuple[str, str], str] = {}
         self._ticks: dict[tuple[str, str, int], str] = {}
@@ -85,8 +86,10 @@ class Promises(Watcher):
     def signalled(self, process: Process, signum: int, on: Machine) -> None:
         self._trace.note("%s: signal %d to %s", process.host, signum, process.key)
         lease_over = process.exclusive and self._loop.time() >= on.lease_until_s - 0.01
-        if not (on.ending or process.uid in self._withdrawn[process.host] or lease_over):
+        told = process.pid in self._told  # who was asked to end is killed when it does not
+        if not (on.ending or process.uid in self._withdrawn[process.host] or lease_over or told):
             self.fail(f"{process.key} on {process.host} was stopped, and nobody had said so")
+        self._told.add(process.pid)
 
     def ended(self, process: Process) -> None:
         self._trace.note("%s: %s ended", process.host, process.key)

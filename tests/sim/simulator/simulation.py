@@ -20,7 +20,7 @@ from simulator.faults import Faults
 from simulator.machines import Machine
 from simulator.nodes import Etcd, Node
 from simulator.promises import Promises
-from simulator.virtual import Trace
+from simulator.virtual import BEGINS_S, Trace
 from simulator.wires import Network
 
 HOSTS = ("a", "b", "c", "d", "e")
@@ -129,7 +129,9 @@ class Simulation:
                     return
             await self._heal()
         finally:
-            self.result.virtual_s = self.loop.time()
+            self.result.virtual_s = self.loop.time() - BEGINS_S
+            self.result.digest = self.trace.digest()
+            self.trace.over = True
             self.result.broken = [*self.promises.broken, *self.trace.errors]
 
     async def _begin(self) -> None:

@@ -37,6 +37,7 @@ class Trace(logging.Handler):
         self._lines: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=TRACE_MAX)
         self.now_s: Callable[[], float] = lambda: 0.0
         self._digest = 0
+        self.over = False
         self.errors: list[str] = []  # what no program may log, whatever breaks
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -46,7 +47,10 @@ class Trace(logging.Handler):
         self.note(str(record.msg), *(record.args if isinstance(record.args, tuple) else ()))
 
     def note(self, text: str, *values: object) -> None:
-        self._digest = zlib.crc32(repr((self.now_s(), text, values)).encode(), self._digest)
+        if self.over:  # everything is taken down, in any order
+            return
+        plain = [value for value in values if isinstance(value, str | int | float)]
+        self._digest = zlib.crc32(repr((self.now_s(), text, plain)).encode(), self._digest)
         self._lines.append((self.now_s(), text, values))
 
     def digest(self) -> str:
