@@ -1,10 +1,11 @@
 # make run    the example app on three agents      make test   the whole suite
 # make lint   what CI checks before the tests      make bench  the measurements
+# make sim SEEDS=0..999   histories of a whole cluster in virtual time
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format proto schema bench wheel clean
+.PHONY: run test lint format proto schema sim bench wheel clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.run: pyproject.toml
@@ -45,6 +46,10 @@ proto: $(VENV)/.dev
 
 schema: $(VENV)/.dev
 	$(BIN)/python tools/genschema.py
+
+SEEDS ?= 0..99
+sim: $(VENV)/.dev
+	PYTHONHASHSEED=0 PYTHONPATH=tests/sim:tests/harness $(BIN)/python -m simulator $(SEEDS) --jobs 2
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/scale.py

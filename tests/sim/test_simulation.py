@@ -1,0 +1,53 @@
+"""Whole histories of a cluster in virtual time; see docs/design/simulator.md.
+
+In processes of their own: a seed means the same only with a fixed PYTHONHASHSEED.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from simulator.mutations import MUTATIONS, SEEDS
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARE = "0..119"
+
+
+def simulated(*words: str) -> subprocess.CompletedProcess[str]:
+    path = [ROOT / "tests" / "sim", ROOT / "tests" / "harness"]
+    return subprocess.run(
+        [sys.executable, "-m", "simulator", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(map(str, path))},
+    )
+
+
+def test_no_history_breaks_a_promise() -> None:
+    done = simulated(SHARE, "--jobs", "2")
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert "120 seeds" in done.stdout
+
+
+def test_a_seed_means_the_same_again() -> None:
+    digests = {re.findall(r"digest (\w+)", simulated("7").stdout)[0] for _ in range(2)}
+    assert len(digests) == 1
+
+
+def test_every_mutation_has_a_seed_that_finds_it() -> None:
+    assert SEEDS.keys() == MUTATIONS.keys()
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_safeguard_that_is_taken_out_is_missed(name: str) -> None:
+    done = simulated(str(SEEDS[name]), "--mutation", name)
+    again = f'python -m simulator 0..119 --mutation "{name}" finds another seed'
+    assert done.returncode == 1, f"{again}\n{done.stdout}{done.stderr}"
+    assert f"seed {SEEDS[name]} broke: " in done.stdout
