@@ -273,21 +273,30 @@ def _rest_of(
 ) -> Iterator[Bundle]:
     for bundle in bundles:
         kept: list[int] = []
-        other: dict[tuple[int, bool, str], list[int]] = {}
+        other: dict[Terms, list[int]] = {}
         for ordinal in bundle.ordinals:
             uid = bundle.uid(ordinal)
             item = changed.get(uid)
             if item is not None and uid not in dropped:
-                changes = (item.retry_mark, item.ending, item.reason)
-                other.setdefault(changes, []).append(ordinal)
+                other.setdefault(_changed(bundle.terms, item), []).append(ordinal)
             elif uid not in dropped:
                 kept.append(ordinal)
         if kept:
             whole = len(kept) == len(bundle.ordinals)
             yield bundle if whole else Bundle(bundle.terms, tuple(kept))
-        for (retry_mark, ending, reason), ordinals in other.items():
-            terms = replace(bundle.terms, retry_mark=retry_mark, ending=ending, reason=reason)
+        for terms, ordinals in other.items():
             yield Bundle(terms, tuple(ordinals))
+
+
+def _changed(terms: Terms, item: Assignment) -> Terms:
+    return replace(
+        terms,
+        retry_mark=item.retry_mark,
+        ending=item.ending,
+        reason=item.reason,
+        failures=item.failures,
+        avoided_hosts=item.avoided_hosts,
+    )
 
 
 def _order(bundle: Bundle) -> tuple[object, ...]:

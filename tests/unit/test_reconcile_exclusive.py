@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from worlds import app, host, process_type, release, seen, stay, step, world, written
+from worlds import app, host, looping, process_type, release, seen, stay, step, world, written
 
 from formation.model import Host, InstanceState, Slot
 from formation.policy import AGENT_LEASE_S, LEASE_MARGIN_S
@@ -174,3 +174,26 @@ def test_a_change_replaces_it_in_place_one_after_the_other() -> None:
     apps = app({"agentd": 1}, release=2, stable=1)
     hosts = (host("a", stay("agentd.1")), host("b", stay("agentd.2")))
     assert written(step(world(*hosts, apps=apps, releases=changed))) == {"a": ["agentd.1"]}
+
+
+def test_a_crash_looping_one_ends_first_and_its_successor_avoids_the_host() -> None:
+    item = stay("one.1")
+    a = host("a", item, says=[looping(item)])
+    first = step(world(a, host("b"), apps=APPS, releases=RELEASES))
+    assert ending(first) == {"a": [("one.1-old", True)]}
+    (told,) = first.documents[0].instances
+    assert (told.avoided_hosts, told.failures) == (("a",), 5)
+    gone = host("a", told, generation=5, says=[seen(told, STOPPED)])
+    plan = step(world(gone, host("b"), apps=APPS, releases=RELEASES))
+    assert written(plan)["b"] == ["one.1"]
+    (new,) = [i for d in plan.documents for i in d.instances]
+    assert (new.avoided_hosts, new.failures) == (("a",), 5)
+    assert new.reason == "it kept failing on a"
+
+
+def test_one_that_is_stale_on_a_host_that_is_drained_ends_first() -> None:
+    apps = app({"one": 1}, release=2, stable=1)
+    drained = Host(name="a", cordoned=True, draining=True)
+    a = host("a", stay("one.1"), word=drained, draining_since_s=0.0)
+    plan = step(world(a, host("b"), apps=apps, releases=RELEASES))
+    assert ending(plan) == {"a": [("one.1-old", True)]}
