@@ -109,7 +109,9 @@ class Upkeep:
             lasting = [stay for stay in found if not self._drain_is_late(stay)] or found
             best = self.best[ordinal] = stays.better(lasting, keep, lambda row: int(level[row]))
             for stay in found:
-                if stay is not best and not _follows(stay, best) and self._may_go(stay, best):
+                late = self._drain_is_late(stay)
+                may_go = late or (not _follows(stay, best) and self._may_go(stay, best))
+                if stay is not best and may_go:
                     self.desk.drop(self.of_type, stay)
 
     def _may_go(self, stay: Stay, best: Stay) -> bool:

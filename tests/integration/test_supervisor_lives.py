@@ -340,3 +340,44 @@ def test_every_phase_in_which_something_runs_can_be_heard() -> None:
     from formation_agent import entries
 
     assert heard == entries.HEARD
+
+
+async def test_what_runs_once_is_known_to_the_disk_before_it_starts(bench: Bench) -> None:
+    await bench.want(stay("u1", "once"), stay("u2", "web"))
+    assert bench.children.spawned == ["u2:1"]
+    await bench.journal.flush()
+    assert bench.children.spawned == ["u2:1", "u1:1"]
+    assert load(bench.directory, "new").memory.tries["u1"].attempt == 1
+
+
+async def test_what_runs_once_is_not_started_again_when_it_was_interrupted(bench: Bench) -> None:
+    await bench.want(stay("u1", "once"))
+    await bench.journal.flush()
+    bench.started("u1:1")
+    later = Bench(bench.directory, load(bench.directory, "new").memory)
+    later.supervisor.start([])
+    await later.want(stay("u1", "once"))
+    await later.journal.flush()
+    assert later.children.spawned == []
+    assert status(later, "u1").state is InstanceState.FAILED
+    assert status(later, "u1").last_exit.startswith("its end is not known")
+
+
+async def test_what_runs_once_is_not_started_again_after_the_agent_was_stopped(
+    bench: Bench,
+) -> None:
+    await bench.want(stay("u1", "once"))
+    await bench.journal.flush()
+    bench.started("u1:1")
+    stopping = asyncio.create_task(bench.supervisor.stop_all())
+    await eventually(lambda: bench.children.told("u1:1"))
+    bench.exited("u1:1")
+    await asyncio.wait_for(stopping, 5)
+    await bench.supervisor.forget_orders()
+    later = Bench(bench.directory, load(bench.directory, "new").memory)
+    later.supervisor.start([])
+    await later.journal.flush()
+    await later.want(stay("u1", "once"))
+    await later.journal.flush()
+    assert later.children.spawned == []
+    assert status(later, "u1").state is InstanceState.FAILED

@@ -8,7 +8,7 @@ from worlds import AT_ONCE, app, host, process_type, release, seen, stay, step, 
 
 from formation.model import Host, InstanceState, Slot
 from formation.requests import Move, Rebalance
-from formation.rules import Constraint, HostLoss, Keep, LossAction, RolloutRules, Where
+from formation.rules import Constraint, HostLoss, Keep, LossAction, RolloutRules, Share, Where
 from formation_coordinator.plan import Plan
 from formation_coordinator.world import HostEntry
 
@@ -212,3 +212,27 @@ def test_the_moves_that_were_asked_for_are_made_one_works_before_the_other_goes(
 
 def test_plain_types_are_replaced_at_once_in_these_stories() -> None:
     assert WEB[0].types[0].rollout == AT_ONCE
+
+
+def test_what_is_late_on_a_drained_host_and_stale_is_stopped_and_comes_elsewhere() -> None:
+    late = replace(DRAINING, drain_deadline_s=10.0)
+    spec = process_type("web", rollout=RolloutRules(surge=Share(), unavailable=Share(count=1)))
+    given = world(
+        host("a", stay("web.1"), word=late, draining_since_s=0.0),
+        host("b"),
+        apps=app({"web": 1}, release=2, stable=1),
+        releases=(release(spec), release(spec, number=2)),
+    )
+    assert written(step(given))["a"] == []
+
+
+def test_a_copy_that_a_late_drain_stops_is_not_the_better_one() -> None:
+    late = Host(name="a", cordoned=True, draining=True, drain_deadline_s=10.0)
+    here, there = stay("web.1"), stay("web.1", stem="new", after_loss=True, moved_from="a")
+    given = world(
+        host("a", here, word=late, draining_since_s=0.0),
+        host("b", there, healthy=False),
+        apps=app({"web": 1}),
+        releases=(release("web"),),
+    )
+    assert written(step(given)) == {"a": []}

@@ -123,3 +123,15 @@ def test_it_has_arrived_when_nothing_is_stale_and_all_work() -> None:
     assert not arrived(stays("cC"))
     assert not arrived(stays("cs"))
     assert arrived([])
+
+
+def test_a_named_one_goes_whatever_the_numbers_say_but_is_away_then() -> None:
+    both = step(stays("ds+"), 2, RolloutRules(), FREE)
+    assert both.replace == (1,)
+
+
+def test_one_more_of_an_earlier_change_serves_until_all_others_work_and_then_goes() -> None:
+    extra = Stay(ordinal=4, stale=True, works=True, surge=True)
+    assert step([*stays("ccC"), extra], 3, RolloutRules(), FREE).surge == 1
+    assert step([*stays("cc"), extra], 3, RolloutRules(), FREE).surge == 1
+    assert step([*stays("ccc"), extra], 3, RolloutRules(), FREE).surge == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from worlds import app, bundle, host, process_type, release, seen, stay, step, world
@@ -226,3 +227,26 @@ def test_many_ticks_that_passed_are_one_that_is_due() -> None:
     every = Schedule(cron="* * * * *")
     assert schedule.due_tick_ms(every, NOW_MS - DAY_MS * 9, NOW_MS + 5) in (NOW_MS, None)
     assert schedule.due_tick_ms(every, NOW_MS - 3 * MINUTE_MS, NOW_MS + 5) == NOW_MS
+
+
+@pytest.mark.parametrize(
+    ("after", "tick"),
+    [
+        # 02:30 is not there on 29 March: it runs when the clock has gone forward, at 03:00 CEST.
+        ("2026-03-28T22:00Z", "2026-03-29T01:00Z"),
+        ("2026-03-29T01:00Z", "2026-03-30T00:30Z"),
+        # 02:30 comes twice on 25 October: the first of them runs, in CEST.
+        ("2026-10-24T20:00Z", "2026-10-25T00:30Z"),
+        ("2026-10-25T00:30Z", "2026-10-26T01:30Z"),
+    ],
+)
+def test_the_minute_that_a_schedule_runs_at_when_clocks_change(after: str, tick: str) -> None:
+    found = schedule.next_tick_ms(BERLIN, int(datetime.fromisoformat(after).timestamp() * 1000))
+    assert found is not None
+    assert datetime.fromtimestamp(found / 1000, UTC) == datetime.fromisoformat(tick)
+
+
+def test_two_runs_that_one_host_takes_are_one_document() -> None:
+    plan = step(shop(host("a"), runs=[asked(1), asked(2)]))
+    assert plan.together == ("a",)
+    assert [d.size for d in plan.documents] == [2]
