@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 
 from formation.model import Slot
 from formation_agent import machine
@@ -11,6 +13,13 @@ from formation_agent.machine import Phase, Stay
 from formation_agent.rooms import LogRoom
 
 log = logging.getLogger(__name__)
+
+
+def close(fd: int) -> None:
+    """Of a pipe that nobody will read; -1 is none."""
+    with contextlib.suppress(OSError):
+        if fd >= 0:
+            os.close(fd)
 
 
 class Output:

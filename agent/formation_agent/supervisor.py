@@ -7,9 +7,7 @@ the leader's. Never stops a process because somebody fell silent.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -32,18 +30,18 @@ from formation_agent.ending import Ending
 from formation_agent.entries import Changes, Entry, Running
 from formation_agent.exclusives import Exclusives
 from formation_agent.forgetting import Forgetting
+from formation_agent.hold import Hold
 from formation_agent.journal import Journal
 from formation_agent.launch import Launcher, LaunchError
 from formation_agent.machine import Phase, Stay
 from formation_agent.news import News
-from formation_agent.output import Output, say
+from formation_agent.output import Output, close, say
 from formation_agent.rooms import Children, Health, LogRoom
 from formation_agent.slots import Slots
 
 # How long an agent that finds none of its processes, as after a boot, waits for word that what it
 # remembers was moved meanwhile.
 START_WAIT_S = 5.0
-_LOOK_AGAIN_S = 0.1
 _NOT_WANTED = "no longer wanted on this host"
 _HELD = "the agent has just started: waits a moment for orders"
 
@@ -72,19 +70,16 @@ class Supervisor:
         self._launcher = launcher
         self._journal = journal
         self._jitter = jitter
-        self._start_wait_s = start_wait_s
         self._loop = asyncio.get_running_loop()
         self._now_s = self._loop.time
         self._entries: dict[str, Entry] = {}
         self._live: set[str] = set()
         # What is followed: the assignments of the journal, a moment later.
         self._wanted: dict[str, Assignment] = {}
-        # Not to be started before the first orders, or before the timer.
-        self._held: set[str] = set()
         # What the brain before was ending, until orders say what is wanted.
         self._past: tuple[Assignment, ...] = ()
-        self._hold_timer: asyncio.TimerHandle | None = None
         self._obeying = asyncio.Lock()
+        self._hold = Hold(start_wait_s, self._start_held, self._obeying.locked)
         # Keys of processes that were asked for or run, or left something behind that does.
         self._trees: set[str] = set()
         self._ends = Forgetting(children.forget, journal.once_written)
@@ -124,11 +119,10 @@ class Supervisor:
             self._find(child, known.get(entries.uid_of(child.key)))
         new = [item for uid, item in self._wanted.items() if uid not in self._entries]
         if not found:
-            self._held.update(item.uid for item in new)
+            self._hold.add(item.uid for item in new)
         for item in new:
             self._add(item)
-        if self._held:
-            self._hold_timer = self._loop.call_later(self._start_wait_s, self._waited)
+        self._hold.begin()
 
     def _find(self, child: processes.Child, assignment: Assignment | None) -> None:
         uid = entries.uid_of(child.key)
@@ -165,24 +159,12 @@ class Supervisor:
             entry.launch = self._launcher.recall(stay.assignment, release, port or 0)
             self._watch(entry, child.notify_fd, ready=stay.phase is not Phase.STARTING)
         else:
-            _close(child.notify_fd)
+            close(child.notify_fd)
 
-    def _waited(self) -> None:
-        if self._obeying.locked():  # word has come and is being written down
-            self._hold_timer = self._loop.call_later(_LOOK_AGAIN_S, self._waited)
-        else:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """No word came, or it has come: what was held back starts, if it is still wanted."""
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
-            self._hold_timer = None
-        held, self._held = self._held, set()
-        for uid in held:
-            entry = self._entries.get(uid)
-            if entry is not None and not self._closing:
-                self._start_if_free(entry)
+    def _start_held(self, uid: str) -> None:
+        entry = self._entries.get(uid)
+        if entry is not None and not self._closing:
+            self._start_if_free(entry)
 
     # -- orders ------------------------------------------------------------------------------------
 
@@ -223,7 +205,7 @@ class Supervisor:
         for uid in [uid for uid in self._entries if uid not in self._wanted]:
             self._feed(uid, machine.StopWanted(reason=_NOT_WANTED))
         self._past = ()
-        self._let_go()
+        self._hold.let_go()
 
     def _change(self, entry: Entry, assignment: Assignment) -> None:
         """Of a stay only this can change: that somebody asked for another try."""
@@ -258,7 +240,7 @@ class Supervisor:
         if not self._slots.holds(entry.slot, entry.uid):
             reason = f"waits until the stay before it in {entry.slot.short} has ended"
             entry.stay = replace(entry.stay, reason=reason)
-        elif entry.uid in self._held:
+        elif entry.uid in self._hold:
             entry.stay = replace(entry.stay, reason=_HELD)
         elif why := self._exclusives.hindrance(entry):
             entry.stay = replace(entry.stay, reason=why)
@@ -321,7 +303,7 @@ class Supervisor:
         if entry is None:
             log.error("pid %d was started as %s, unknown here: killed", event.pid, event.key)
             for fd in (event.stdout_fd, event.stderr_fd, event.notify_fd):
-                _close(fd)
+                close(fd)
             self._children.signal(event.key, signal.SIGKILL)
             return
         entry.start_ticks, entry.started_at_ms = event.start_ticks, now_ms()
@@ -512,9 +494,3 @@ class Supervisor:
             self._idle.clear()
             ending = Ending(self._live, self._entries, self._feed, self.urgent)
             await ending.run(self._idle)
-
-
-def _close(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        if fd >= 0:
-            os.close(fd)
