@@ -31,15 +31,17 @@ from formation_coordinator.world import HostEntry, World
 AT_ONCE = RolloutRules(surge=Share(), unavailable=Share(percent=25), healthy_s=0.0)
 
 
-def step(given: World, *, now_s: float = 100.0, wall_ms: int = 0, **more: Any) -> Plan:
-    """One pass of a leader; its new stays have the stem `new`."""
+def step(
+    given: World, *, now_s: float = 100.0, wall_ms: int = 0, stem: str = "new", **more: Any
+) -> Plan:
+    """One pass of a leader; its new stays have this stem."""
     return reconcile(
         given,
         now_s=now_s,
         wall_ms=wall_ms,
         epoch=7,
         replace_after_s=5.0,
-        new_stem=lambda: "new",
+        new_stem=lambda: stem,
         **more,
     )
 
