@@ -376,7 +376,7 @@ class _Pass:
             number = len(desk.pending) + desk.unnamed
             done.append(f"{number} pending ({next(iter(desk.pending.values()))})")
         done += desk.left_alone.values()
-        if desk.brake:
+        if desk.brake and BRAKE not in desk.pending.values():
             done.append(BRAKE)
         return ", ".join(done) or "nothing to do"
 
