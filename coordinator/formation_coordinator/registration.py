@@ -59,7 +59,9 @@ class Refused(Exception):
 class AgentSession:
     """One agent's stream. `fence` is the session key's mod_revision, 0 while not registered.
 
-    `over`: assigned instances that have ended for good, also when an agent that ends forgets them.
+    `owed`: the generation of the first document that it was sent, 0 before. `waiting`: the last
+    heartbeat that was not acknowledged yet. `over`: assigned instances that have ended for good,
+    also when an agent that ends forgets them.
     """
 
     id: str
@@ -68,6 +70,8 @@ class AgentSession:
     fence: int = 0
     lease: int = 0
     sent: AssignmentDocument | None = None
+    owed: int = 0
+    waiting: int = 0
     complete_wanted: bool = True
     over: dict[str, InstanceStatus] = field(default_factory=dict)
     last_heard_s: float = 0.0

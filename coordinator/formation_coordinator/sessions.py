@@ -190,7 +190,8 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 case "status":
                     self._take_status(session, message.status)
                 case "heartbeat":
-                    self._extend_lease(session, message.heartbeat.sequence)
+                    session.waiting = message.heartbeat.sequence
+                    self._extend_lease(session)
                 case "resend":
                     session.complete_wanted = True
                     self._send_assignments(session)
@@ -205,14 +206,16 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 case _:
                     pass  # a newer agent's message: being heard is all it says
 
-    def _extend_lease(self, session: AgentSession, sequence: int) -> None:
-        """Only while this host's session is surely ours, and when the agent was sent its document
-        as it was when the session began or later: what was taken from it meanwhile it must not
-        start again."""
+    def _extend_lease(self, session: AgentSession) -> None:
+        """Only while this host's session is surely ours, and when the agent follows its document as
+        it was when the session began, or a later one: what was taken from it before it must not
+        start again, also when it cannot write down what it is told."""
         entry = self._live.world.hosts.get(session.host)
-        document = entry.document if entry else None
-        if self._registrar.surely_holds(session) and document is session.sent:
-            ack = agent_pb2.Ack(heartbeat=sequence)
+        nothing = entry is None or entry.document is None
+        follows = nothing or 0 < session.owed <= session.status.generation
+        if session.waiting and follows and self._registrar.surely_holds(session):
+            ack = agent_pb2.Ack(heartbeat=session.waiting)
+            session.waiting = 0
             session.send(agent_pb2.CoordinatorMessage(ack=ack))
 
     def _take_status(self, session: AgentSession, batch: agent_pb2.StatusBatch) -> None:
@@ -235,6 +238,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         session.dirty.set()
         ack = agent_pb2.Ack(sequence=batch.sequence)
         session.send(agent_pb2.CoordinatorMessage(ack=ack))
+        self._extend_lease(session)
 
     def _remember_over(self, session: AgentSession, table: Mapping[str, InstanceStatus]) -> None:
         """An agent that ends stops all it has, what is over too, though it is wanted as it is."""
@@ -296,6 +300,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         base = None if session.complete_wanted else session.sent
         session.complete_wanted = False
         session.sent = document
+        session.owed = session.owed or document.generation
         session.send(assignments_message(document, base, releases))
 
     def _releases(self, document: AssignmentDocument) -> list[types_pb2.Release] | None:

@@ -5,7 +5,7 @@ does, until it waits. Agents obey at once, and what they start is well, unless i
 then it crash-loops everywhere.
 
     > hosts a b c zone=z1          three hosts join
-    > type web surge=1 port=8080   a type; words: surge= unavailable= healthy= deadline= port= memory=
+    > type web surge=1 port=8080   a type: surge= unavailable= healthy= deadline= port= memory=
                                    exclusive per_host max_per_host= require= apart= cron= wait
     > release [bad] [canary=N]     the types, as the next release
     > scale web=3
@@ -26,11 +26,30 @@ from itertools import count
 from worlds import host as made_host
 from worlds import process_type, release, step
 
-from formation.model import App, Assignment, Host, HostStatus, InstanceState, InstanceStatus
-from formation.model import ProcessType, Release, Slot
+from formation.model import (
+    App,
+    Assignment,
+    Host,
+    HostStatus,
+    InstanceState,
+    InstanceStatus,
+    ProcessType,
+    Release,
+    Slot,
+)
 from formation.requests import Run
-from formation.rules import Constraint, HostLoss, LossAction, Resources, Rollout, RolloutRules
-from formation.rules import Schedule, Share, Where, rollout_defaults
+from formation.rules import (
+    Constraint,
+    HostLoss,
+    LossAction,
+    Resources,
+    Rollout,
+    RolloutRules,
+    Schedule,
+    Share,
+    Where,
+    rollout_defaults,
+)
 from formation_coordinator.book import Book
 from formation_coordinator.plan import Plan
 from formation_coordinator.world import Change, HostEntry, World, apply
@@ -120,7 +139,8 @@ class Story:
     def _written(self, plan: Plan) -> Iterator[str]:
         before = self.world.hosts
         for decision in plan.decisions:
-            yield f"  : {decision.action} {decision.before} {decision.after} {decision.why}".rstrip()
+            words = (decision.action, decision.before, decision.after, decision.why)
+            yield f"  : {' '.join(words)}".rstrip()
         for document in sorted(plan.documents, key=lambda d: d.host):
             old = {item.uid: item for item in before[document.host].assigned}
             new = {item.uid: item for item in document.instances}
@@ -194,7 +214,9 @@ class Story:
             per_host="per_host" in flags,
             resources=Resources(memory_bytes=int(pairs.get("memory", "0")) * 2**20),
             schedule=Schedule(cron=pairs["cron"].replace("_", " ")) if "cron" in pairs else None,
-            on_host_loss=HostLoss(action=LossAction.WAIT if "wait" in flags else LossAction.REPLACE),
+            on_host_loss=HostLoss(
+                action=LossAction.WAIT if "wait" in flags else LossAction.REPLACE
+            ),
             stop_grace_s=3.0,
         )
 
@@ -309,9 +331,7 @@ class Story:
         self._app(runs_made=number)
 
 
-def _changes(
-    host: str, old: dict[str, Assignment], new: dict[str, Assignment]
-) -> Iterator[str]:
+def _changes(host: str, old: dict[str, Assignment], new: dict[str, Assignment]) -> Iterator[str]:
     for uid, item in old.items():
         if uid not in new:
             yield f"  - {item.slot.short} on {host}"

@@ -1,4 +1,7 @@
-"""The stories in tests/scenarios are told as they are written; FORMATION_ACCEPT=1 writes them anew."""
+"""The stories in tests/scenarios are told as they are written.
+
+FORMATION_ACCEPT=1 writes them anew: read what changed.
+"""
 
 from __future__ import annotations
 
