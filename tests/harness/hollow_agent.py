@@ -50,6 +50,8 @@ class HollowAgent:
         self.samples: list[agent_pb2.SampleUsage] = []
         self.welcome: agent_pb2.Welcome | None = None
         self.orders: list[agent_pb2.Assignments] = []
+        self.obeys = True  # as one whose disk is full does not
+        self.acknowledged: list[int] = []  # heartbeats
         self.open_logs: list[agent_pb2.OpenLogs] = []
         self.running: dict[str, Assignment] = {}
         self.refusal: grpc.aio.AioRpcError | None = None
@@ -139,7 +141,10 @@ class HollowAgent:
                 self.welcome = message.welcome
             case "assignments":
                 self.orders.append(message.assignments)
-                self._obey(message.assignments)
+                if self.obeys:
+                    self._obey(message.assignments)
+            case "ack" if message.ack.heartbeat:
+                self.acknowledged.append(message.ack.heartbeat)
             case "open_logs":
                 self.open_logs.append(message.open_logs)
             case "sample_usage":
@@ -153,6 +158,10 @@ class HollowAgent:
                 instances=[wire.usage_to_pb(usage) for usage in self.usage.values()],
             )
             self.send(agent_pb2.AgentMessage(usage=report))
+
+    def beat(self, number: int) -> None:
+        heartbeat = agent_pb2.Heartbeat(sequence=number)
+        self.send(agent_pb2.AgentMessage(heartbeat=heartbeat))
 
     def _obey(self, order: agent_pb2.Assignments) -> None:
         items = {item.uid: wire.assignment_from_pb(item) for item in order.instances}

@@ -410,3 +410,25 @@ async def test_a_store_that_is_away_leaves_instances_alone_and_says_so(
         store.unavailable = False
         await c1.control.Scale(pb.ScaleRequest(app="shop", changes=[change]))
         await a.wait_for(lambda: not a.running)
+
+
+async def test_an_agent_gets_a_lease_when_it_follows_what_its_session_began_with(
+    c1: RunningCoordinator,
+) -> None:
+    """Who cannot write its orders down may still list what runs elsewhere by now."""
+    async with HollowAgent(c1.address, "a") as a:
+        await c1.control.Apply(apply_request({"web": 1}))
+        await a.wait_for(lambda: len(a.running) == 1)
+        a.beat(1)
+        await a.wait_for(lambda: a.acknowledged == [1])
+        older, running = a.generation - 1, dict(a.running)
+    async with HollowAgent(c1.address, "a", cluster_id=a.cluster_id) as again:
+        again.generation, again.obeys = older, False
+        await again.wait_for(lambda: bool(again.orders))
+        again.beat(1)
+        again.say()
+        again.beat(2)
+        again.running = running
+        again.generation = again.orders[-1].results_in
+        again.say()
+        await again.wait_for(lambda: again.acknowledged == [2])
