@@ -160,7 +160,7 @@ def plan(found: Plan, command: str) -> str:
 def spreads(types: Iterable[Spread]) -> list[str]:
     return [
         f"{item.app}/{item.type}: {item.before} -> {item.after}"
-        f" (most on a host less least: {item.skew_before} -> {item.skew_after})"
+        f" (skew {item.skew_before} -> {item.skew_after})"
         for item in types
     ]
 

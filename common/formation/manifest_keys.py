@@ -324,7 +324,7 @@ TYPE = Keys(
         "quantity": _key(
             Whole(low=0, high=QUANTITY_MAX, default=-1),
             "How many when the app first meets this type; afterwards formctl scale alone "
-            "changes it. 1 for web and with a schedule, else 0.",
+            "changes it. 1 for web, with per_host and with a schedule, else 0.",
         ),
         "restart": _key(
             OneWord(default=DEFAULTS.restart),

@@ -54,7 +54,9 @@ def read_type(spec: Section, name: str, others: Collection[str], app: str) -> Pr
     found = ProcessType(
         name=name,
         command=spec.text("command"),
-        initial_quantity=spec.whole("quantity", 1 if scheduled else initial_quantity(name)),
+        initial_quantity=spec.whole(
+            "quantity", 1 if scheduled or per_host else initial_quantity(name)
+        ),
         restart=_restart(spec, scheduled),
         env=spec.variables("env"),
         port=port,

@@ -7,16 +7,16 @@ steps can be seen to its end. What is not well now stays as it is. Nothing is de
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 from formation.model import Assignment, HostStatus, InstanceState, InstanceStatus, Slot
 from formation.requests import Move, Rebalance
-from formation_coordinator import explain
+from formation_coordinator import explain, rebalance
 from formation_coordinator.book import Book, TypeKey
 from formation_coordinator.desk import Now, open_desk
 from formation_coordinator.plan import Plan
-from formation_coordinator.rebalance import better_moves
 from formation_coordinator.reconcile import reconcile
 from formation_coordinator.world import Change, HostEntry, World, apply
 
@@ -48,8 +48,7 @@ class Unplaced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Of a type, before and after: how many, and the most on one host less the least on any that
-    would take it."""
+    """Of a type, before and after: how many, and `rebalance.skew`."""
 
     app: str
     type: str
@@ -92,7 +91,7 @@ class Seer:
     def balanced(self, app: str, moves_max: int) -> Forecast:
         """The moves of a rebalance, of one app or ("") of all."""
         desk = open_desk(self.world, self._book, self._now, lambda: "", {})
-        moves = tuple(better_moves(desk, app, moves_max))
+        moves = tuple(rebalance.better_moves(desk, app, moves_max))
         record = Rebalance(moves=moves)
         change = Change(kind="rebalance", names=(), record=record if moves else None)
         return replace(self.after([change]), moves=moves)
@@ -225,16 +224,12 @@ class Seer:
         desk = open_desk(world, self._book, self._now, lambda: "", {})
         found = {}
         for key in keys:
-            counts = self._book.of(key).count
-            total, skew = int(counts.sum()), 0
+            skew = 0
             if key[0] in world.apps:
-                try:
-                    fit = desk.draft.fit(explain.wish_of(world, Slot(*key, 1)))
-                    on = counts[(fit.room > 0) | (counts > 0)]
-                    skew = int(on.max() - on.min()) if len(on) else 0
-                except explain.UnknownSlot:
-                    skew = 0
-            found[key] = (total, skew)
+                with suppress(explain.UnknownSlot):
+                    wish = explain.wish_of(world, Slot(*key, 1))
+                    skew = rebalance.skew(desk.draft.fit(wish))
+            found[key] = (int(self._book.of(key).count.sum()), skew)
         return found
 
 

@@ -1,8 +1,9 @@
 """Better balance by a bounded number of moves: which they would be, and making them. Pure.
 
 Placement never moves what runs, so a host that joins stays empty until something changes or an
-operator asks. A type is out of balance when zones, or hosts of one zone, that would take it differ
-by more than one. Each move goes from the fullest to the emptiest, so there are as few as can be.
+operator asks. A type is out of balance when hosts that it prefers have room and others run it, or
+when zones, or hosts of one zone, of one tier differ by more than one. Each move goes from the
+fullest to the emptiest, so there are as few as can be.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from formation.model import Slot
 from formation.requests import Move
@@ -22,6 +24,7 @@ from formation_coordinator.stays import OfType, Stay
 from formation_coordinator.world import Change
 
 MOVES_MAX = 100
+Floats = NDArray[np.float64]
 
 
 def follow_rebalance(desk: Desk) -> Iterator[Change]:
@@ -87,46 +90,71 @@ def _of_better(desk: Desk, of_type: OfType) -> Iterator[Move]:
 
 
 def _worst_pair(fit: Fit) -> tuple[int, int] | None:
-    """From where to where: between zones if those differ by more than one, else inside one."""
-    level, targets = fit.level, np.flatnonzero(fit.room > 0)
-    sources = np.flatnonzero(fit.book.connected & (level > 0))
-    if not len(targets) or not len(sources):
-        return None
-    between = _of_zones(fit, sources, targets) if fit.groups() else None
-    return between or _of_hosts(fit, sources, targets)
+    """From where to where: up to a tier that is preferred and has room, else inside a tier."""
+    tiers, sources = fit.tiers(), np.flatnonzero(fit.book.connected & (fit.level > 0))
+    for tier in np.unique(tiers[fit.room > 0])[::-1].tolist():
+        targets = np.flatnonzero((fit.room > 0) & (tiers == tier))
+        below = sources[tiers[sources] < tier]
+        if len(below):
+            lowest = below[tiers[below] == tiers[below].min()]
+            return _fullest(fit, _parts(fit), lowest), _emptiest(fit, _parts(fit), targets)
+        for parents, parts in _levels(fit):
+            apart = _apart(fit, parents, parts[0], sources[tiers[sources] == tier], targets)
+            parent = int(apart.argmax())
+            if apart[parent] > 1:
+                inside = sources[(tiers[sources] == tier) & (parents[sources] == parent)]
+                beside = targets[parents[targets] == parent]
+                return _fullest(fit, parts, inside), _emptiest(fit, parts, beside)
+    return None
 
 
-def _of_zones(fit: Fit, sources: Ints, targets: Ints) -> tuple[int, int] | None:
-    zones = fit.groups()[0]
-    totals = np.bincount(zones, weights=fit.level)
-    fullest = max(np.unique(zones[sources]).tolist(), key=lambda zone: totals[zone])
-    emptiest = min(np.unique(zones[targets]).tolist(), key=lambda zone: totals[zone])
-    if totals[fullest] - totals[emptiest] <= 1:
-        return None
-    source = _most(fit, sources[zones[sources] == fullest])
-    return source, _least(fit, targets[zones[targets] == emptiest])
+def skew(fit: Fit) -> int:
+    """The most by which two zones, or two hosts of one zone, of the same tier differ, among those
+    that have one or would take one."""
+    on, tiers, found = (fit.room > 0) | (fit.level > 0), fit.tiers(), 0
+    for tier in np.unique(tiers[on]).tolist():
+        rows = np.flatnonzero(on & (tiers == tier))
+        for parents, parts in _levels(fit):
+            found = max(found, int(_apart(fit, parents, parts[0], rows, rows).max()))
+    return found
 
 
-def _of_hosts(fit: Fit, sources: Ints, targets: Ints) -> tuple[int, int] | None:
-    """Inside the zone whose hosts differ most."""
-    zones = fit.groups()[0] if fit.groups() else np.zeros(len(fit.level), dtype=np.int64)
-    best: tuple[int, tuple[int, int]] | None = None
-    for zone in np.intersect1d(zones[sources], zones[targets]).tolist():
-        source = _most(fit, sources[zones[sources] == zone])
-        target = _least(fit, targets[zones[targets] == zone])
-        apart = int(fit.level[source] - fit.level[target])
-        if apart > 1 and (best is None or apart > best[0]):
-            best = apart, (source, target)
-    return best[1] if best else None
+def _parts(fit: Fit) -> tuple[Ints, ...]:
+    """Zones (of each label that it spreads by), then hosts: each row's."""
+    return *fit.groups(), np.arange(len(fit.level))
 
 
-def _most(fit: Fit, rows: Ints) -> int:
-    return int(rows[np.lexsort((fit.book.by_name[rows], -fit.level[rows]))[0]])
+def _levels(fit: Fit) -> Iterator[tuple[Ints, tuple[Ints, ...]]]:
+    """What is to be level in what: the parents, and from their children on what is inside."""
+    parts, parents = _parts(fit), np.zeros(len(fit.level), dtype=np.int64)
+    for index in range(len(parts)):
+        yield parents, parts[index:]
+        parents = parts[index]
 
 
-def _least(fit: Fit, rows: Ints) -> int:
-    keys = (fit.book.by_name[rows], -fit.room[rows], fit.level[rows], -fit.tiers()[rows])
-    return int(rows[np.lexsort(keys)[0]])
+def _apart(fit: Fit, parents: Ints, children: Ints, sources: Ints, targets: Ints) -> Floats:
+    """For each parent: its fullest child among the sources less its emptiest among the targets."""
+    totals = np.bincount(children, weights=fit.level)
+    most, least = (np.full(int(parents.max()) + 1, sign * np.inf) for sign in (-1, 1))
+    np.maximum.at(most, parents[sources], totals[children[sources]])
+    np.minimum.at(least, parents[targets], totals[children[targets]])
+    found: Floats = most - least
+    return found
+
+
+def _fullest(fit: Fit, parts: tuple[Ints, ...], rows: Ints) -> int:
+    """The row of the fullest host, in the fullest of each part."""
+    for codes in parts:
+        totals = np.bincount(codes, weights=fit.level)[codes[rows]]
+        rows = rows[totals == totals.max()]
+    return int(rows[np.argmin(fit.book.by_name[rows])])
+
+
+def _emptiest(fit: Fit, parts: tuple[Ints, ...], rows: Ints) -> int:
+    for codes in parts:
+        totals = np.bincount(codes, weights=fit.level)[codes[rows]]
+        rows = rows[totals == totals.min()]
+    return int(rows[np.lexsort((fit.book.by_name[rows], -fit.room[rows]))[0]])
 
 
 def _newest_on(desk: Desk, key: TypeKey, row: int) -> Slot | None:

@@ -143,6 +143,7 @@ def test_what_cannot_be_there_twice_is_replaced_in_its_place(
 
 def test_a_type_may_stand_on_every_host_and_may_be_there_once_only() -> None:
     assert read("per_host = true\nquantity = 2").per_host
+    assert read("per_host = true").initial_quantity == 1
     assert read("exclusive = true").exclusive
     assert read("per_host = true\nexclusive = true\nport = 53").exclusive
 
