@@ -170,6 +170,10 @@ class Session:
                 ended = self._why(group)
             finally:
                 call.cancel()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # A task group that fails at the moment of a cancel raises its failure alone.
+            raise asyncio.CancelledError
         if ended is not None:
             raise ended
 

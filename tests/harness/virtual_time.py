@@ -6,6 +6,7 @@ With real sockets or processes under it, every timeout would come at once.
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -17,12 +18,15 @@ class _JumpingSelector(selectors.SelectSelector):
     """Never waits: what it is asked to wait is added to the clock."""
 
     now_s = 0.0
+    ends_s = math.inf
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready and timeout is None:
             raise AssertionError("every task waits for something that never comes")
         self.now_s += 0.0 if ready else timeout or 0.0
+        if self.now_s > self.ends_s:
+            raise AssertionError("a task goes on although it was cancelled")
         return ready
 
 
@@ -36,6 +40,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def begin_at(self, now_s: float) -> None:
         self._clock.now_s = now_s
+
+    def end_before(self, ends_s: float) -> None:
+        self._clock.ends_s = ends_s
 
 
 def run_in_virtual_time(story: Coroutine[Any, Any, T]) -> T:

@@ -99,6 +99,31 @@ async def test_a_stream_that_ends_before_the_goodbye_has_not_taken_it(session: S
     assert not session.left.is_set()
 
 
+class FailsAsItIsCancelled(Session):
+    """Its task group begins to fail, and before it has ended the whole session is cancelled."""
+
+    talks = 0
+
+    async def _talk(self, *_args: object) -> None:
+        self.talks += 1
+        whole = asyncio.current_task()
+        assert whole is not None
+        async with asyncio.TaskGroup() as group:
+            failing = group.create_task(self._fail())
+            failing.add_done_callback(lambda _: whole.cancel())
+            await asyncio.Event().wait()
+
+    async def _fail(self) -> None:
+        raise SessionLost("cut")
+
+
+async def test_a_session_that_is_cancelled_as_it_fails_ends(session: Session) -> None:
+    session.__class__ = FailsAsItIsCancelled
+    running = asyncio.create_task(session.run())
+    await asyncio.wait([running], timeout=10)
+    assert running.cancelled()
+
+
 async def test_what_the_hello_did_not_say_is_said_without_a_heartbeat(
     coordinator: FakeCoordinator, bench: Bench, session: Session
 ) -> None:

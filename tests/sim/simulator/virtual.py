@@ -25,6 +25,7 @@ from virtual_time import VirtualTimeLoop
 
 # Zero would be taken for "never" here and there, as on no machine.
 BEGINS_S = 1_000.0
+ENDS_WITHIN_S = 600.0  # all that was started, once it is cancelled
 WALL_BEGINS_S = 1_772_366_400.0  # 2026-03-01 12:00:00 UTC
 TRACE_MAX = 120
 
@@ -126,7 +127,10 @@ def run(seed: int, trace: Trace, story: Callable[[], Coroutine[Any, Any, None]])
     gc.disable()  # it would run whenever it likes
     try:
         with _replaced(loop, seed), _logged(trace), asyncio.Runner(loop_factory=lambda: loop) as r:
-            r.run(story())
+            try:
+                r.run(story())
+            finally:
+                loop.end_before(loop.time() + ENDS_WITHIN_S)
     finally:
         gc.enable()
         gc.collect()
