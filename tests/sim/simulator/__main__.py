@@ -1,6 +1,7 @@
-"""python -m simulator SEEDS [--steps N] [--jobs N] [--mutation NAME]; SEEDS is `7` or `0..99`.
+"""python -m simulator SEEDS [--steps N] [--jobs N] [--mutation NAME], SEEDS being `7` or `7,0..99`.
 
-A seed that broke is told with its last events. Exit code 1: a promise was broken.
+A seed that broke is told with its last events; with a mutation it is the last that is tried. Exit
+code 1: a promise was broken.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def one(seed: int, *, steps: int = STEPS) -> Result:
     return result
 
 
-def results(seeds: range, steps: int, jobs: int, mutation: str) -> Iterator[Result]:
+def results(seeds: list[int], steps: int, jobs: int, mutation: str) -> Iterator[Result]:
     prepare = partial(mutations.apply, mutation) if mutation else None
     work = partial(one, steps=steps)
     if jobs == 1:
@@ -45,9 +46,12 @@ def results(seeds: range, steps: int, jobs: int, mutation: str) -> Iterator[Resu
         yield from pool.map(work, seeds, chunksize=2)
 
 
-def seeds_of(text: str) -> range:
-    first, dots, last = text.partition("..")
-    return range(int(first), int(last if dots else first) + 1)
+def seeds_of(text: str) -> list[int]:
+    found: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.partition("..")
+        found += range(int(first), int(last if dots else first) + 1)
+    return found
 
 
 def told(result: Result) -> str:

@@ -103,6 +103,14 @@ class Commands:
         await self._surely(uncordon_all)
         await self._surely(self.apply_good)
 
+    async def restart_all(self, name: str) -> None:
+        async def restart_type(node: Node) -> str:
+            assert node.service is not None
+            await self._apps(node).restart(APP, name, 0, WHO, node.service.live.world)
+            return name
+
+        await self._surely(restart_type)
+
     async def _surely(self, command: Callable[[Node], Awaitable[Any]]) -> None:
         for _ in range(_TRIES):
             node = self._dice.choice(list(self._sim.nodes.values()))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from formation_coordinator.world import World
 from simulator import apps, rest
 from simulator.commands import Commands
+from simulator.endings import Endings
 from simulator.faults import Faults
 from simulator.machines import Machine
 from simulator.nodes import Etcd, Node
@@ -31,7 +32,6 @@ PAUSE_S = (0.02, 0.25, 1.5)
 HEALED_WITHIN_S = 240.0
 QUIET_S = 12.0
 LAG_S = 2.5
-_BAD_MACHINES = 4  # of so many seeds one ends with a machine where everything crashes
 
 
 @dataclass(slots=True)
@@ -173,37 +173,27 @@ class Simulation:
         await self.commands.at_rest()
         self.faults.heal()
         await self.commands.clear_the_way()
-        ends_s = self.loop.time() + HEALED_WITHIN_S
-        missing = ["nothing was looked at"]
-        while missing and self.loop.time() < ends_s and not self.promises.broken:
-            await asyncio.sleep(0.5)
-            alive = self.promises.alive.values()
-            missing = list(rest.missing(self.promises.truth, alive, self.machines))
-        if missing:
-            self.promises.fail(f"not at rest in {HEALED_WITHIN_S:g} s: {'; '.join(missing[:4])}")
-            return
-        await self._stays_quiet()
-        if self.result.seed % _BAD_MACHINES == 0 and not self.promises.broken:
-            await self._with_a_bad_machine()
+        await self.comes_to_rest()
+        if not self.promises.broken:
+            await self._stays_quiet()
+        if not self.promises.broken:
+            await Endings(self).one()
 
-    async def _with_a_bad_machine(self) -> None:
-        """Where everything crashes nothing stays but what every host has; it works elsewhere."""
-        machine = self.machines["a"]
-        self.trace.note("on a everything crashes")
-        machine.bad = True
-        for process in list(machine.processes.values()):
-            machine.crash(process)
+    async def comes_to_rest(self) -> None:
+        await self.until_none(self._missing, "")
+
+    def _missing(self) -> list[str]:
+        return list(rest.missing(self.promises.truth, self.promises.alive.values(), self.machines))
+
+    async def until_none(self, left: Callable[[], list[str]], what: str) -> None:
         ends_s = self.loop.time() + HEALED_WITHIN_S
-        while left := self._left_on("a"):
-            if self.loop.time() > ends_s or self.promises.broken:
-                self.promises.fail(f"{', '.join(left)} is still on a, where everything crashes")
+        await asyncio.sleep(0.5)
+        while (found := left()) and not self.promises.broken:
+            if self.loop.time() > ends_s:
+                said = "; ".join(f"{one} {what}".strip() for one in found[:4])
+                self.promises.fail(f"not at rest in {HEALED_WITHIN_S:g} s: {said}")
                 return
             await asyncio.sleep(0.5)
-
-    def _left_on(self, name: str) -> list[str]:
-        entry = self.promises.truth.hosts[name]
-        here = [item.uid for item in entry.assigned if not item.run]
-        return [uid for uid in here if not uid.startswith("everywhere.")]
 
     async def _stays_quiet(self) -> None:
         """Nothing is moved without need: but for schedules, no document changes any more."""
