@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from formation.model import App, HostState, Slot
-from formation_coordinator.book import Book, TypeKey
+from formation_coordinator.book import Book
 from formation_coordinator.draft import FRESH, Draft, NewStem, Past, Wish
 from formation_coordinator.moves import Moves
 from formation_coordinator.plan import PENDING_NAMED_MAX, Decision
 from formation_coordinator.rollout import Progress
 from formation_coordinator.stays import OfType, Stay
+from formation_coordinator.tallies import TypeKey
 from formation_coordinator.world import World, host_state
 
 TALLIES = ("placed", "moved", "replaced", "removed", "moving", "ending", "told to retry")

@@ -27,9 +27,10 @@ from formation.model import (
     Slot,
     Terms,
 )
-from formation_coordinator.book import Book, Ints, TypeKey
+from formation_coordinator.book import Book
 from formation_coordinator.fit import Fit
 from formation_coordinator.space import Freed, OneRow, Space
+from formation_coordinator.tallies import Ints, TypeKey
 from formation_coordinator.world import World
 
 NewStem = Callable[[], str]

@@ -15,17 +15,9 @@ import numpy as np
 from formation.model import Ability, HostState, ProcessType
 from formation.rules import Constraint
 from formation_coordinator import placement
-from formation_coordinator.book import (
-    MILLI,
-    PLENTY,
-    Book,
-    Flags,
-    Ints,
-    TypeKey,
-    ability_bits,
-    needs_milli,
-)
+from formation_coordinator.book import MILLI, PLENTY, Book, ability_bits, needs_milli
 from formation_coordinator.space import Space
+from formation_coordinator.tallies import Flags, Ints, TypeKey
 
 NAMED_MAX = 10
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))

@@ -14,10 +14,11 @@ from itertools import count
 from formation.model import Assignment, HostStatus, InstanceState, InstanceStatus, Slot
 from formation.requests import Move, Rebalance
 from formation_coordinator import explain, rebalance
-from formation_coordinator.book import Book, TypeKey
+from formation_coordinator.book import Book
 from formation_coordinator.desk import Now, open_desk
 from formation_coordinator.plan import Plan
 from formation_coordinator.reconcile import reconcile
+from formation_coordinator.tallies import TypeKey
 from formation_coordinator.world import Change, HostEntry, World, apply
 
 PASSES_MAX = 500

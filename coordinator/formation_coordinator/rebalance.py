@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from formation.model import Slot
 from formation.requests import Move
-from formation_coordinator.book import Ints, TypeKey
 from formation_coordinator.desk import Desk
 from formation_coordinator.draft import Wish
 from formation_coordinator.fit import Fit
 from formation_coordinator.stays import OfType, Stay
+from formation_coordinator.tallies import Ints, TypeKey
 from formation_coordinator.world import Change
 
 MOVES_MAX = 100

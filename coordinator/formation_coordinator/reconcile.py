@@ -40,7 +40,7 @@ import numpy as np
 from formation.model import App, HostState, ProcessType, Release, Slot
 from formation.rules import Rollout
 from formation_coordinator import placement, rollout
-from formation_coordinator.book import Book, TypeKey
+from formation_coordinator.book import Book
 from formation_coordinator.desk import Demand, Desk, Now, open_desk
 from formation_coordinator.draft import FRESH, NewStem, Wish
 from formation_coordinator.fit import Fit
@@ -49,6 +49,7 @@ from formation_coordinator.rebalance import follow_rebalance
 from formation_coordinator.rollout import Progress
 from formation_coordinator.runs import Runs
 from formation_coordinator.stays import OfType
+from formation_coordinator.tallies import TypeKey
 from formation_coordinator.upkeep import Upkeep
 from formation_coordinator.world import Change, World
 

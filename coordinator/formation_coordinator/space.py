@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from formation.model import ProcessType, Slot
-from formation_coordinator.book import Book, Ints, TypeKey, needs_milli
+from formation_coordinator.book import Book, needs_milli
+from formation_coordinator.tallies import Ints, TypeKey
 from formation_coordinator.world import HostEntry
 
 _COLUMNS = (

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from formation.model import Assignment, HostState, InstanceState, InstanceStatus, Slot
 from formation.rules import ZONE_LABEL, Keep
 from formation_coordinator import placement
-from formation_coordinator.book import Book, TypeBook
+from formation_coordinator.book import Book
 from formation_coordinator.draft import Wish
+from formation_coordinator.tallies import TypeBook
 from formation_coordinator.world import HostEntry, is_healthy, is_over
 
 

@@ -15,12 +15,12 @@ from formation.model import HostState, InstanceState, Slot
 from formation.policy import AGENT_LEASE_S, LEASE_MARGIN_S
 from formation.rules import LossAction
 from formation_coordinator import moves, rollout, stays
-from formation_coordinator.book import Flags
 from formation_coordinator.desk import Demand, Desk
 from formation_coordinator.draft import FRESH, Past, Wish
 from formation_coordinator.fit import matching
 from formation_coordinator.plan import BRAKE, PENDING_NAMED_MAX
 from formation_coordinator.stays import OfType, Stay
+from formation_coordinator.tallies import Flags
 from formation_coordinator.world import GONE, departed, is_over
 
 

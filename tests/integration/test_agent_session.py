@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import grpc
 import psutil
 import pytest
 from agent_program import AgentProgram, runs
@@ -460,45 +459,3 @@ async def test_heartbeats_come_at_the_period_that_the_coordinator_sets(tmp_path:
         AgentProgram(tmp_path, "--name", "b", "--coordinator", fast.address),
     ):
         await eventually(lambda: fast.heartbeats >= 5)
-
-
-async def test_a_taken_name_ends_a_new_agent_with_the_reason(tmp_path: Path) -> None:
-    coordinator = FakeCoordinator(f"unix:{tmp_path / 'c.sock'}")
-    coordinator.refusal = (grpc.StatusCode.ALREADY_EXISTS, "host name 'b' is taken")
-    async with (
-        coordinator,
-        AgentProgram(tmp_path, "--name", "b", "--coordinator", coordinator.address) as agent,
-    ):
-        assert await agent.ended() == 2
-        assert "formation-agent: host name 'b' is taken" in agent.text.splitlines()
-
-
-async def test_wrong_settings_end_it_with_one_line_each(tmp_path: Path) -> None:
-    async with AgentProgram(tmp_path, "--naem", "b", "--max-instances", "many") as agent:
-        assert await agent.ended() == 2
-        assert agent.text.splitlines() == [
-            "formation-agent: --naem: unknown; did you mean --name?",
-            "formation-agent: --max-instances: 'many' is not a whole number from 0",
-        ]
-
-
-async def test_a_second_agent_on_the_same_directory_is_refused(
-    coordinator: FakeCoordinator, agent: AgentProgram, tmp_path: Path
-) -> None:
-    await eventually(lambda: coordinator.hellos)
-    second = AgentProgram(tmp_path, "--name", "b", "--coordinator", coordinator.address)
-    second.output = tmp_path / "second.log"
-    async with second:
-        assert await second.ended() == 2
-        (line,) = second.text.splitlines()
-    assert line.startswith(f"formation-agent: already running on {agent.state_dir} (process ")
-
-
-async def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    state.mkdir(mode=0o755)
-    (state / "precious").touch()
-    async with AgentProgram(tmp_path, "--name", "b") as agent:
-        assert await agent.ended() == 2
-        assert "is used for something else" in agent.text
-    assert (state.stat().st_mode & 0o777) == 0o755

@@ -1,4 +1,4 @@
-"""Who leads, told as stories in virtual time over the twin, and once more on real etcds."""
+"""Who leads, told as stories in virtual time over the twin."""
 
 from __future__ import annotations
 
@@ -9,79 +9,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from etcd_server import EtcdServer, Relay
-from eventually import eventually
-from store_backends import ETCDS, require_etcd
+from candidates import TTL_S, Candidate, Stage, candidate
 from store_link import StoreLink
 from virtual_time import run_in_virtual_time
 
 from formation.model import Coordinator
-from formation.runtime import monotonic_s
-from formation_coordinator.election import MARGIN_S, Election, LeaseKeeper
+from formation_coordinator.election import MARGIN_S
 from formation_coordinator.store import codec, keys
-from formation_coordinator.store.base import CreateRevision, Delete, Put, Store, StoreUnavailable
-from formation_coordinator.store.etcd import EtcdStore
+from formation_coordinator.store.base import CreateRevision, Delete, Put, StoreUnavailable
 from formation_coordinator.store.memory import MemoryStore
-from formation_coordinator.store.mirror import Mirror
-
-TTL_S = 3.0
-
-
-@dataclass(slots=True)
-class Stage:
-    """Everybody's terms: (who, epoch), and who leads right now. Two at once is the failure."""
-
-    now: list[str] = field(default_factory=list)
-    terms: list[tuple[str, int]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Candidate:
-    """One coordinator's keeper, mirror and election; leading is only being on the stage."""
-
-    id: str
-    store: Store
-    keeper: LeaseKeeper
-    mirror: Mirror
-    election: Election
-    tasks: list[asyncio.Task[None]]
-
-    async def close(self) -> None:
-        await self.election.close()
-        await self.keeper.close()
-        await self.die()
-
-    async def die(self) -> None:
-        """Nothing is given back: as a process that is killed."""
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.wait(self.tasks)
-
-
-def candidate(
-    name: str,
-    store: Store,
-    stage: Stage,
-    *,
-    clock: Callable[[], float],
-    then: Callable[[int], None] = lambda _epoch: None,
-) -> Candidate:
-    async def lead(epoch: int) -> None:
-        assert stage.now == [], f"{name} leads while {stage.now} does"
-        stage.now.append(name)
-        stage.terms.append((name, epoch))
-        try:
-            then(epoch)
-            await asyncio.Event().wait()
-        finally:
-            stage.now.remove(name)
-
-    mirror = Mirror(store)
-    keeper = LeaseKeeper(store, ttl_s=TTL_S, clock=clock)
-    me = Coordinator(id=name, address=f"{name}:1")
-    election = Election(store, mirror, keeper, me, lead)
-    tasks = [asyncio.create_task(part.run()) for part in (keeper, mirror, election)]
-    return Candidate(name, store, keeper, mirror, election, tasks)
 
 
 @dataclass(slots=True)
@@ -441,70 +377,3 @@ async def _disturb(on: Theatre, links: list[StoreLink], dice: random.Random) -> 
         case _:
             if not on.store.unavailable:
                 await on.store.get(keys.LEADER)
-
-
-# On real etcds, in real time.
-
-
-@pytest.fixture(params=ETCDS)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[EtcdServer]:
-    with EtcdServer(require_etcd(request.param)) as started:
-        yield started
-
-
-async def test_on_etcd_a_clean_close_hands_over_in_well_under_the_ttl(server: EtcdServer) -> None:
-    stage, stores = Stage(), [EtcdStore(server.endpoint) for _ in range(2)]
-    one = candidate("a", stores[0], stage, clock=monotonic_s)
-    await eventually(lambda: stage.now == ["a"])
-    two = candidate("b", stores[1], stage, clock=monotonic_s)
-    await two.keeper.held()
-    await two.mirror.ready.wait()
-    began_s = monotonic_s()
-    await one.close()
-    await eventually(lambda: stage.now == ["b"])
-    assert monotonic_s() - began_s < TTL_S / 2
-    await two.close()
-    assert await stores[1].get(keys.LEADER) is None
-    for store in stores:
-        await store.close()
-
-
-async def test_on_etcd_a_leader_cut_off_is_followed_and_its_late_write_fails(
-    server: EtcdServer,
-) -> None:
-    relay = await Relay(server.socket).start()
-    stage, stores = Stage(), [EtcdStore(relay.endpoint), EtcdStore(server.endpoint)]
-    one = candidate("a", stores[0], stage, clock=monotonic_s)
-    await eventually(lambda: stage.now == ["a"])
-    old_epoch = one.election.epoch
-    two = candidate("b", stores[1], stage, clock=monotonic_s)
-    await two.mirror.ready.wait()
-    relay.freeze()
-    await eventually(lambda: stage.now == ["b"], deadline_s=15)
-    relay.thaw()
-    fence = CreateRevision(keys.LEADER, old_epoch)
-    late = await stores[1].commit([fence], [Put("assignments/h", b"stale")])
-    assert not late.succeeded
-    await eventually(lambda: one.mirror.connected, deadline_s=15)
-    assert [name for name, _ in stage.terms] == ["a", "b"]
-    for one_of_them in (one, two):
-        await one_of_them.close()
-    for store in stores:
-        await store.close()
-    await relay.cut()
-
-
-async def test_on_etcd_a_restart_costs_the_leader_neither_lease_nor_epoch() -> None:
-    with EtcdServer(require_etcd("debian")) as server:
-        stage, store = Stage(), EtcdStore(server.endpoint)
-        one = candidate("a", store, stage, clock=monotonic_s)
-        await eventually(lambda: stage.now == ["a"])
-        lease = one.keeper.lease_id
-        server.kill()
-        await eventually(lambda: not stage.now)
-        server.start()
-        await eventually(lambda: stage.now == ["a"], deadline_s=20)
-        assert one.keeper.lease_id == lease
-        assert stage.terms == [stage.terms[0]] * 2
-        await one.close()
-        await store.close()
