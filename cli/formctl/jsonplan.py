@@ -12,7 +12,7 @@ from formctl.views import Instance
 def plan(found: Plan) -> Json:
     return {
         "revision": found.revision,
-        "steps_total": found.steps_total,
+        "steps_total": sum(found.totals.values()),
         "steps": [
             {
                 "kind": step.kind,

@@ -5,8 +5,7 @@ Of the wire's own messages where those say just what is shown; nothing is comput
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from formation.model import App
@@ -69,11 +68,12 @@ class Spread(Protocol):
 
 
 class Plan(Protocol):
-    steps_total: int
     revision: int
 
     @property
     def steps(self) -> Sequence[Step]: ...
+    @property
+    def totals(self) -> Mapping[str, int]: ...
     @property
     def unplaced(self) -> Sequence[Unplaced]: ...
     @property
@@ -145,14 +145,14 @@ def steered(how: str, app: App, release: int) -> str:
 
 def plan(found: Plan, command: str) -> str:
     lines = [*found.notes, *spreads(found.types)]
-    if not found.steps_total and not found.unplaced:
+    if not found.totals and not found.unplaced:
         return "\n".join([*lines, "nothing would change"])
     lines += _steps(found)
     for item in found.unplaced:
         lines += _unplaced(item)
-    counts = Counter(step.kind for step in found.steps)
-    total = ", ".join(f"{number} {kind}" for kind, number in counts.items())
-    lines.append(f"{found.steps_total} steps: {total}" if total else "no step is possible")
+    total = ", ".join(f"{number} {kind}" for kind, number in sorted(found.totals.items()))
+    number = sum(found.totals.values())
+    lines.append(f"{number} steps: {total}" if total else "no step is possible")
     lines.append(f"apply just this: {command}")
     return "\n".join(printable(line) for line in "\n".join(lines).split("\n"))
 
@@ -172,7 +172,7 @@ def _steps(found: Plan) -> Iterator[str]:
             where = step.to_host
         why = f"  ({step.reason})" if step.reason else ""
         yield f"  {step.kind:<8}{step.type}.{step.ordinal}  {where}{why}"
-    more = found.steps_total - min(_STEPS_SHOWN, len(found.steps))
+    more = sum(found.totals.values()) - min(_STEPS_SHOWN, len(found.steps))
     if more:
         yield f"  and {more} more"
 

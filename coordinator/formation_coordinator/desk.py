@@ -5,6 +5,7 @@ Mutable, and private to one pass.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -67,7 +68,8 @@ class Desk:
     progress: dict[TypeKey, Progress] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     tally: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TALLIES, 0))
-    unnamed: int = 0  # wanted, beyond all room, and too many to list one by one
+    # Wanted, and too many to list one by one.
+    unnamed: Counter[TypeKey] = field(default_factory=Counter)
     wake_at_s: float | None = None
 
     def wake(self, at_s: float | None) -> None:
@@ -75,9 +77,10 @@ class Desk:
             self.wake_at_s = at_s if self.wake_at_s is None else min(self.wake_at_s, at_s)
 
     def wait(self, slots: Sequence[Slot], why: str) -> None:
-        """These stay without what they want; beyond a number they are only counted."""
+        """These, of one type, lack what they want; beyond a number they are only counted."""
         room = max(0, PENDING_NAMED_MAX - len(self.pending))
-        self.unnamed += max(0, len(slots) - room)
+        if len(slots) > room:
+            self.unnamed[slots[0].app, slots[0].type] += len(slots) - room
         for slot in slots[:room]:
             self.pending[slot] = why
 

@@ -6,6 +6,7 @@ steps can be seen to its end. What is not well now stays as it is. Nothing is de
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -149,13 +150,9 @@ class Seer:
 
     def _compared(self, before: _End, after: _End) -> Forecast:
         steps = list(self._steps(before, after))
-        keys = sorted({(s.slot.app, s.slot.type) for s in steps} | _waiting(after).keys())
-        was_waiting = _waiting(before)
-        unplaced = [
-            self._unplaced(key, slots, after)
-            for key, slots in _waiting(after).items()
-            if len(slots) > len(was_waiting.get(key, ()))
-        ]
+        were, wait = _waiting(before), _waiting(after)
+        keys = sorted({(s.slot.app, s.slot.type) for s in steps} | wait.keys())
+        unplaced = [self._unplaced(key, wait[key], after) for key in wait if wait[key] > were[key]]
         old, new = self._levels(self.world, keys), self._levels(after.world, keys)
         spreads = [
             Spread(
@@ -202,23 +199,19 @@ class Seer:
             if slot not in old and slot not in new:
                 yield Step(kind="surge", slot=slot, to_host=host, reason=reason)
 
-    def _unplaced(self, key: TypeKey, slots: Sequence[Slot], after: _End) -> Unplaced:
-        reason = after.plan.pending[slots[0]]
+    def _unplaced(self, key: TypeKey, number: int, after: _End) -> Unplaced:
+        told = (why for slot, why in after.plan.pending.items() if (slot.app, slot.type) == key)
+        found = Unplaced(app=key[0], type=key[1], count=number, reason=next(told, ""))
         desk = open_desk(after.world, self._book, self._now, lambda: "", {})
         try:
-            fit = desk.draft.fit(explain.wish_of(after.world, slots[0]))
+            fit = desk.draft.fit(explain.wish_of(after.world, Slot(*key, 1)))
         except explain.UnknownSlot:
-            return Unplaced(app=key[0], type=key[1], count=len(slots), reason=reason)
+            return found
         verdicts = explain.judged(fit, set())
         fits = any(verdict.fits for verdict in verdicts)
-        return Unplaced(
-            app=key[0],
-            type=key[1],
-            count=len(slots),
-            reason=reason,
-            remedy="" if fits else explain.remedy(fit),
-            verdicts=tuple(verdicts),
-        )
+        remedy = "" if fits else explain.remedy(fit)
+        reason = found.reason or fit.reason()
+        return replace(found, reason=reason, remedy=remedy, verdicts=tuple(verdicts))
 
     def _levels(self, world: World, keys: Sequence[TypeKey]) -> dict[TypeKey, tuple[int, int]]:
         """Of each type: how many there are, and its skew over the hosts that would take it."""
@@ -245,11 +238,8 @@ class _End:
     touched: set[str]
 
 
-def _waiting(end: _End) -> dict[TypeKey, list[Slot]]:
-    found: dict[TypeKey, list[Slot]] = {}
-    for slot in end.plan.pending:
-        found.setdefault((slot.app, slot.type), []).append(slot)
-    return found
+def _waiting(end: _End) -> Counter[TypeKey]:
+    return Counter(end.plan.unnamed) + Counter((s.app, s.type) for s in end.plan.pending)
 
 
 def _stays(world: World, hosts: set[str]) -> dict[Slot, tuple[str, Assignment]]:

@@ -35,8 +35,9 @@ class Plan:
 
     `records`: of apps, runs and the rebalance. Those, and the documents of the hosts in `together`,
     belong into one transaction. `absent`: hosts that must have no session while it is written.
-    `pending`: slots that are not where they should be, with the reason. `left_alone`: apps of which
-    nothing is changed, with the reason. `progress`: for the next pass.
+    `pending`: slots that are not where they should be, with the reason; `unnamed`: how many more of
+    each type. `left_alone`: apps of which nothing is changed, with the reason. `progress`: for the
+    next pass.
     """
 
     documents: tuple[AssignmentDocument, ...] = ()
@@ -46,6 +47,7 @@ class Plan:
     wake_at_s: float | None = None
     sentence: str = "nothing to do"
     pending: Mapping[Slot, str] = field(default_factory=dict)
+    unnamed: Mapping[tuple[str, str], int] = field(default_factory=dict)
     left_alone: Mapping[str, str] = field(default_factory=dict)
     brake: bool = False
     decisions: tuple[Decision, ...] = ()

@@ -7,6 +7,7 @@ A thin shell: keeps a book from one question to the next, asks `forecast` and `e
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -120,7 +121,7 @@ def forecast_to_pb(found: forecast.Forecast) -> pb.PlanResponse:
     return pb.PlanResponse(
         revision=found.revision,
         steps=[_step_to_pb(step) for step in found.steps[:STEPS_SHOWN_MAX]],
-        steps_total=len(found.steps),
+        totals=Counter(step.kind for step in found.steps),
         unplaced=[_unplaced_to_pb(item) for item in found.unplaced],
         types=[spread_to_pb(item) for item in found.types],
         notes=found.notes,

@@ -353,6 +353,7 @@ class _Pass:
             wake_at_s=desk.wake_at_s,
             sentence=self._sentence(),
             pending=desk.pending,
+            unnamed=desk.unnamed,
             left_alone=desk.left_alone,
             brake=desk.brake,
             decisions=tuple(desk.decisions),
@@ -374,7 +375,7 @@ class _Pass:
             more = len(desk.moves.hopped) - 1
             done.append(desk.moves.hopped[0] + (f" (and {more} more)" if more else ""))
         if desk.pending:
-            number = len(desk.pending) + desk.unnamed
+            number = len(desk.pending) + desk.unnamed.total()
             done.append(f"{number} pending ({next(iter(desk.pending.values()))})")
         done += desk.left_alone.values()
         if desk.brake and BRAKE not in desk.pending.values():

@@ -231,7 +231,7 @@ class Upkeep:
         if missing <= 0:
             return
         asked = min(missing, self._room + PENDING_NAMED_MAX)
-        self.desk.unnamed += missing - asked
+        self.desk.unnamed[self.key] += missing - asked
         ordinals = self._free_ordinals(asked)
         extra = min(self.step.surge, sum(view.surge for view in self._views))
         plain = max(0, self.of_type.quantity - (self.slots - extra) - len(self.blocked))

@@ -103,6 +103,16 @@ async def test_only_what_was_reviewed_is_applied(
     await getattr(c1.control, name)(request)
 
 
+async def test_what_is_too_much_to_list_is_counted(c1: RunningCoordinator) -> None:
+    many = pb.QuantityChange(type="web", kind=pb.QuantityChange.KIND_SET, quantity=1_000_000)
+    plan = await planned(c1, scale=pb.ScaleRequest(app="shop", changes=[many]))
+    (unplaced,) = plan.unplaced
+    assert unplaced.count + plan.totals["start"] + 2 == 1_000_000
+    assert unplaced.count > len(plan.steps)
+    assert "full" in unplaced.reason
+    assert unplaced.remedy
+
+
 async def test_a_plan_of_what_cannot_be_says_so(c1: RunningCoordinator) -> None:
     for change in ({"drain_host": "x"}, {"scale": pb.ScaleRequest(app="shpo", changes=MORE)}):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -149,4 +149,4 @@ async def _plan(settings: Settings, request: pb.PlanRequest, words: str, output:
         say(renderchange.plan(found, f"formctl {words} --if-revision {found.revision}"))
     if found.unplaced:
         return DOES_NOT_FIT
-    return CHANGES if found.steps_total else NOTHING
+    return CHANGES if found.totals else NOTHING

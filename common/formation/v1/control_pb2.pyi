@@ -1038,18 +1038,41 @@ Global___RebalanceWish: _TypeAlias = RebalanceWish  # noqa: Y015
 class PlanResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TotalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REVISION_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
-    STEPS_TOTAL_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
     UNPLACED_FIELD_NUMBER: _builtins.int
     TYPES_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """give it to the change with if_revision"""
-    steps_total: _builtins.int
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedStep]:
-        """bounded; `steps_total` counts all"""
+        """bounded; `totals` counts all"""
+
+    @_builtins.property
+    def totals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """of each kind of step"""
 
     @_builtins.property
     def unplaced(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unplaced]: ...
@@ -1064,14 +1087,14 @@ class PlanResponse(_message.Message):
         *,
         revision: _builtins.int = ...,
         steps: _abc.Iterable[Global___PlannedStep] | None = ...,
-        steps_total: _builtins.int = ...,
+        totals: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         unplaced: _abc.Iterable[Global___Unplaced] | None = ...,
         types: _abc.Iterable[Global___TypeSpread] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["notes", b"notes", "revision", b"revision", "steps", b"steps", "steps_total", b"steps_total", "types", b"types", "unplaced", b"unplaced"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notes", b"notes", "revision", b"revision", "steps", b"steps", "totals", b"totals", "types", b"types", "unplaced", b"unplaced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
