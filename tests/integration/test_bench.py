@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,16 @@ TINY = ("--count", "3", "--rounds", "1", "--kills", "2", "--lines", "400", "--wr
 SHORT = ("--idle-s", "0.1", "--settle-s", "0.1", "--peers", "none")
 
 
-def test_the_bench_measures_the_agent_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Sockets go below it, whose paths must not be long."""
+    with tempfile.TemporaryDirectory(prefix="fb-") as made:
+        yield Path(made)
+
+
+def test_the_bench_measures_the_agent_and_leaves_nothing_behind(
+    tmp_path: Path, short: Path
+) -> None:
     report = tmp_path / "report.json"
     only = ("--only", "start,stop,respawn,log,idle", "--json", str(report))
     done = subprocess.run(
@@ -27,7 +38,7 @@ def test_the_bench_measures_the_agent_and_leaves_nothing_behind(tmp_path: Path) 
         text=True,
         timeout=100,
         check=False,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": str(tmp_path)},
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": str(short)},
     )
     assert done.returncode == 0, done.stderr
     assert "failed" not in done.stdout
@@ -36,7 +47,7 @@ def test_the_bench_measures_the_agent_and_leaves_nothing_behind(tmp_path: Path) 
         (value, *_) = measures[key]["contestants"]["formation"]["values"]
         assert value >= 0, key
     assert measures["log"]["contestants"]["formation"]["notes"] == ["intact"]
-    assert list(tmp_path.iterdir()) == [report]
+    assert list(short.iterdir()) == []
 
 
 def test_an_unknown_measure_is_refused_by_name() -> None:
