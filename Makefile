@@ -25,7 +25,7 @@ run: $(VENV)/.run
 	@$(BIN)/formctl dev examples/hello --agents 3 -m web=3,worker=2,clock=1
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
