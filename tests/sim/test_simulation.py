@@ -16,6 +16,9 @@ from simulator.mutations import MUTATIONS, SEEDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARE = "0..119"
+# Nothing but computing: how long it takes says how busy the machine is.
+HANGS_AFTER_S = 300
+pytestmark = pytest.mark.timeout(HANGS_AFTER_S + 20)
 
 
 def simulated(*words: str) -> subprocess.CompletedProcess[str]:
@@ -25,7 +28,7 @@ def simulated(*words: str) -> subprocess.CompletedProcess[str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS_AFTER_S,
         env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(map(str, path))},
     )
 
