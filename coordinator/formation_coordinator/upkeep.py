@@ -54,7 +54,7 @@ class Upkeep:
             self._demand_lost()
         self._demand_missing()
         self._replace()
-        if not self.desk.brake:
+        if not (self.desk.brake or self.spec.per_host):
             self.desk.moves.find_hops(self.of_type)
         self._find_leavers()
 
@@ -463,16 +463,26 @@ class Upkeep:
         return self.now_s >= at_s
 
     def _end_to_leave(self, leaving: list[tuple[Stay, str]]) -> None:
-        """One after the other, and only when another host would take it."""
+        """One after the other, when another host would take it, and as a change may take away."""
         fit = self.desk.draft.fit(self.of_type.wish)
         if not int(fit.room.sum()):
             self.desk.wait([stay.slot for stay, _ in leaving], fit.reason())
             return
-        if self.blocked:
+        if self.blocked or self.of_type.gone:
             return
-        for stay, reason in leaving[:1]:
-            self.of_type.gone.add(stay.assignment.uid)
-            self.desk.end(stay, reason, moves.past_of(stay))
+        quantity = self.of_type.quantity
+        work = sum(self._kept(stay) and _serves(stay) for stay in self.of_type.all())
+        spare = work - (quantity - rollout.unavailable_max(self.spec.rollout, quantity))
+        for stay, reason in leaving:
+            if spare > 0 or not _serves(stay):
+                self.of_type.gone.add(stay.assignment.uid)
+                self.desk.end(stay, reason, moves.past_of(stay))
+                return
+            self.desk.wait([stay.slot], f"{reason}; it waits until others work")
+
+
+def _serves(stay: Stay) -> bool:
+    return stay.healthy and stay.state is HostState.READY
 
 
 def _follows(stay: Stay, best: Stay) -> bool:

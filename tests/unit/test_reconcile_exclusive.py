@@ -106,6 +106,33 @@ def test_a_drain_ends_it_only_when_another_host_would_take_it() -> None:
     assert nowhere.pending
 
 
+def test_a_drain_and_a_change_take_no_more_than_a_change_alone_may() -> None:
+    drained = Host(name="a", cordoned=True, draining=True)
+    changed = (release(ONE), release(ONE, number=2))
+    apps = app({"one": 2}, release=2, stable=1)
+    hosts = (
+        host("a", stay("one.2", release_number=2), word=drained),
+        host("b", stay("one.1")),
+        host("c"),
+    )
+    plan = step(world(*hosts, apps=apps, releases=changed))
+    assert ending(plan) == {"b": [("one.1-old", True)]}
+
+
+def test_a_drain_waits_while_another_one_does_not_work() -> None:
+    drained = Host(name="a", cordoned=True, draining=True)
+    a, sick = host("a", stay("one.2"), word=drained), stay("one.1")
+    given = world(
+        a, host("b", sick, says=[seen(sick, InstanceState.STARTING)]), host("c"),
+        apps=app({"one": 2}), releases=RELEASES,
+    )  # fmt: skip
+    plan = step(given)
+    assert plan.documents == ()
+    assert plan.pending[Slot("shop", "one", 2)] == "a is drained; it waits until others work"
+    well = world(a, host("b", sick), host("c"), apps=app({"one": 2}), releases=RELEASES)
+    assert ending(step(well)) == {"a": [("one.2-old", True)]}
+
+
 # ---------------------------------------------------------------------- one for every host
 
 AGENTD = process_type("agentd", per_host=True)
@@ -155,6 +182,13 @@ def test_of_a_lost_host_it_is_not_placed_elsewhere() -> None:
         apps=app({"agentd": 1}),
         releases=(release(AGENTD),),
     )
+    assert step(given).documents == ()
+
+
+def test_where_it_keeps_crashing_it_stays_since_it_belongs_nowhere_else() -> None:
+    item = stay("agentd.1")
+    hosts = (host("a", item, says=[looping(item)]), host("b", stay("agentd.2")))
+    given = world(*hosts, apps=app({"agentd": 1}), releases=(release(AGENTD),))
     assert step(given).documents == ()
 
 

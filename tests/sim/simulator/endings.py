@@ -35,9 +35,17 @@ class Endings:
         await self._sim.until_none(self._left_on_a, "is still on a, where everything crashes")
 
     def _left_on_a(self) -> list[str]:
-        entry = self._sim.promises.truth.hosts["a"]
-        here = [item.uid for item in entry.assigned if not item.run]
-        return [uid for uid in here if not uid.startswith("everywhere.")]
+        here = self._sim.promises.truth.hosts["a"].assigned
+        return [item.uid for item in here if not item.run and self._may_go_elsewhere(item)]
+
+    def _may_go_elsewhere(self, item: Assignment) -> bool:
+        truth = self._sim.promises.truth
+        release = truth.current_release(truth.apps[item.slot.app])
+        spec = release.type_named(item.slot.type) if release else None
+        if spec is None or spec.per_host:
+            return False
+        others = [entry.labels for name, entry in truth.hosts.items() if name != "a"]
+        return any(all(one.allows(labels) for one in spec.where.require) for labels in others)
 
     async def restart(self) -> None:
         """All is replaced, and nothing goes short meanwhile."""
