@@ -19,7 +19,8 @@ import sys
 from pathlib import Path
 
 from formation import __version__
-from formation.model import HOST_NAME, AgentMemory, HostStatus
+from formation.memory import AgentMemory
+from formation.model import HOST_NAME, HostStatus
 from formation.runtime import new_id, setup_logging
 from formation.settings import ConfigError
 from formation_agent import facts, link, machine, takeover

@@ -9,8 +9,8 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from formation.memory import AgentMemory, Tries
 from formation.model import (
-    AgentMemory,
     Assignment,
     InstanceState,
     InstanceStatus,
@@ -18,7 +18,6 @@ from formation.model import (
     Release,
     RestartPolicy,
     Slot,
-    Tries,
 )
 from formation.policy import is_crash_looping
 from formation.running import spec_of

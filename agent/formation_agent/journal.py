@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from google.protobuf.message import DecodeError
 
 from formation import wire
-from formation.model import AgentMemory
+from formation.memory import AgentMemory
 from formation.v1 import journal_pb2
 from formation_agent.statedir import JOURNAL_NAME
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from formation.model import AgentMemory, Assignment, Assignments, Release
+from formation.memory import AgentMemory
+from formation.model import Assignment, Assignments, Release
 from formation.running import spec_of
 
 Releases = Mapping[tuple[str, int], Release]

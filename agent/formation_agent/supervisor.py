@@ -14,15 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from formation.model import (
-    AgentMemory,
-    Assignment,
-    Assignments,
-    InstanceStatus,
-    RestartPolicy,
-    Slot,
-    Tries,
-)
+from formation.memory import AgentMemory, Tries
+from formation.model import Assignment, Assignments, InstanceStatus, RestartPolicy, Slot
 from formation.runtime import now_ms
 from formation_agent import entries, facts, machine, orders, processes
 from formation_agent.alarms import Alarms

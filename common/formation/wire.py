@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from formation import model as m
 from formation import rules
+from formation.memory import AgentMemory, Tries
 from formation.v1 import agent_pb2 as agent
 from formation.v1 import control_pb2 as control
 from formation.v1 import journal_pb2 as journal
@@ -396,7 +397,7 @@ def quantity_change_from_pb(message: control.QuantityChange) -> m.QuantityChange
     raise WireError(f"unknown kind of quantity change: {message.kind}")
 
 
-def agent_memory_to_pb(memory: m.AgentMemory) -> journal.AgentJournal:
+def agent_memory_to_pb(memory: AgentMemory) -> journal.AgentJournal:
     return journal.AgentJournal(
         agent_id=memory.agent_id,
         cluster_id=memory.cluster_id,
@@ -426,10 +427,10 @@ def agent_memory_to_pb(memory: m.AgentMemory) -> journal.AgentJournal:
     )
 
 
-def agent_memory_from_pb(message: journal.AgentJournal) -> m.AgentMemory:
+def agent_memory_from_pb(message: journal.AgentJournal) -> AgentMemory:
     if not message.agent_id:
         raise WireError("an agent's journal without its id")
-    return m.AgentMemory(
+    return AgentMemory(
         agent_id=message.agent_id,
         cluster_id=message.cluster_id,
         epoch=message.epoch,
@@ -439,7 +440,7 @@ def agent_memory_from_pb(message: journal.AgentJournal) -> m.AgentMemory:
         releases=tuple(release_from_pb(release) for release in message.releases),
         ports={m.Slot(item.app, item.type, item.ordinal): item.port for item in message.ports},
         tries={
-            item.uid: m.Tries(
+            item.uid: Tries(
                 attempt=item.attempt,
                 failures=item.failures,
                 pid=item.pid,

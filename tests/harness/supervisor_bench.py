@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+from formation.memory import AgentMemory
 from formation.model import (
-    AgentMemory,
     Assignment,
     Assignments,
     InstanceState,

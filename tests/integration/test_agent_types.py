@@ -18,6 +18,7 @@ from eventually import eventually
 from fake_coordinator import FakeCoordinator
 from keeper_rig import NOBODY
 
+from formation.memory import Tries
 from formation.model import (
     Ability,
     Assignment,
@@ -29,7 +30,6 @@ from formation.model import (
     Release,
     RestartPolicy,
     Slot,
-    Tries,
 )
 from formation_agent import procfs
 from formation_agent.journal import load

@@ -11,7 +11,8 @@ import pytest
 from eventually import eventually
 from supervisor_bench import V1, Bench, FakeChildren, child, exit_of, stay
 
-from formation.model import AgentMemory, Assignment, InstanceState, Slot, Tries
+from formation.memory import AgentMemory, Tries
+from formation.model import Assignment, InstanceState, Slot
 from formation_agent import facts, processes
 from formation_agent.journal import load
 

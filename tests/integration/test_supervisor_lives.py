@@ -12,7 +12,8 @@ import pytest
 from eventually import eventually
 from supervisor_bench import V1, Bench, child, exit_of, stay
 
-from formation.model import AgentMemory, Assignment, InstanceState, InstanceStatus, Slot, Tries
+from formation.memory import AgentMemory, Tries
+from formation.model import Assignment, InstanceState, InstanceStatus, Slot
 from formation_agent import machine, processes, stays
 from formation_agent.journal import load
 

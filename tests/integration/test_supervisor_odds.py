@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from supervisor_bench import FDS, V1, Bench, FakeChildren, child, stay, wanted
 
-from formation.model import AgentMemory, InstanceState
+from formation.memory import AgentMemory
+from formation.model import InstanceState
 from formation_agent import orders
 from formation_agent.journal import Journal, load
 

@@ -16,7 +16,8 @@ from eventually import eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formation.model import AgentMemory, Assignment, ProcessType, Release, Slot, Tries
+from formation.memory import AgentMemory, Tries
+from formation.model import Assignment, ProcessType, Release, Slot
 from formation_agent import journal
 from formation_agent.journal import Journal, JournalError
 

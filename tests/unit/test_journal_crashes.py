@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from formation.model import AgentMemory, Assignment, ProcessType, Release, Slot, Tries
+from formation.memory import AgentMemory, Tries
+from formation.model import Assignment, ProcessType, Release, Slot
 from formation_agent import journal
 from formation_agent.journal import JournalError
 

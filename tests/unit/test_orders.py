@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from formation.model import AgentMemory, Assignment, Assignments, ProcessType, Release, Slot
+from formation.memory import AgentMemory
+from formation.model import Assignment, Assignments, ProcessType, Release, Slot
 from formation_agent import orders
 
 V1 = Release(app="shop", number=1, types=(ProcessType(name="web", command="x"),))

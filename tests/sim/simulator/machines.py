@@ -18,7 +18,8 @@ from typing import Any
 
 from supervisor_bench import FDS, FakeLogs
 
-from formation.model import AgentMemory, Assignment, Capacity, HostStatus, ProcessType, Slot, Usage
+from formation.memory import AgentMemory
+from formation.model import Assignment, Capacity, HostStatus, ProcessType, Slot, Usage
 from formation_agent import entries, machine, processes
 from formation_agent.environment import Surroundings
 from formation_agent.journal import Journal, JournalError

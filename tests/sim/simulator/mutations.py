@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from formation.model import AgentMemory, Assignments
+from formation.memory import AgentMemory
+from formation.model import Assignments
 from formation.requests import RunState
 from formation_agent import entries, exclusives, machine, orders, session, slots
 from formation_coordinator import (
