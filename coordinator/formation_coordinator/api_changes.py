@@ -8,7 +8,7 @@ from formation import wire
 from formation.v1 import control_pb2 as pb
 from formation.v1 import control_pb2_grpc
 from formation_coordinator.api_errors import Context, worded
-from formation_coordinator.changing import Applied, Refused
+from formation_coordinator.changing import Applied, plan_again
 from formation_coordinator.checks import release_wanted
 from formation_coordinator.control import Control
 from formation_coordinator.control_hosts import HostControl, HostWord
@@ -54,7 +54,10 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
             raise StoreError(f"this coordinator is not ready: {why}")
 
     async def _as_planned(self, revision: int) -> None:
-        """Raises `Refused` when something was decided since that revision; 0 asks nothing."""
+        """Raises `Refused` when something was decided since that revision; 0 asks nothing.
+
+        Here also for what the leader decided; the commit itself compares what people said.
+        """
         if not revision:
             return
         newest = (await self._store.ranges([Span.prefix(keys.LEADER)])).revision
@@ -64,10 +67,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
             raise StoreError("this coordinator lags behind etcd; try again") from error
         decided = self._live.world.decided_revision
         if decided > revision:
-            raise Refused(
-                f"the cluster has changed since that plan (revision {revision}, now {decided}): "
-                "plan again"
-            )
+            raise plan_again(revision, decided)
 
     # ------------------------------------------------------------------ changes
 
@@ -76,7 +76,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         self._ready()
         wanted = release_wanted(request)
         await self._as_planned(request.if_revision)
-        applied = await self._apps.apply(
+        applied = await self._apps.reviewed(request.if_revision).apply(
             wanted, dict(request.formation), request.who, canary=request.canary
         )
         return pb.ApplyResponse(**_applied(applied))
@@ -86,10 +86,11 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         self._ready()
         words = [wire.quantity_change_from_pb(change) for change in request.changes]
         await self._as_planned(request.if_revision)
+        apps = self._apps.reviewed(request.if_revision)
         if request.undo:
-            scaled = await self._apps.undo_scale(request.app, request.who, request.why)
+            scaled = await apps.undo_scale(request.app, request.who, request.why)
         else:
-            scaled = await self._apps.scale(request.app, words, request.who, request.why)
+            scaled = await apps.scale(request.app, words, request.who, request.why)
         return pb.ScaleResponse(before=scaled.before, after=scaled.after, revision=scaled.revision)
 
     @worded
@@ -139,7 +140,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         await self._as_planned(request.if_revision)
-        applied = await self._releases.rollback(
+        applied = await self._releases.reviewed(request.if_revision).rollback(
             request.app, request.release, request.who, request.why
         )
         return pb.RollbackResponse(**_applied(applied))
@@ -165,7 +166,8 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
             labels=dict(request.labels),
             unset=tuple(request.unset_labels),
         )
-        host, revision = await self._hosts.set_host(request.host, word, request.who, request.why)
+        hosts = self._hosts.reviewed(request.if_revision)
+        host, revision = await hosts.set_host(request.host, word, request.who, request.why)
         return pb.SetHostResponse(host=wire.host_to_pb(host), revision=revision)
 
     @worded
@@ -175,7 +177,8 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         found = await self._plans.balanced(request.wish.app, request.wish.moves_max)
         revision = 0
         if found.moves:
-            revision = await self._hosts.rebalance(found.moves, request.who)
+            hosts = self._hosts.reviewed(request.if_revision)
+            revision = await hosts.rebalance(found.moves, request.who)
         return pb.StartRebalanceResponse(
             moves=[wire.move_to_pb(move) for move in found.moves],
             types=[spread_to_pb(spread) for spread in found.types],

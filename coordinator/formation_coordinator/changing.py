@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import Self
 
 from formation.model import App, AuditRecord, ProcessType, Release
 from formation.rules import Rollout
@@ -22,9 +24,17 @@ from formation_coordinator.store.base import (
     Put,
     Span,
     Store,
+    UnchangedSince,
 )
 
 ATTEMPTS_MAX = 8
+# What people say. Not the leader's documents: etcd would read megabytes of them in each commit.
+_SAID = (
+    Span.prefix("apps/"),
+    Span.prefix("hosts/"),
+    Span.prefix("runs/"),
+    Span(keys.REBALANCE, keys.REBALANCE + "\0"),
+)
 
 
 class ControlError(Exception):
@@ -74,6 +84,13 @@ class Changing:
         self, *, store: Store, now_ms: Callable[[], int], new_id: Callable[[], str]
     ) -> None:
         self.store, self.now_ms, self.new_id = store, now_ms, new_id
+        self.reviewed_revision = 0
+
+    def reviewed(self, revision: int) -> Self:
+        """One that commits only while people have decided nothing since; 0 asks nothing."""
+        bound = copy(self)
+        bound.reviewed_revision = revision
+        return bound
 
     async def read_app(self, name: str) -> tuple[App | None, Seen]:
         snapshot = await self.store.ranges([Span(keys.app(name), keys.app(name) + "\0")])
@@ -182,8 +199,11 @@ class Changing:
         An unknown outcome is resolved by looking for our own audit record, whose key is new. When
         it is not there the write may still be on its way: that is said, never tried again.
         """
+        asked = [
+            UnchangedSince(span, self.reviewed_revision) for span in _SAID if self.reviewed_revision
+        ]
         try:
-            outcome = await self.store.commit(compares, [*operations, audit])
+            outcome = await self.store.commit([*compares, *asked], [*operations, audit])
         except OutcomeUnknown as error:
             mine = await self.store.get(audit.key)
             if mine is not None:
@@ -191,7 +211,15 @@ class Changing:
             raise Uncertain(
                 f"{error}; the change may or may not have been made: look, then try again"
             ) from error
+        if asked and not outcome.succeeded:
+            raise plan_again(self.reviewed_revision, outcome.revision)
         return outcome.revision if outcome.succeeded else 0
+
+
+def plan_again(reviewed: int, now: int) -> Refused:
+    return Refused(
+        f"the cluster has changed since that plan (revision {reviewed}, now {now}): plan again"
+    )
 
 
 def race_lost(app: str) -> RaceLost:

@@ -14,7 +14,7 @@ from running import RunningCoordinator, coordinator
 
 from formation.v1 import control_pb2 as pb
 from formation.v1 import types_pb2
-from formation_coordinator.store.base import Span
+from formation_coordinator.store.base import Put, Span
 from formation_coordinator.store.memory import MemoryStore
 
 SHOP = pb.ApplyRequest(
@@ -101,6 +101,30 @@ async def test_only_what_was_reviewed_is_applied(
     assert await decided(store) == before
     request.if_revision = (await planned(c1, drain_host="a")).revision
     await getattr(c1.control, name)(request)
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES.keys() - {"Rollback"}))  # which has nothing to do
+async def test_what_is_said_at_the_last_moment_counts(
+    c1: RunningCoordinator, store: MemoryStore, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at what has changed and the write."""
+    request = type(CHANGES[name])()
+    request.CopyFrom(CHANGES[name])
+    request.if_revision = (await planned(c1, scale=CHANGES["Scale"])).revision
+    commit = store.commit
+
+    async def late(compares: Any, operations: Any) -> Any:
+        if any(operation.key.startswith("audit/") for operation in operations):
+            host = await store.get("hosts/b")
+            assert host is not None
+            await commit([], [Put("hosts/b", host.value)])
+        return await commit(compares, operations)
+
+    monkeypatch.setattr(store, "commit", late)
+    before = await decided(store)
+    with pytest.raises(grpc.aio.AioRpcError, match="has changed since that plan"):
+        await getattr(c1.control, name)(request)
+    assert await decided(store) == before
 
 
 async def test_what_is_too_much_to_list_is_counted(c1: RunningCoordinator) -> None:

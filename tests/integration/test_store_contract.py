@@ -24,6 +24,7 @@ from formation_coordinator.store.base import (
     StoreError,
     StoreUnavailable,
     TooLarge,
+    UnchangedSince,
     WatchBatch,
     split,
 )
@@ -113,6 +114,17 @@ async def test_revision_zero_means_the_key_is_absent(
     assert not (await store.commit([kind("a", 0)], [Put("a", b"2")])).succeeded
     await store.commit([], [Delete("a")])
     assert (await store.commit([kind("a", 0)], [Put("a", b"3")])).succeeded
+
+
+async def test_unchanged_since_holds_until_something_in_the_span_is_written(store: Store) -> None:
+    before = await put(store, "a/1")
+    await put(store, "b")
+    since = UnchangedSince(Span.prefix("a/"), before)
+    assert (await store.commit([since], [Put("c", b"")])).succeeded
+    await put(store, "a/2")
+    assert not (await store.commit([since], [Put("c", b"no")])).succeeded
+    nothing = UnchangedSince(Span.prefix("x/"), 1)
+    assert (await store.commit([nothing], [Put("c", b"")])).succeeded
 
 
 async def test_create_revision_survives_writes_and_mod_revision_does_not(store: Store) -> None:

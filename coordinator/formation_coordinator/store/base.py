@@ -108,6 +108,14 @@ class ModRevision:
 
 
 @dataclass(frozen=True, slots=True)
+class UnchangedSince:
+    """Holds when no key that is in the span was written after `revision`. Sees no deletion."""
+
+    span: Span
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
     key: str
     value: bytes
@@ -119,7 +127,7 @@ class Delete:
     key: str
 
 
-Compare = CreateRevision | ModRevision
+Compare = CreateRevision | ModRevision | UnchangedSince
 Operation = Put | Delete
 
 

@@ -41,6 +41,7 @@ from formation_coordinator.store.base import (
     StoreError,
     StoreUnavailable,
     TooLarge,
+    UnchangedSince,
     WatchBatch,
     check,
     subject,
@@ -287,6 +288,14 @@ class EtcdStore:
         return pb.RangeRequest(key=self._name(span.start), range_end=self._end(span))
 
     def _compare(self, compare: Compare) -> Any:
+        if isinstance(compare, UnchangedSince):
+            return pb.Compare(
+                key=self._name(compare.span.start),
+                range_end=self._end(compare.span),
+                result=pb.Compare.LESS,
+                target=pb.Compare.MOD,
+                mod_revision=compare.revision + 1,
+            )
         if isinstance(compare, CreateRevision):
             revision = {"create_revision": compare.revision, "target": pb.Compare.CREATE}
         else:

@@ -31,6 +31,7 @@ from formation_coordinator.store.base import (
     Span,
     StoreError,
     StoreUnavailable,
+    UnchangedSince,
     WatchBatch,
     check,
 )
@@ -217,6 +218,9 @@ class MemoryStore:
         return Outcome(succeeded=True, revision=self._revision)
 
     def _holds(self, compare: Compare) -> bool:
+        if isinstance(compare, UnchangedSince):
+            inside = (item for key, item in self._records.items() if key in compare.span)
+            return all(item.mod_revision <= compare.revision for item in inside)
         item = self._records.get(compare.key)
         if item is None:
             return compare.revision == 0
