@@ -22,6 +22,7 @@ class Obey:
 
     epoch: int
     generation: int
+    cluster_epoch: int
     assigned: tuple[Assignment, ...]
     releases: tuple[Release, ...]
 
@@ -33,7 +34,10 @@ class Resend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refuse:
+    """`older`: than what is followed."""
+
     complaint: str
+    older: bool = False
 
 
 Verdict = Obey | Resend | Refuse
@@ -50,18 +54,27 @@ def judge_cluster(memory: AgentMemory, cluster_id: str) -> str:
 
 
 def judge(memory: AgentMemory, order: Assignments) -> Verdict:
+    if order.cluster_epoch > memory.cluster_epoch:
+        # An operator has said that the store counts, however old it looks from here.
+        return _obey(memory, order, order.instances) if order.complete else Resend()
+    if order.cluster_epoch < memory.cluster_epoch:
+        return _too_old("cluster epoch", order.cluster_epoch, memory.cluster_epoch)
+    return _judge_in_epoch(memory, order)
+
+
+def _judge_in_epoch(memory: AgentMemory, order: Assignments) -> Verdict:
     if order.epoch < memory.epoch:
-        return Refuse(complaint=_too_old("leader epoch", order.epoch, memory.epoch))
+        return _too_old("leader epoch", order.epoch, memory.epoch)
     if order.complete:
         if order.results_in < memory.generation:
-            return Refuse(complaint=_too_old("generation", order.results_in, memory.generation))
+            return _too_old("generation", order.results_in, memory.generation)
         assigned = order.instances
     elif order.applies_to != memory.generation or order.results_in < order.applies_to:
         return Resend()
     else:
         assigned = _changed(memory.assigned, order)
     if _is_of_another_timeline(memory, order.results_in, assigned):
-        return Refuse(complaint=_too_old("another generation", order.results_in, "one"))
+        return _too_old("another generation", order.results_in, "one")
     return _obey(memory, order, assigned)
 
 
@@ -100,14 +113,16 @@ def _obey(memory: AgentMemory, order: Assignments, assigned: tuple[Assignment, .
     return Obey(
         epoch=order.epoch,
         generation=order.results_in,
+        cluster_epoch=order.cluster_epoch,
         assigned=assigned,
         releases=tuple(needed.values()),
     )
 
 
-def _too_old(what: str, got: int, known: int | str) -> str:
-    return (
-        f"refused orders of {what} {got}, {known} was seen before: the cluster's store went back"
-        " in time; everything here runs on as it is. To obey it: stop this agent, remove agent.pb"
-        " from its state directory, start it again"
+def _too_old(what: str, got: int, known: int | str) -> Refuse:
+    return Refuse(
+        complaint=f"refused orders of {what} {got}, {known} was seen before: the cluster's store"
+        " went back in time; everything here runs on as it is, until"
+        " `formctl reconcile --confirm`",
+        older=True,
     )

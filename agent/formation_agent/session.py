@@ -111,6 +111,7 @@ class Session:
         self._ever_welcome = False
         self._resend = False
         self._complaint = ""
+        self._ahead = False
         self._sent = Sent(0.0)
         self._reported: set[str] = set()
         self.where = _nobody()
@@ -237,6 +238,8 @@ class Session:
             instances=self._supervisor.statuses(),
             complaint=self._complaint,
             generation=memory.generation,
+            cluster_epoch=memory.cluster_epoch,
+            ahead=self._ahead,
         )
         hello = pb.Hello(
             host=wire.host_status_to_pb(host),
@@ -302,12 +305,13 @@ class Session:
             return
         match verdict:
             case orders.Obey():
-                self._complaint = ""
+                self._complaint, self._ahead = "", False
                 self._wake.set()
                 self._moved()
             case orders.Resend():
                 self._ask_for_all()
-            case orders.Refuse(complaint=complaint):
+            case orders.Refuse(complaint=complaint, older=older):
+                self._ahead = older
                 self._complain(complaint)
 
     async def _sample(self, request: pb.SampleUsage) -> None:
@@ -346,7 +350,9 @@ class Session:
     def take_state(self) -> State:
         return State(
             generation=self._journal.memory.generation,
+            cluster_epoch=self._journal.memory.cluster_epoch,
             complaint=self._complaint,
+            ahead=self._ahead,
             leaving=self._leaving,
         )
 
@@ -364,7 +370,9 @@ class State:
     """What a batch says beside the instances."""
 
     generation: int
+    cluster_epoch: int
     complaint: str
+    ahead: bool
     leaving: bool
 
 
@@ -418,6 +426,8 @@ class Writer:
                 gone_uids=changes.gone_uids,
                 generation=state.generation,
                 complaint=state.complaint,
+                cluster_epoch=state.cluster_epoch,
+                ahead=state.ahead,
             )
             await self._call.write(pb.AgentMessage(status=batch))
             self._told = state

@@ -180,7 +180,10 @@ class Supervisor:
     async def _obey(self, order: orders.Obey) -> None:
         self._releases = {**self._releases, **orders.by_key(order.releases)}
         await self._journal.commit(
-            epoch=order.epoch, generation=order.generation, assigned=order.assigned
+            epoch=order.epoch,
+            generation=order.generation,
+            cluster_epoch=order.cluster_epoch,
+            assigned=order.assigned,
         )
         if not self._closing:
             self._follow(order.assigned)

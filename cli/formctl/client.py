@@ -44,6 +44,9 @@ Answer = TypeVar("Answer")
 CONNECT_DEADLINE_S = 4.5
 CALL_DEADLINE_S = 15.0
 CHANGE_DEADLINE_S = 20.0
+# For what grows with the whole cluster.
+WHOLE_DEADLINE_S = 300.0
+_PART_BYTES = 1 << 20
 # A new coordinator or a new leader is there within seconds; then the stream goes on.
 STREAM_PATIENCE_S = 30.0
 _STREAM_PAUSE_S = 0.2
@@ -182,9 +185,30 @@ class Client:
         found = [_app_line(view) for view in response.apps]
         return sorted(found, key=lambda line: line.app.name)
 
-    async def hosts(self) -> list[HostLine]:
+    async def hosts(self) -> tuple[list[HostLine], str]:
+        """And what holds placement up, or ""."""
         response = await self.read(lambda stub: stub.ListHosts, pb.ListHostsRequest())
-        return [_host_line(view) for view in response.hosts]
+        return [_host_line(view) for view in response.hosts], response.note
+
+    async def backup(self) -> tuple[pb.BackupPart, bytes]:
+        """What the file holds, in numbers, and its bytes."""
+
+        async def ask() -> tuple[pb.BackupPart, bytes]:
+            call = self.stub.Backup(pb.BackupRequest(), timeout=WHOLE_DEADLINE_S)
+            parts = [part async for part in call]
+            return parts[0], b"".join(part.data for part in parts)
+
+        return await self._on_any(ask)
+
+    async def restore(self, options: pb.RestoreOptions, data: bytes) -> pb.RestoreResponse:
+        parts = [pb.RestorePart(options=options)]
+        starts = range(0, len(data), _PART_BYTES)
+        parts += [pb.RestorePart(data=data[start : start + _PART_BYTES]) for start in starts]
+
+        async def ask() -> pb.RestoreResponse:
+            return await self.stub.Restore(iter(parts), timeout=WHOLE_DEADLINE_S)
+
+        return await self._on_any(ask, is_change=not options.dry_run)
 
     async def releases(self, app: str) -> list[Release]:
         """Newest first; without values of the environment."""

@@ -39,3 +39,5 @@ class AgentMemory:
     tries: Mapping[str, Tries] = field(default_factory=dict)
     # Of the machine when the processes in `tries` ran.
     boot_id: str = ""
+    # Of the document that is followed.
+    cluster_epoch: int = 0

@@ -338,6 +338,7 @@ class AssignmentDocument:
     generation: int
     epoch: int
     bundles: tuple[Bundle, ...]
+    cluster_epoch: int = 0
 
     @property
     def instances(self) -> tuple[Assignment, ...]:
@@ -365,6 +366,7 @@ class Assignments:
     instances: tuple[Assignment, ...] = ()
     removed_uids: tuple[str, ...] = ()
     releases: tuple[Release, ...] = ()
+    cluster_epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,7 +418,8 @@ class Capacity:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStatus:
     """`abilities`: what the host can enforce; `inability`: what it cannot and why, for people.
-    `generation`: of the assignment document that it follows."""
+    `generation`, `cluster_epoch`: of the assignment document that it follows. `ahead`: it has
+    refused one as older than that."""
 
     host: str
     agent_id: str
@@ -431,6 +434,8 @@ class HostStatus:
     abilities: tuple[Ability, ...] = ()
     inability: str = ""
     generation: int = 0
+    cluster_epoch: int = 0
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,9 +456,14 @@ class Coordinator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
+    """`epoch` grows with every operator's word that the store, as it is, counts. `held`: why
+    nothing is started, moved or stopped until that word."""
+
     id: str
     schema_version: int
     created_at_ms: int = 0
+    epoch: int = 0
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,6 +132,7 @@ def assignments_to_pb(order: m.Assignments) -> agent.Assignments:
         results_in=order.results_in,
         instances=[assignment_to_pb(item) for item in order.instances],
         removed_uids=order.removed_uids,
+        cluster_epoch=order.cluster_epoch,
         releases=[release_to_pb(release) for release in order.releases],
     )
 
@@ -147,6 +148,7 @@ def assignments_from_pb(message: agent.Assignments) -> m.Assignments:
         results_in=message.results_in,
         instances=tuple(assignment_from_pb(item) for item in message.instances),
         removed_uids=tuple(message.removed_uids),
+        cluster_epoch=message.cluster_epoch,
         releases=tuple(release_from_pb(release) for release in message.releases),
     )
 
@@ -255,6 +257,8 @@ def host_status_to_pb(status: m.HostStatus) -> pb.HostStatus:
         abilities=[item.value for item in status.abilities],
         inability=status.inability,
         generation=status.generation,
+        cluster_epoch=status.cluster_epoch,
+        ahead=status.ahead,
     )
 
 
@@ -274,6 +278,8 @@ def host_status_from_pb(message: pb.HostStatus) -> m.HostStatus:
         abilities=tuple(m.Ability(item) for item in message.abilities if item in _ABILITIES),
         inability=message.inability,
         generation=message.generation,
+        cluster_epoch=message.cluster_epoch,
+        ahead=message.ahead,
     )
 
 
@@ -318,6 +324,8 @@ def cluster_to_pb(cluster: m.Cluster) -> pb.Cluster:
         id=cluster.id,
         schema_version=cluster.schema_version,
         created_at_ms=cluster.created_at_ms,
+        epoch=cluster.epoch,
+        held=cluster.held,
     )
 
 
@@ -326,6 +334,8 @@ def cluster_from_pb(message: pb.Cluster) -> m.Cluster:
         id=message.id,
         schema_version=message.schema_version,
         created_at_ms=message.created_at_ms,
+        epoch=message.epoch,
+        held=message.held,
     )
 
 
@@ -424,6 +434,7 @@ def agent_memory_to_pb(memory: AgentMemory) -> journal.AgentJournal:
             for uid, tries in memory.tries.items()
         ],
         boot_id=memory.boot_id,
+        cluster_epoch=memory.cluster_epoch,
     )
 
 
@@ -452,4 +463,5 @@ def agent_memory_from_pb(message: journal.AgentJournal) -> AgentMemory:
             for item in message.tries
         },
         boot_id=message.boot_id,
+        cluster_epoch=message.cluster_epoch,
     )

@@ -62,6 +62,7 @@ def document_to_pb(document: m.AssignmentDocument) -> pb.AssignmentDocument:
         host=document.host,
         generation=document.generation,
         epoch=document.epoch,
+        cluster_epoch=document.cluster_epoch,
         bundles=[_bundle_to_pb(bundle) for bundle in document.bundles],
     )
 
@@ -71,6 +72,7 @@ def document_from_pb(message: pb.AssignmentDocument) -> m.AssignmentDocument:
         host=message.host,
         generation=message.generation,
         epoch=message.epoch,
+        cluster_epoch=message.cluster_epoch,
         bundles=tuple(_bundle_from_pb(bundle) for bundle in message.bundles),
     )
 

@@ -43,14 +43,13 @@ class ControlService(ChangeApi):
         usage: UsageFan,
         watch: InstanceWatch,
         me: Coordinator,
-        clock: Callable[[], float],
         replace_after_s: float,
         connected: Callable[[], bool],
         **changes: Any,
     ) -> None:
         super().__init__(**changes)
         self._logs, self._usage, self._watch = logs, usage, watch
-        self._me, self._clock, self._replace_after_s = me, clock, replace_after_s
+        self._me, self._replace_after_s = me, replace_after_s
         self._connected = connected
 
     def _ready(self) -> None:
@@ -115,7 +114,9 @@ class ControlService(ChangeApi):
         found = views.hosts(
             self._live.world, now_s=self._clock(), replace_after_s=self._replace_after_s
         )
-        return pb.ListHostsResponse(hosts=[_host_view(view) for view in found])
+        return pb.ListHostsResponse(
+            hosts=[_host_view(view) for view in found], note=await self._plans.standstill()
+        )
 
     @worded
     async def Usage(self, request: pb.UsageRequest, context: Context) -> pb.UsageResponse:  # noqa: N802
@@ -194,6 +195,9 @@ class ControlService(ChangeApi):
         if kind == "rebalance":
             wish = request.rebalance
             return forecast_to_pb(await self._plans.balanced(wish.app, wish.moves_max))
+        if kind == "reconcile":
+            change = self._whole.confirmed_in_thought(self._live.world)
+            return forecast_to_pb(await self._plans.confirmed(change))
         if kind == "scale":
             changes = await self._apps.scaled_in_thought(
                 request.scale.app,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from formation import wire
 from formation.v1 import control_pb2 as pb
 from formation.v1 import control_pb2_grpc
-from formation_coordinator.api_errors import Context, worded
-from formation_coordinator.changing import Applied, plan_again
+from formation_coordinator.api_errors import Context, status_of, worded
+from formation_coordinator.backup import SIZE_MAX
+from formation_coordinator.changing import Applied, ControlError, Invalid, plan_again
 from formation_coordinator.checks import release_wanted
 from formation_coordinator.control import Control
 from formation_coordinator.control_hosts import HostControl, HostWord
 from formation_coordinator.control_releases import ReleaseControl, Steering
 from formation_coordinator.control_runs import RunControl
+from formation_coordinator.control_store import StoreControl
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.planning import Planning, spread_to_pb
 from formation_coordinator.store import keys
@@ -27,6 +31,7 @@ _STEERINGS = {
     pb.SteerRolloutRequest.ACTION_PROMOTE: Steering.PROMOTE,
 }
 MIRROR_WAIT_S = 5.0
+PART_BYTES = 1 << 20
 
 
 class ChangeApi(control_pb2_grpc.ControlServicer):
@@ -42,11 +47,13 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         releases: ReleaseControl,
         hosts: HostControl,
         runs: RunControl,
+        whole: StoreControl,
         plans: Planning,
+        clock: Callable[[], float],
     ) -> None:
         self._store, self._mirror, self._live = store, mirror, live
         self._apps, self._releases, self._hosts, self._runs = apps, releases, hosts, runs
-        self._plans = plans
+        self._whole, self._plans, self._clock = whole, plans, clock
 
     def _ready(self) -> None:
         if not self._mirror.ready.is_set():
@@ -198,6 +205,64 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         self._ready()
         revision = await self._runs.cancel(request.app, request.id, request.who)
         return pb.CancelRunResponse(revision=revision)
+
+    # ------------------------------------------------------------------ the store as a whole
+
+    async def Backup(  # noqa: N802
+        self, request: pb.BackupRequest, context: Context
+    ) -> AsyncIterator[pb.BackupPart]:
+        try:
+            self._ready()
+            data, snapshot = await self._whole.backup()
+        except (ControlError, StoreError, wire.WireError) as error:
+            code, words = status_of(error)
+            await context.abort(code, words)
+        kinds = Counter(item.key.partition("/")[0] for item in snapshot.items)
+        yield pb.BackupPart(revision=snapshot.revision, apps=kinds["apps"], hosts=kinds["hosts"])
+        for start in range(0, len(data), PART_BYTES):
+            yield pb.BackupPart(data=data[start : start + PART_BYTES])
+
+    @worded
+    async def Restore(  # noqa: N802
+        self, request: AsyncIterator[pb.RestorePart], context: Context
+    ) -> pb.RestoreResponse:
+        self._ready()
+        options, data = pb.RestoreOptions(), bytearray()
+        async for part in request:
+            if part.HasField("options"):
+                options = part.options
+            data += part.data
+            if len(data) > SIZE_MAX:
+                raise Invalid(f"a backup of more than {SIZE_MAX >> 20} MiB is no backup")
+        restored = await self._whole.restore(
+            bytes(data),
+            self._live.world,
+            options.who,
+            over=options.replace,
+            dry_run=options.dry_run,
+        )
+        about = restored.about
+        return pb.RestoreResponse(
+            revision=restored.revision,
+            cluster_id=about.cluster_id,
+            made_at_ms=about.made_at_ms,
+            version=about.version,
+            apps=[
+                pb.RestoredApp(name=app.name, before=app.before, after=app.after)
+                for app in restored.apps
+            ],
+            hosts=restored.hosts,
+        )
+
+    @worded
+    async def Reconcile(self, request: pb.ReconcileRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        await self._as_planned(request.if_revision)
+        whole = self._whole.reviewed(request.if_revision)
+        epoch, revision = await whole.confirm(
+            self._live.world, request.who, request.why, now_s=self._clock()
+        )
+        return pb.ReconcileResponse(cluster_epoch=epoch, revision=revision)
 
 
 def _applied(applied: Applied) -> dict[str, Any]:

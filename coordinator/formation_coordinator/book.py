@@ -26,6 +26,7 @@ from formation.model import (
     ProcessType,
     Slot,
 )
+from formation_coordinator import timeline
 from formation_coordinator.tallies import Flags, Ints, Row, RowType, TypeBook, TypeKey
 from formation_coordinator.world import (
     BRAKE_HOSTS_MIN,
@@ -70,9 +71,12 @@ class Book:
         self.by_name: Ints = np.zeros(0, dtype=np.int64)
         self.silent: set[int] = set()
         self.draining: set[int] = set()
+        self.ahead: set[int] = set()
+        self.behind: set[int] = set()
         self.incomplete: set[int] = set()
         self.labels_version = 0
         self._world: World | None = None
+        self._cluster_epoch = 0
         self._free: list[int] = []
         self._codes: dict[str, tuple[Ints, list[str]]] = {}
         self._same: dict[tuple[str, str, int, int], bool] = {}
@@ -83,6 +87,11 @@ class Book:
     def look(self, world: World) -> None:
         """From now on this is that world."""
         before, self._world = self._world, world
+        epoch = timeline.cluster_epoch(world)
+        if epoch != self._cluster_epoch:
+            self._cluster_epoch = epoch
+            for row in self.rows.values():
+                self._compare_epochs(row, self.entry(row))
         if before is None or before.releases is not world.releases:
             self._same.clear()
             self._numbers = {}
@@ -147,7 +156,7 @@ class Book:
         self.data[row], self.names[row] = None, ""
         self.known[row] = self.connected[row] = False
         self.total[row] = 0
-        for rows in (self.silent, self.draining, self.incomplete):
+        for rows in (self.silent, self.draining, self.ahead, self.behind, self.incomplete):
             rows.discard(row)
         self._free.append(row)
         self._relabel()
@@ -242,6 +251,7 @@ class Book:
         _mark(self.silent, row, not entry.connected)
         _mark(self.draining, row, entry.draining)
         _mark(self.incomplete, row, fresh.incomplete)
+        self._compare_epochs(row, entry)
         capacity = status.capacity if status else None
         instances_max = capacity.instances_max if capacity else 0
         self.limit[row] = min(instances_max or HOST_INSTANCES_MAX, HOST_INSTANCES_MAX)
@@ -249,6 +259,10 @@ class Book:
         self.cpus_milli[row] = round(cpus * MILLI) or PLENTY
         self.memory_bytes[row] = (capacity.memory_bytes if capacity else 0) or PLENTY
         self.abilities[row] = ability_bits(status.abilities if status else ())
+
+    def _compare_epochs(self, row: int, entry: HostEntry) -> None:
+        _mark(self.ahead, row, timeline.is_ahead(entry, self._cluster_epoch))
+        _mark(self.behind, row, timeline.is_behind(entry, self._cluster_epoch))
 
     def _enter(self, row: int, key: TypeKey, part: RowType, looping: bool) -> None:
         book = self.types.setdefault(key, self.of(key))

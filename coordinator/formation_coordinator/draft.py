@@ -31,6 +31,7 @@ from formation_coordinator.book import Book
 from formation_coordinator.fit import Fit
 from formation_coordinator.space import Freed, OneRow, Space
 from formation_coordinator.tallies import Ints, TypeKey
+from formation_coordinator.timeline import cluster_epoch
 from formation_coordinator.world import World
 
 NewStem = Callable[[], str]
@@ -199,6 +200,10 @@ class Draft:
                 host=entry.name,
                 generation=(entry.document.generation if entry.document else 0) + 1,
                 epoch=epoch,
+                # A document that is not of the present one is `timeline`'s to write anew.
+                cluster_epoch=(
+                    entry.document.cluster_epoch if entry.document else cluster_epoch(self.world)
+                ),
                 bundles=self._bundles(row, entry.bundles),
             )
 

@@ -87,6 +87,7 @@ class Driver:
     async def _loop(self, epoch: int, hint: asyncio.Event) -> None:
         while True:
             hint.clear()
+            await self._let_hosts_speak()
             started_s = self._clock()
             plan = await self.plan(epoch)
             debounce_s = debounce_after(self._clock() - started_s)
@@ -102,6 +103,14 @@ class Driver:
                 log.warning("the plan was not written: %s", error)
                 wait_s = RETRY_S
             await _wait(hint, wait_s, debounce_s)
+
+    async def _let_hosts_speak(self) -> None:
+        """An etcd that went back in time still has the sessions and statuses of that time. Each
+        host is heard anew before anything is decided."""
+        left_s = self._mirror.went_back_at_s + self._replace_after_s - self._clock()
+        if left_s > 0:
+            log.info("etcd went back in time: for %.1f s nothing is decided", left_s)
+            await asyncio.sleep(left_s)
 
     async def plan(self, epoch: int) -> Plan:
         """What would be done now; changes nothing.

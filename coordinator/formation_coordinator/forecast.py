@@ -14,7 +14,7 @@ from itertools import count
 
 from formation.model import Assignment, HostStatus, InstanceState, InstanceStatus, Slot
 from formation.requests import Move, Rebalance
-from formation_coordinator import explain, rebalance
+from formation_coordinator import explain, rebalance, timeline
 from formation_coordinator.book import Book
 from formation_coordinator.desk import Now, open_desk
 from formation_coordinator.plan import Plan
@@ -89,6 +89,23 @@ class Seer:
         before = self._to_its_end(self.world)
         changed = apply(self.world, changes, revision=self.world.revision + 1, now_s=0.0)
         return self._compared(before, self._to_its_end(changed))
+
+    def confirmed(self, change: Change) -> Forecast:
+        """What an operator's word on a held cluster (`change`) would lead to, beginning with what
+        hosts run now."""
+        running = [
+            Change(kind="assignments", names=(entry.name,), record=timeline.as_reported(entry))
+            for entry in self.world.hosts.values()
+            if entry.connected
+        ]
+        now_s, revision = self._now.monotonic_s, self.world.revision
+        before = apply(self.world, running, revision=revision, now_s=now_s)
+        changed = apply(self.world, [change], revision=revision + 1, now_s=now_s)
+        after = self._to_its_end(changed)
+        hosts = {change.names[0] for change in running}
+        return self._compared(
+            _End(before, Plan(), {}, set()), replace(after, touched=after.touched | hosts)
+        )
 
     def balanced(self, app: str, moves_max: int) -> Forecast:
         """The moves of a rebalance, of one app or ("") of all."""
@@ -174,8 +191,8 @@ class Seer:
         )
 
     def _notes(self, before: _End) -> Iterator[str]:
-        if before.plan.brake:
-            yield before.plan.sentence
+        if before.plan.standstill:
+            yield before.plan.standstill
         if before.touched:
             yield "the cluster is not at rest: some changes are under way already"
 

@@ -36,8 +36,8 @@ class Plan:
     `records`: of apps, runs and the rebalance. Those, and the documents of the hosts in `together`,
     belong into one transaction. `absent`: hosts that must have no session while it is written.
     `pending`: slots that are not where they should be, with the reason; `unnamed`: how many more of
-    each type. `left_alone`: apps of which nothing is changed, with the reason. `progress`: for the
-    next pass.
+    each type. `left_alone`: apps of which nothing is changed, with the reason; `held`: why nothing
+    at all is. `progress`: for the next pass.
     """
 
     documents: tuple[AssignmentDocument, ...] = ()
@@ -50,8 +50,14 @@ class Plan:
     unnamed: Mapping[tuple[str, str], int] = field(default_factory=dict)
     left_alone: Mapping[str, str] = field(default_factory=dict)
     brake: bool = False
+    held: str = ""
     decisions: tuple[Decision, ...] = ()
     progress: Mapping[tuple[str, str], Progress] = field(default_factory=dict)
+
+    @property
+    def standstill(self) -> str:
+        """What holds up more than single slots, for people; or ""."""
+        return self.held or (BRAKE if self.brake else "")
 
     @property
     def writes(self) -> bool:

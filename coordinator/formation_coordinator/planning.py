@@ -44,6 +44,16 @@ class Planning:
         """What these records would lead to."""
         return await self._ask(lambda: self._seer().after(changes))
 
+    async def confirmed(self, change: Change) -> forecast.Forecast:
+        """What an operator's word on a held cluster would lead to."""
+        return await self._ask(lambda: self._seer().confirmed(change))
+
+    async def standstill(self) -> str:
+        """What holds up more than single slots now, for people; or ""."""
+        world = self._live.world
+        plan = await self._ask(lambda: self._plan(world, self._clock()))
+        return plan.standstill
+
     async def balanced(self, app: str, moves_max: int) -> forecast.Forecast:
         return await self._ask(lambda: self._seer().balanced(app, moves_max or REBALANCE_MOVES))
 

@@ -5,6 +5,8 @@ right after any number of lost events and a pass over a satisfied world changes 
 are handed from pass to pass, and both may be lost: the `Book` (sums over the world, so that a pass
 costs what changed) and `progress` (since when a change has not come further).
 
+Before all that: a store that is older than what hosts follow decides nothing (`timeline`).
+
 Theory of operation, per process type (the rules are in `upkeep`, their reasons in
 docs/design/reconcile.md):
 
@@ -39,7 +41,7 @@ import numpy as np
 
 from formation.model import App, HostState, ProcessType, Release, Slot
 from formation.rules import Rollout
-from formation_coordinator import placement, rollout
+from formation_coordinator import placement, rollout, timeline
 from formation_coordinator.book import Book
 from formation_coordinator.desk import Demand, Desk, Now, open_desk
 from formation_coordinator.draft import FRESH, NewStem, Wish
@@ -75,7 +77,22 @@ def reconcile(
     """
     now = Now(monotonic_s=now_s, wall_ms=wall_ms, replace_after_s=replace_after_s)
     desk = open_desk(world, book or Book(), now, new_stem, progress or {})
+    why = timeline.held(world, [desk.book.names[row] for row in desk.book.ahead])
+    if why:
+        return Plan(held=why, sentence=why)
+    if desk.book.behind:
+        return _catch_up(desk, epoch)
     return _Pass(desk, epoch).run()
+
+
+def _catch_up(desk: Desk, epoch: int) -> Plan:
+    """Before anything else: documents of the cluster's new epoch, of what hosts really run."""
+    hosts = sorted((desk.book.entry(row) for row in desk.book.behind), key=lambda host: host.name)
+    return Plan(
+        documents=tuple(timeline.caught_up(desk.world, host, epoch) for host in hosts),
+        records=tuple(timeline.raised_numbers(desk.world)),
+        sentence=f"{len(hosts)} hosts come into the cluster's new epoch as they are",
+    )
 
 
 class _Changed(NamedTuple):

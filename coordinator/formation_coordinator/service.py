@@ -32,6 +32,7 @@ from formation_coordinator.control import Control
 from formation_coordinator.control_hosts import HostControl
 from formation_coordinator.control_releases import ReleaseControl
 from formation_coordinator.control_runs import RunControl
+from formation_coordinator.control_store import SCHEMA_VERSION, StoreControl
 from formation_coordinator.driver import Driver
 from formation_coordinator.election import Election, LeaseKeeper
 from formation_coordinator.live import LiveWorld
@@ -48,7 +49,6 @@ from formation_coordinator.watching import InstanceWatch
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 SOCKET_PATH_MAX = 107
 RETRY_S = 1.0
 # Longer than the lease of a coordinator that died and was started anew with the same id.
@@ -124,6 +124,7 @@ class Service:
             releases=ReleaseControl(**shell),
             hosts=HostControl(**shell),
             runs=RunControl(**shell),
+            whole=StoreControl(**shell),
             plans=Planning(
                 self.live,
                 clock=monotonic_s,

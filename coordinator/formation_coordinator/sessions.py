@@ -233,6 +233,8 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             instances=tuple(table.values()),
             complaint=batch.complaint,
             generation=batch.generation,
+            cluster_epoch=batch.cluster_epoch,
+            ahead=batch.ahead,
         )
         self._live.publish(session.status)
         session.dirty.set()
@@ -371,6 +373,7 @@ def assignments_message(
     order = Assignments(
         complete=base is None,
         epoch=document.epoch,
+        cluster_epoch=document.cluster_epoch,
         applies_to=base.generation if base else 0,
         results_in=document.generation,
         instances=instances,

@@ -19,6 +19,7 @@ from formation.model import (
     Slot,
 )
 from formation.requests import RunState
+from formation_coordinator import timeline
 from formation_coordinator.world import (
     OVER,
     HostEntry,
@@ -143,6 +144,8 @@ def needs_reasons(world: World) -> bool:
     that is to be somewhere else, a change under way, an app that cannot be read? Cheap: one look
     at each bundle."""
     if any(run.state is RunState.PENDING for run in world.runs.values()):
+        return True
+    if timeline.held_now(world):
         return True
     if any(app.release != app.stable_release for app in world.apps.values()):
         return True

@@ -112,7 +112,7 @@ class _View:
 
     def _add_pending(self, world: World, plan: Plan, shown: dict[str, InstanceView]) -> str:
         """Slots without a host, each with its reason; gives the note for the caller."""
-        note = plan.sentence if plan.brake else ""
+        note = plan.standstill
         for app, reason in sorted(plan.left_alone.items()):
             if self._app in ("", app):
                 note = note or reason

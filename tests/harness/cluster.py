@@ -61,7 +61,7 @@ class Cluster:
     def start(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
         with (self.directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [str(BIN / argv[0]), *argv[1:]],
+                self.command(name, str(BIN / argv[0]), *argv[1:]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,6 +71,10 @@ class Cluster:
             )
         self.programs[name] = process
         return process
+
+    def command(self, name: str, *argv: str) -> list[str]:
+        """What starts this program of ours."""
+        return [*argv]
 
     def start_coordinator(self, name: str = "c1", *flags: str) -> subprocess.Popen[bytes]:
         address = f"unix:{self.directory / name}.sock"
@@ -196,13 +200,16 @@ class Cluster:
     def close(self) -> list[str]:
         """Stop agents, then coordinators; gives what is still running and ends it."""
         self._note_descendants()
-        agents = [name for name in self.programs if name not in self.coordinators]
-        for names in (agents, [name for name in self.programs if name in self.coordinators]):
+        for names in self.order_of_stop():
             self._stop(names)
         left = self._leftovers.running()
         self._leftovers.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
         return left
+
+    def order_of_stop(self) -> list[list[str]]:
+        agents = [name for name in self.programs if name not in self.coordinators]
+        return [agents, [name for name in self.programs if name in self.coordinators]]
 
     def _stop(self, names: Sequence[str]) -> None:
         stopping = [self.programs.pop(name) for name in names]

@@ -46,6 +46,15 @@ class UnaskedControl(ControlServicer):
     async def CancelRun(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
         await _unknown(context)
 
+    def Backup(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        raise NotImplementedError
+
+    async def Restore(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def Reconcile(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
     async def ListRuns(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
         await _unknown(context)
 

@@ -178,7 +178,7 @@ def host(
             departed=departed,
             abilities=tuple(abilities),
             inability=inability,
-            generation=generation if follows is None else follows,
+            generation=(generation if follows is None else follows) if stays else 0,
         ),
         session=session if silent_since_s is None else None,
         document=document if stays else None,

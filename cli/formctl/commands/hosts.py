@@ -108,7 +108,8 @@ async def _label(
             host=host, labels=labels, unset_labels=unset, who=who(), why=why
         )
         await client.change(lambda stub: stub.SetHost, request)
-        line = next((line for line in await client.hosts() if line.status.host == host), None)
+        found, _ = await client.hosts()
+    line = next((line for line in found if line.status.host == host), None)
     say(f"{host}: {render.labels(line) if line else 'labelled'}")
 
 
@@ -116,7 +117,7 @@ async def _hosts(settings: Settings, output: str) -> None:
     from formctl.client import Client
 
     async with Client(settings.target()) as client:
-        found = await client.hosts()
+        found, standstill = await client.hosts()
     if output == "json":
         say_json([jsonview.host(line) for line in found])
     else:
@@ -124,6 +125,8 @@ async def _hosts(settings: Settings, output: str) -> None:
         say(render.hosts(found, wide=output == "wide", width=width))
         for line in render.inabilities(found):
             note(hanging("", line, width))
+    if standstill:
+        note(standstill)
 
 
 async def _forget(settings: Settings, named: tuple[str, ...], *, yes: bool) -> None:
@@ -132,7 +135,8 @@ async def _forget(settings: Settings, named: tuple[str, ...], *, yes: bool) -> N
     from formctl.client import Client
 
     async with Client(settings.target()) as client:
-        silent = [h for h in await client.hosts() if h.state is not HostState.READY]
+        all_hosts, _ = await client.hosts()
+        silent = [h for h in all_hosts if h.state is not HostState.READY]
         hosts = named or tuple(line.status.host for line in silent)
         if not hosts:
             raise InputError("no host is silent")

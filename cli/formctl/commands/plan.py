@@ -63,7 +63,9 @@ def scale(settings: Settings, words: tuple[str, ...], undo: bool, output: str) -
     except QuantityError as error:
         raise InputError.of(error.problems) from None
     request = pb.PlanRequest(scale=pb.ScaleRequest(changes=changes, undo=undo))
-    return run(_plan(settings, request, f"scale {'--undo' if undo else ' '.join(words)}", output))
+    return run(
+        show_plan(settings, request, f"scale {'--undo' if undo else ' '.join(words)}", output)
+    )
 
 
 @command.command("apply")
@@ -102,7 +104,7 @@ def apply(
     wanted = apply_request(name, found, initial, "")
     wanted.canary = canary
     more = f" --canary {canary}" if canary else ""
-    return run(_plan(settings, pb.PlanRequest(apply=wanted), f"apply {path}{more}", output))
+    return run(show_plan(settings, pb.PlanRequest(apply=wanted), f"apply {path}{more}", output))
 
 
 @command.command("drain")
@@ -115,7 +117,7 @@ def drain(settings: Settings, host: str, output: str) -> int:
     """What `formctl drain` would do."""
     from formation.v1 import control_pb2 as pb
 
-    return run(_plan(settings, pb.PlanRequest(drain_host=host), f"drain {host}", output))
+    return run(show_plan(settings, pb.PlanRequest(drain_host=host), f"drain {host}", output))
 
 
 @command.command("rebalance")
@@ -131,10 +133,10 @@ def rebalance(settings: Settings, moves: int, output: str) -> int:
 
     wish = pb.RebalanceWish(app=settings.named_app() or "", moves_max=moves)
     request = pb.PlanRequest(rebalance=wish)
-    return run(_plan(settings, request, f"rebalance --moves {moves}", output))
+    return run(show_plan(settings, request, f"rebalance --moves {moves}", output))
 
 
-async def _plan(settings: Settings, request: pb.PlanRequest, words: str, output: str) -> int:
+async def show_plan(settings: Settings, request: pb.PlanRequest, words: str, output: str) -> int:
     from formctl.appname import find_app
     from formctl.client import Client
 

@@ -87,7 +87,7 @@ async def until_joined(target: Target, names: Iterable[str]) -> None:
 async def _ready_hosts(client: Client) -> set[str]:
     """None of them while the coordinator listens already and does not know anything yet."""
     try:
-        hosts = await client.hosts()
+        hosts, _ = await client.hosts()
     except UnreachableError:
         return set()
     return {line.status.host for line in hosts if line.state is HostState.READY}

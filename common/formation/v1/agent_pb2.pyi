@@ -132,9 +132,14 @@ class StatusBatch(_message.Message):
     GONE_UIDS_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     COMPLAINT_FIELD_NUMBER: _builtins.int
+    CLUSTER_EPOCH_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     generation: _builtins.int
     complaint: _builtins.str
+    cluster_epoch: _builtins.int
+    ahead: _builtins.bool
+    """see HostStatus"""
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.InstanceStatus]: ...
     @_builtins.property
@@ -149,10 +154,12 @@ class StatusBatch(_message.Message):
         gone_uids: _abc.Iterable[_builtins.str] | None = ...,
         generation: _builtins.int = ...,
         complaint: _builtins.str = ...,
+        cluster_epoch: _builtins.int = ...,
+        ahead: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "complaint", b"complaint", "generation", b"generation", "gone_uids", b"gone_uids", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "changed", b"changed", "cluster_epoch", b"cluster_epoch", "complaint", b"complaint", "generation", b"generation", "gone_uids", b"gone_uids", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,11 +307,14 @@ class Assignments(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     REMOVED_UIDS_FIELD_NUMBER: _builtins.int
     RELEASES_FIELD_NUMBER: _builtins.int
+    CLUSTER_EPOCH_FIELD_NUMBER: _builtins.int
     kind: Global___Assignments.Kind.ValueType
     epoch: _builtins.int
     applies_to: _builtins.int
     """INCREMENTAL: the generation it builds on"""
     results_in: _builtins.int
+    cluster_epoch: _builtins.int
+    """a higher one than ever is obeyed whatever epoch it has"""
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.InstanceAssignment]: ...
     @_builtins.property
@@ -323,10 +333,11 @@ class Assignments(_message.Message):
         instances: _abc.Iterable[_types_pb2.InstanceAssignment] | None = ...,
         removed_uids: _abc.Iterable[_builtins.str] | None = ...,
         releases: _abc.Iterable[_types_pb2.Release] | None = ...,
+        cluster_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies_to", b"applies_to", "epoch", b"epoch", "instances", b"instances", "kind", b"kind", "releases", b"releases", "removed_uids", b"removed_uids", "results_in", b"results_in"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies_to", b"applies_to", "cluster_epoch", b"cluster_epoch", "epoch", b"epoch", "instances", b"instances", "kind", b"kind", "releases", b"releases", "removed_uids", b"removed_uids", "results_in", b"results_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -149,6 +149,21 @@ class ControlStub:
                 request_serializer=formation_dot_v1_dot_control__pb2.ForgetHostRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_control__pb2.ForgetHostResponse.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/formation.v1.Control/Backup',
+                request_serializer=formation_dot_v1_dot_control__pb2.BackupRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.BackupPart.FromString,
+                _registered_method=True)
+        self.Restore = channel.stream_unary(
+                '/formation.v1.Control/Restore',
+                request_serializer=formation_dot_v1_dot_control__pb2.RestorePart.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.RestoreResponse.FromString,
+                _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/formation.v1.Control/Reconcile',
+                request_serializer=formation_dot_v1_dot_control__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
         self.ListAudit = channel.unary_unary(
                 '/formation.v1.Control/ListAudit',
                 request_serializer=formation_dot_v1_dot_control__pb2.ListAuditRequest.SerializeToString,
@@ -314,6 +329,27 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """The whole desired state at one revision, as the bytes of a file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request_iterator, context):
+        """Puts a backup's desired state in the place of the present one; then everything is held.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reconcile(self, request, context):
+        """An operator's word that the store, as it is now, counts: what is held goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -450,6 +486,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ForgetHost,
                     request_deserializer=formation_dot_v1_dot_control__pb2.ForgetHostRequest.FromString,
                     response_serializer=formation_dot_v1_dot_control__pb2.ForgetHostResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.BackupRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.BackupPart.SerializeToString,
+            ),
+            'Restore': grpc.stream_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.RestorePart.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.RestoreResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.ReconcileRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.ReconcileResponse.SerializeToString,
             ),
             'ListAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAudit,
@@ -1088,6 +1139,87 @@ class Control:
             '/formation.v1.Control/ForgetHost',
             formation_dot_v1_dot_control__pb2.ForgetHostRequest.SerializeToString,
             formation_dot_v1_dot_control__pb2.ForgetHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/formation.v1.Control/Backup',
+            formation_dot_v1_dot_control__pb2.BackupRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.BackupPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/formation.v1.Control/Restore',
+            formation_dot_v1_dot_control__pb2.RestorePart.SerializeToString,
+            formation_dot_v1_dot_control__pb2.RestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/Reconcile',
+            formation_dot_v1_dot_control__pb2.ReconcileRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.ReconcileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,12 @@ class ControlStub:
     ListReleases: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListReleasesRequest, _control_pb2.ListReleasesResponse]
     ListHosts: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListHostsRequest, _control_pb2.ListHostsResponse]
     ForgetHost: _grpc.UnaryUnaryMultiCallable[_control_pb2.ForgetHostRequest, _control_pb2.ForgetHostResponse]
+    Backup: _grpc.UnaryStreamMultiCallable[_control_pb2.BackupRequest, _control_pb2.BackupPart]
+    """The whole desired state at one revision, as the bytes of a file."""
+    Restore: _grpc.StreamUnaryMultiCallable[_control_pb2.RestorePart, _control_pb2.RestoreResponse]
+    """Puts a backup's desired state in the place of the present one; then everything is held."""
+    Reconcile: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReconcileRequest, _control_pb2.ReconcileResponse]
+    """An operator's word that the store, as it is now, counts: what is held goes on."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]
     WatchInstances: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchInstancesRequest, _control_pb2.WatchUpdate]
     """One WatchUpdate with everything, then one for every change. ListInstances is the first of it."""
@@ -102,6 +108,12 @@ class ControlAsyncStub(ControlStub):
     ListReleases: _aio.UnaryUnaryMultiCallable[_control_pb2.ListReleasesRequest, _control_pb2.ListReleasesResponse]  # type: ignore[assignment]
     ListHosts: _aio.UnaryUnaryMultiCallable[_control_pb2.ListHostsRequest, _control_pb2.ListHostsResponse]  # type: ignore[assignment]
     ForgetHost: _aio.UnaryUnaryMultiCallable[_control_pb2.ForgetHostRequest, _control_pb2.ForgetHostResponse]  # type: ignore[assignment]
+    Backup: _aio.UnaryStreamMultiCallable[_control_pb2.BackupRequest, _control_pb2.BackupPart]  # type: ignore[assignment]
+    """The whole desired state at one revision, as the bytes of a file."""
+    Restore: _aio.StreamUnaryMultiCallable[_control_pb2.RestorePart, _control_pb2.RestoreResponse]  # type: ignore[assignment]
+    """Puts a backup's desired state in the place of the present one; then everything is held."""
+    Reconcile: _aio.UnaryUnaryMultiCallable[_control_pb2.ReconcileRequest, _control_pb2.ReconcileResponse]  # type: ignore[assignment]
+    """An operator's word that the store, as it is now, counts: what is held goes on."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]  # type: ignore[assignment]
     WatchInstances: _aio.UnaryStreamMultiCallable[_control_pb2.WatchInstancesRequest, _control_pb2.WatchUpdate]  # type: ignore[assignment]
     """One WatchUpdate with everything, then one for every change. ListInstances is the first of it."""
@@ -275,6 +287,30 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ForgetHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ForgetHostResponse, _abc.Awaitable[_control_pb2.ForgetHostResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _control_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.BackupPart], _abc.AsyncIterator[_control_pb2.BackupPart]]:
+        """The whole desired state at one revision, as the bytes of a file."""
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request_iterator: _MaybeAsyncIterator[_control_pb2.RestorePart],
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RestoreResponse, _abc.Awaitable[_control_pb2.RestoreResponse]]:
+        """Puts a backup's desired state in the place of the present one; then everything is held."""
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _control_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ReconcileResponse, _abc.Awaitable[_control_pb2.ReconcileResponse]]:
+        """An operator's word that the store, as it is now, counts: what is held goes on."""
 
     @_abc_1.abstractmethod
     def ListAudit(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from formation.v1 import types_pb2 as formation_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66ormation/v1/journal.proto\x12\x0c\x66ormation.v1\x1a\x18\x66ormation/v1/types.proto\"\xc6\x02\n\x0c\x41gentJournal\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x32\n\x08\x61ssigned\x18\x05 \x03(\x0b\x32 .formation.v1.InstanceAssignment\x12\x30\n\x06\x65nding\x18\x06 \x03(\x0b\x32 .formation.v1.InstanceAssignment\x12\'\n\x08releases\x18\x07 \x03(\x0b\x32\x15.formation.v1.Release\x12%\n\x05ports\x18\x08 \x03(\x0b\x32\x16.formation.v1.SlotPort\x12&\n\x05tries\x18\t \x03(\x0b\x32\x17.formation.v1.StayTries\x12\x0f\n\x07\x62oot_id\x18\n \x01(\t\"D\n\x08SlotPort\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\r\x12\x0c\n\x04port\x18\x04 \x01(\r\"\x8d\x01\n\tStayTries\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\r\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x13\n\x0bstart_ticks\x18\x05 \x01(\x04\x12\x0c\n\x04over\x18\x06 \x01(\r\x12\x11\n\tlast_exit\x18\x07 \x01(\t\x12\r\n\x05ready\x18\x08 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66ormation/v1/journal.proto\x12\x0c\x66ormation.v1\x1a\x18\x66ormation/v1/types.proto\"\xdd\x02\n\x0c\x41gentJournal\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x32\n\x08\x61ssigned\x18\x05 \x03(\x0b\x32 .formation.v1.InstanceAssignment\x12\x30\n\x06\x65nding\x18\x06 \x03(\x0b\x32 .formation.v1.InstanceAssignment\x12\'\n\x08releases\x18\x07 \x03(\x0b\x32\x15.formation.v1.Release\x12%\n\x05ports\x18\x08 \x03(\x0b\x32\x16.formation.v1.SlotPort\x12&\n\x05tries\x18\t \x03(\x0b\x32\x17.formation.v1.StayTries\x12\x0f\n\x07\x62oot_id\x18\n \x01(\t\x12\x15\n\rcluster_epoch\x18\x0b \x01(\x04\"D\n\x08SlotPort\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\r\x12\x0c\n\x04port\x18\x04 \x01(\r\"\x8d\x01\n\tStayTries\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\r\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x13\n\x0bstart_ticks\x18\x05 \x01(\x04\x12\x0c\n\x04over\x18\x06 \x01(\r\x12\x11\n\tlast_exit\x18\x07 \x01(\t\x12\r\n\x05ready\x18\x08 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'formation.v1.journal_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENTJOURNAL']._serialized_start=71
-  _globals['_AGENTJOURNAL']._serialized_end=397
-  _globals['_SLOTPORT']._serialized_start=399
-  _globals['_SLOTPORT']._serialized_end=467
-  _globals['_STAYTRIES']._serialized_start=470
-  _globals['_STAYTRIES']._serialized_end=611
+  _globals['_AGENTJOURNAL']._serialized_end=420
+  _globals['_SLOTPORT']._serialized_start=422
+  _globals['_SLOTPORT']._serialized_end=490
+  _globals['_STAYTRIES']._serialized_start=493
+  _globals['_STAYTRIES']._serialized_end=634
 # @@protoc_insertion_point(module_scope)

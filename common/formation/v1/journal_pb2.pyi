@@ -35,6 +35,7 @@ class AgentJournal(_message.Message):
     PORTS_FIELD_NUMBER: _builtins.int
     TRIES_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_EPOCH_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """made once per state directory"""
     cluster_id: _builtins.str
@@ -45,6 +46,8 @@ class AgentJournal(_message.Message):
     """of the assignment document it follows"""
     boot_id: _builtins.str
     """of the machine when the processes below ran"""
+    cluster_epoch: _builtins.int
+    """of the document it follows"""
     @_builtins.property
     def assigned(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.InstanceAssignment]: ...
     @_builtins.property
@@ -74,10 +77,11 @@ class AgentJournal(_message.Message):
         ports: _abc.Iterable[Global___SlotPort] | None = ...,
         tries: _abc.Iterable[Global___StayTries] | None = ...,
         boot_id: _builtins.str = ...,
+        cluster_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "assigned", b"assigned", "boot_id", b"boot_id", "cluster_id", b"cluster_id", "ending", b"ending", "epoch", b"epoch", "generation", b"generation", "ports", b"ports", "releases", b"releases", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "assigned", b"assigned", "boot_id", b"boot_id", "cluster_epoch", b"cluster_epoch", "cluster_id", b"cluster_id", "ending", b"ending", "epoch", b"epoch", "generation", b"generation", "ports", b"ports", "releases", b"releases", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1053,11 +1053,13 @@ class AssignmentDocument(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     BUNDLES_FIELD_NUMBER: _builtins.int
+    CLUSTER_EPOCH_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     generation: _builtins.int
     """+ 1 with every write of this document"""
     epoch: _builtins.int
     """create_revision of the leader key that wrote it"""
+    cluster_epoch: _builtins.int
     @_builtins.property
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bundle]: ...
     def __init__(
@@ -1067,10 +1069,11 @@ class AssignmentDocument(_message.Message):
         generation: _builtins.int = ...,
         epoch: _builtins.int = ...,
         bundles: _abc.Iterable[Global___Bundle] | None = ...,
+        cluster_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "epoch", b"epoch", "generation", b"generation", "host", b"host"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "cluster_epoch", b"cluster_epoch", "epoch", b"epoch", "generation", b"generation", "host", b"host"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1263,6 +1266,8 @@ class HostStatus(_message.Message):
     ABILITIES_FIELD_NUMBER: _builtins.int
     INABILITY_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    CLUSTER_EPOCH_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     agent_id: _builtins.str
     """made once per state directory"""
@@ -1278,6 +1283,10 @@ class HostStatus(_message.Message):
     """what it cannot and why, for people"""
     generation: _builtins.int
     """of the assignment document that it follows"""
+    cluster_epoch: _builtins.int
+    """of that document"""
+    ahead: _builtins.bool
+    """it has refused a document as older than the one it follows"""
     @_builtins.property
     def capacity(self) -> Global___Capacity: ...
     @_builtins.property
@@ -1304,10 +1313,12 @@ class HostStatus(_message.Message):
         abilities: _abc.Iterable[_builtins.str] | None = ...,
         inability: _builtins.str = ...,
         generation: _builtins.int = ...,
+        cluster_epoch: _builtins.int = ...,
+        ahead: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abilities", b"abilities", "address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "capacity", b"capacity", "complaint", b"complaint", "departed", b"departed", "generation", b"generation", "host", b"host", "inability", b"inability", "instances", b"instances", "labels", b"labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abilities", b"abilities", "address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "ahead", b"ahead", "boot_id", b"boot_id", "capacity", b"capacity", "cluster_epoch", b"cluster_epoch", "complaint", b"complaint", "departed", b"departed", "generation", b"generation", "host", b"host", "inability", b"inability", "instances", b"instances", "labels", b"labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1377,19 +1388,27 @@ class Cluster(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     schema_version: _builtins.int
     created_at_ms: _builtins.int
+    epoch: _builtins.int
+    """+ 1 with every operator's word that the store, as it is, counts"""
+    held: _builtins.str
+    """why nothing is started, moved or stopped until that word; or empty"""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         schema_version: _builtins.int = ...,
         created_at_ms: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        held: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "id", b"id", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "epoch", b"epoch", "held", b"held", "id", b"id", "schema_version", b"schema_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

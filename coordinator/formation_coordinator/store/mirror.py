@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -50,6 +51,7 @@ class Mirror:
         self.connected = False
         self.failure = ""
         self.revision = 0
+        self.went_back_at_s = -math.inf  # when etcd was last seen to be younger than before
         self._store = store
         self._spans = tuple(spans)
         self._records: dict[str, KeyValue] = {}
@@ -113,6 +115,7 @@ class Mirror:
                 await self._store.get(CLUSTER, timeout_s=_CONTACT_S)
                 snapshot = await self._store.ranges(self._spans)
         if snapshot.revision < self.revision:
+            self.went_back_at_s = monotonic_s()
             log.warning(
                 "etcd went back from revision %d to %d: was it restored from a backup?",
                 *(self.revision, snapshot.revision),

