@@ -391,6 +391,7 @@ def _update(message: pb.WatchUpdate) -> Update:
         # A list that did not change is not sent; the first update always tells.
         apps=apps if apps or message.complete else None,
         note=message.note,
+        standstill=message.standstill,
     )
 
 

@@ -77,6 +77,7 @@ class Update:
     gone_uids: tuple[str, ...] = ()
     apps: tuple[App, ...] | None = None
     note: str = ""
+    standstill: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,12 +128,13 @@ class Table:
     instances: dict[str, Instance] = field(default_factory=dict)
     apps: dict[str, App] = field(default_factory=dict)
     note: str = ""
+    standstill: bool = False
 
     def apply(self, update: Update) -> tuple[Instance, ...]:
         """Returns those that went, as they were last seen."""
         if update.apps is not None:
             self.apps = {app.name: app for app in update.apps}
-        self.note = update.note
+        self.note, self.standstill = update.note, update.standstill
         if update.complete:
             before, self.instances = self.instances, {i.uid: i for i in update.changed}
             return tuple(i for uid, i in before.items() if uid not in self.instances)

@@ -287,7 +287,8 @@ class Progress:
             return ""
         reasons = self._reasons()
         # It may be one of the reasons, and those have been told.
-        return self._once(("note", note), note) if reasons and note not in reasons else ""
+        wanted = self._table.standstill or (reasons and note not in reasons)
+        return self._once(("note", note), note) if wanted else ""
 
     def _reasons(self) -> set[str]:
         """Why there is no place."""

@@ -299,7 +299,10 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         releases = self._releases(document)
         if releases is None:
             return  # its release is not in our mirror yet; the next change brings it
-        base = None if session.complete_wanted else session.sent
+        before = session.sent
+        # In a new epoch of the cluster what went before says nothing of what the agent runs.
+        same_epoch = before is not None and before.cluster_epoch == document.cluster_epoch
+        base = before if same_epoch and not session.complete_wanted else None
         session.complete_wanted = False
         session.sent = document
         session.owed = session.owed or document.generation

@@ -76,6 +76,12 @@ def held_now(world: World) -> str:
     return held(world, [e.name for e in world.hosts.values() if is_ahead(e, epoch)])
 
 
+def is_held(world: World, entry: HostEntry) -> bool:
+    """Does all that this host runs stay, also what the store does not know of?"""
+    said = bool(world.cluster and world.cluster.held)
+    return said or is_ahead(entry, cluster_epoch(world))
+
+
 def next_epoch(world: World) -> int:
     """Higher than any that was ever heard of."""
     known = [cluster_epoch(world)]

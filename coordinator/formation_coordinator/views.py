@@ -71,13 +71,14 @@ def host_instances(entry: HostEntry, world: World) -> Iterator[InstanceView]:
             run=item.run,
             reason=item.reason,
         )
+    kept = timeline.is_held(world, entry)
     for status in observed.values():
         yield InstanceView(
             status=status,
             host=entry.name,
             host_silent=not entry.connected,
-            surplus=True,
-            current=False,
+            surplus=not kept,
+            current=kept,
         )
 
 

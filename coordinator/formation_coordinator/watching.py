@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from formation import wire
-from formation.model import App, InstanceState
+from formation.model import App, Cluster, InstanceState
 from formation.v1 import control_pb2 as pb
 from formation_coordinator import views
 from formation_coordinator.live import LiveWorld
@@ -66,13 +66,15 @@ class _View:
         self._by_host: dict[str, dict[str, InstanceView]] = {}
         self._apps: Mapping[str, App] = {}
         self._told: dict[str, InstanceView] = {}
+        self._cluster: Cluster | None = None
         self._note = ""
         self._first = True
 
     def step(self, world: World, plan: Plan) -> pb.WatchUpdate | None:
         """The difference to what was told, or None."""
         apps_changed = self._first or world.apps is not self._apps
-        touched = self._refresh_hosts(world, everything=apps_changed)
+        cluster_changed = world.cluster is not self._cluster
+        touched = self._refresh_hosts(world, everything=apps_changed or cluster_changed)
         shown = {uid: view for views_ in self._by_host.values() for uid, view in views_.items()}
         note = self._add_pending(world, plan, shown)
         fresh = {uid: shown[uid] for name in touched for uid in self._by_host[name]}
@@ -81,7 +83,8 @@ class _View:
         gone = list(self._told.keys() - shown.keys())
         quiet = not (changed or gone or apps_changed or note != self._note)
         first, self._first = self._first, False
-        self._told, self._note, self._apps = shown, note, world.apps
+        self._told, self._note = shown, note
+        self._apps, self._cluster = world.apps, world.cluster
         if quiet and not first:
             return None
         apps = [a for name, a in sorted(world.apps.items()) if self._app in ("", name)]
@@ -91,6 +94,7 @@ class _View:
             gone_uids=gone,
             apps=[wire.app_to_pb(app) for app in apps] if apps_changed else [],
             note=note,
+            standstill=bool(plan.standstill),
         )
 
     def _refresh_hosts(self, world: World, *, everything: bool) -> list[str]:

@@ -50,6 +50,7 @@ class HollowAgent:
         self.samples: list[agent_pb2.SampleUsage] = []
         self.welcome: agent_pb2.Welcome | None = None
         self.orders: list[agent_pb2.Assignments] = []
+        self.ahead = False  # it has refused an older document than the one it follows
         self.obeys = True  # as one whose disk is full does not
         self.acknowledged: list[int] = []  # heartbeats
         self.open_logs: list[agent_pb2.OpenLogs] = []
@@ -60,7 +61,7 @@ class HollowAgent:
         self._out: asyncio.Queue[agent_pb2.AgentMessage | None] = asyncio.Queue()
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
-        self.generation = 0
+        self.generation = self.cluster_epoch = 0
         self._sequence = 0
 
     async def __aenter__(self) -> HollowAgent:
@@ -79,6 +80,7 @@ class HollowAgent:
             instances=tuple(table),
             abilities=self.abilities,
             inability=self.inability,
+            cluster_epoch=self.cluster_epoch,
         )
         hello = agent_pb2.Hello(
             host=wire.host_status_to_pb(status),
@@ -105,6 +107,8 @@ class HollowAgent:
             ],
             gone_uids=list(gone),
             generation=self.generation,
+            cluster_epoch=self.cluster_epoch,
+            ahead=self.ahead,
         )
         self._out.put_nowait(agent_pb2.AgentMessage(status=batch))
 
@@ -165,6 +169,11 @@ class HollowAgent:
 
     def _obey(self, order: agent_pb2.Assignments) -> None:
         items = {item.uid: wire.assignment_from_pb(item) for item in order.instances}
+        came = (order.cluster_epoch, order.results_in)
+        self.ahead = came < (self.cluster_epoch, self.generation)
+        if self.ahead:
+            self.say()
+            return
         before = set(self.running)
         if order.kind == agent_pb2.Assignments.KIND_COMPLETE:
             self.running = items
@@ -172,7 +181,7 @@ class HollowAgent:
             self.running.update(items)
             for uid in order.removed_uids:
                 self.running.pop(uid, None)
-        self.generation = order.results_in
+        self.cluster_epoch, self.generation = came
         self.say(gone=before - set(self.running))
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:

@@ -71,6 +71,26 @@ def test_what_is_older_than_what_was_seen_is_refused(order: Assignments, why: st
     verdict = orders.judge(MEMORY, order)
     assert isinstance(verdict, orders.Refuse)
     assert verdict.complaint.startswith(why)
+    assert verdict.older
+
+
+def test_a_new_epoch_of_the_cluster_is_obeyed_however_old_it_looks() -> None:
+    """An operator has looked, and said that the store counts as it is."""
+    order = replace(complete(TWO, epoch=1, results_in=1), cluster_epoch=1)
+    verdict = orders.judge(MEMORY, order)
+    assert obeyed(verdict) == ("u2",)
+    assert isinstance(verdict, orders.Obey)
+    assert (verdict.epoch, verdict.generation, verdict.cluster_epoch) == (1, 1, 1)
+    part = replace(change(), cluster_epoch=1)
+    assert isinstance(orders.judge(MEMORY, part), orders.Resend), "it says nothing of the rest"
+
+
+def test_an_older_epoch_of_the_cluster_is_refused() -> None:
+    memory = replace(MEMORY, cluster_epoch=2)
+    verdict = orders.judge(memory, replace(complete(epoch=99, results_in=99), cluster_epoch=1))
+    assert isinstance(verdict, orders.Refuse)
+    assert verdict.older
+    assert verdict.complaint.startswith("refused orders of cluster epoch 1, 2 was seen before")
 
 
 def test_an_order_without_its_release_is_refused_whole() -> None:
@@ -78,6 +98,7 @@ def test_an_order_without_its_release_is_refused_whole() -> None:
     verdict = orders.judge(MEMORY, complete(ONE, stranger))
     assert isinstance(verdict, orders.Refuse)
     assert verdict.complaint.startswith("shop/web.2 shall run v2")
+    assert not verdict.older, "that does not say that the store went back"
 
 
 def test_releases_that_nothing_needs_are_dropped() -> None:

@@ -105,7 +105,8 @@ class _Screen:
     def _news(self, found: list[Instance]) -> str:
         """The leader's sentence; it may be one of the reasons, and those are in the table."""
         note, reasons = self.table.note, {i.status.reason for i in found if not i.is_placed}
-        return f"\n{printable(note)}" if note and reasons and note not in reasons else ""
+        wanted = self.table.standstill or (reasons and note not in reasons)
+        return f"\n{printable(note)}" if note and wanted else ""
 
 
 async def _ps(settings: Settings, screen: _Screen, *, watch: bool, usage: bool) -> None:

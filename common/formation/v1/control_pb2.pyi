@@ -2170,10 +2170,13 @@ class WatchUpdate(_message.Message):
     GONE_UIDS_FIELD_NUMBER: _builtins.int
     APPS_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    STANDSTILL_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """first update: everything; later ones only what changed"""
     note: _builtins.str
     """the leader's last sentence or what holds placement up"""
+    standstill: _builtins.bool
+    """the note is about more than single slots"""
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceView]: ...
     @_builtins.property
@@ -2192,10 +2195,11 @@ class WatchUpdate(_message.Message):
         gone_uids: _abc.Iterable[_builtins.str] | None = ...,
         apps: _abc.Iterable[_types_pb2.App] | None = ...,
         note: _builtins.str = ...,
+        standstill: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "changed", b"changed", "complete", b"complete", "gone_uids", b"gone_uids", "note", b"note"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "changed", b"changed", "complete", b"complete", "gone_uids", b"gone_uids", "note", b"note", "standstill", b"standstill"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
