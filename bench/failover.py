@@ -2,9 +2,9 @@
 
     python bench/failover.py [--only stop,kill,freeze,cut,keeper,etcd] [--rounds 10] [--json FILE]
 
-Real programs on test hosts of their own (network namespaces; needs root, iproute2, nftables, and
-Debian's etcd-server): three etcds, three coordinators, three agents. Each time stands beside a floor
-that was measured in the same run. What is measured, and how, stands in docs/bench.md.
+Real programs on test hosts of their own (network namespaces; needs root, iproute2, nftables and
+Debian's etcd-server): three etcds, three coordinators, three agents. Each time stands beside a
+floor that was measured in the same run. What is measured, and how, stands in docs/bench.md.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -190,8 +191,10 @@ class Bench:
             await store.commit([], [Put("floor", b"", lease)])
             await store.keep_lease(lease)
             began_s = time.monotonic()
-            while await store.get("floor") is not None:
-                await asyncio.sleep(0.02)
+            revision = (await store.ranges([Span.prefix("floor")])).revision
+            async for batch in store.watch(Span.prefix("floor"), revision + 1):
+                if any(event.value is None for event in batch.events):
+                    break
             self.note("kill: floor, etcd's lease of 3 s", time.monotonic() - began_s)
         await store.close()
 
@@ -239,7 +242,6 @@ class Bench:
                 began_s = time.monotonic()
                 self.lab.kill(victim)
                 self.lab.again(victim)
-                started_s = time.monotonic()
 
                 def runs_again(v: str = victim, old: frozenset[int] = frozenset(before)) -> bool:
                     here = [w for w in watcher.views.values() if w.host == v and not w.host_silent]
@@ -250,7 +252,6 @@ class Bench:
 
                 at_s = await watcher.until(runs_again)
                 self.note("keeper", at_s - began_s)
-                del started_s
                 await watcher.scale(web=0)
                 await watcher.until(lambda: not watcher.views)
 
@@ -273,7 +274,7 @@ class Bench:
             done = asyncio.Event()
             store = EtcdStore(self.lab.etcd.split(","), prefix="/bench/")
             gaps = [
-                asyncio.create_task(_longest_gap(done, lambda: _bare_write(store))),
+                asyncio.create_task(_longest_gap(done, partial(_bare_write, store))),
                 asyncio.create_task(self._longest_change_gap(done)),
             ]
             await asyncio.sleep(1.0)

@@ -6,6 +6,7 @@ record in the same breath. A lost race reads and decides again, a bounded number
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -24,10 +25,14 @@ from formation_coordinator.store.base import (
     Put,
     Span,
     Store,
+    StoreUnavailable,
     UnchangedSince,
 )
 
 ATTEMPTS_MAX = 8
+# How often a write is sent whose answers are lost, and the pause while etcd serves nobody.
+SENDS_MAX = 4
+SEND_AGAIN_S = 0.5
 # What people say. Not the leader's documents: etcd would read megabytes of them in each commit.
 _SAID = (
     Span.prefix("apps/"),
@@ -196,24 +201,39 @@ class Changing:
     ) -> int:
         """The revision of the commit, or 0 when somebody else was first.
 
-        An unknown outcome is resolved by looking for our own audit record, whose key is new. When
-        it is not there the write may still be on its way: that is said, never tried again.
+        A write whose answer was lost is looked for, and sent again when it is not there. It can
+        succeed but once: it makes our audit record, and only where that is not there yet.
         """
-        asked = [
-            UnchangedSince(span, self.reviewed_revision) for span in _SAID if self.reviewed_revision
-        ]
-        try:
-            outcome = await self.store.commit([*compares, *asked], [*operations, audit])
-        except OutcomeUnknown as error:
+        asked = [UnchangedSince(span, self.reviewed_revision) for span in _SAID]
+        guards = [*compares, ModRevision(audit.key, 0), *(asked if self.reviewed_revision else ())]
+        unknown: OutcomeUnknown | None = None
+        for _ in range(SENDS_MAX):
+            try:
+                outcome = await self.store.commit(guards, [*operations, audit])
+            except OutcomeUnknown as error:
+                unknown = error
+            except StoreUnavailable:
+                if unknown is None:
+                    raise
+                await asyncio.sleep(SEND_AGAIN_S)
+            else:
+                return outcome.revision if outcome.succeeded else await self._judged(audit, unknown)
             mine = await self.store.get(audit.key)
             if mine is not None:
                 return mine.mod_revision
-            raise Uncertain(
-                f"{error}; the change may or may not have been made: look, then try again"
-            ) from error
-        if asked and not outcome.succeeded:
-            raise plan_again(self.reviewed_revision, outcome.revision)
-        return outcome.revision if outcome.succeeded else 0
+        raise Uncertain(
+            f"{unknown}; the change may or may not have been made: look, then try again"
+        ) from unknown
+
+    async def _judged(self, audit: Put, unknown: OutcomeUnknown | None) -> int:
+        """A compare failed: because of others, or of our own first try."""
+        mine = await self.store.get(audit.key) if unknown else None
+        if mine is not None:
+            return mine.mod_revision
+        if self.reviewed_revision:
+            now = (await self.store.ranges([Span(audit.key, audit.key + "\0")])).revision
+            raise plan_again(self.reviewed_revision, now)
+        return 0
 
 
 def plan_again(reviewed: int, now: int) -> Refused:

@@ -213,7 +213,7 @@ class Lab(Cluster):
     # ------------------------------------------------------------------ the end
 
     def order_of_stop(self) -> list[list[str]]:
-        kinds = (self.agent_names, self.coordinator_names, self.etcds)
+        kinds = (self.agent_names, self.coordinator_names)
         return [[name for name in kind if name in self.programs] for kind in kinds]
 
     def close(self) -> list[str]:
@@ -223,6 +223,9 @@ class Lab(Cluster):
         for program in self.programs.values():
             program.send_signal(signal.SIGCONT)
         left = super().close()
+        for name in self.etcds:  # which would hand over and wait for each other
+            if name in self.programs:
+                self.power_off(name)
         for host in self.network.hosts.values():
             left += [f"{host.name}: {pid}" for pid in host.pids()]
         for path in self._mounts:

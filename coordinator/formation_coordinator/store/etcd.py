@@ -51,7 +51,9 @@ from formation_coordinator.store.endpoints import Channels, TlsFiles, parse_endp
 T = TypeVar("T")
 Words = Callable[[grpc.aio.AioRpcError], StoreError]
 
-_WRITE_S = 5.0
+# A member that follows may have handed a write to a leader that died: it is lost, and nobody says
+# so. Longer than etcd takes to elect another.
+_WRITE_S = 1.5
 _READ_TRY_S = 2.0
 _LEASE_S = 1.0
 # A quiet watch is asked for a sign of life this often, and broken after as long again.
