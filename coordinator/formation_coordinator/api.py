@@ -6,7 +6,7 @@ away; a caller that has just changed something asks for a world at least that ne
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import islice
 from typing import Any
 
@@ -44,13 +44,11 @@ class ControlService(ChangeApi):
         watch: InstanceWatch,
         me: Coordinator,
         replace_after_s: float,
-        connected: Callable[[], bool],
         **changes: Any,
     ) -> None:
         super().__init__(**changes)
         self._logs, self._usage, self._watch = logs, usage, watch
         self._me, self._replace_after_s = me, replace_after_s
-        self._connected = connected
 
     def _ready(self) -> None:
         if not self._mirror.ready.is_set():
@@ -77,7 +75,7 @@ class ControlService(ChangeApi):
             leader_id=world.leader.id if world.leader else "",
             coordinator_id=self._me.id,
             version=formation.__version__,
-            store_connected=self._connected(),
+            store_connected=not self._outdated(),
         )
 
     @worded
@@ -114,9 +112,8 @@ class ControlService(ChangeApi):
         found = views.hosts(
             self._live.world, now_s=self._clock(), replace_after_s=self._replace_after_s
         )
-        return pb.ListHostsResponse(
-            hosts=[_host_view(view) for view in found], note=await self._plans.standstill()
-        )
+        note = self._outdated() or await self._plans.standstill()
+        return pb.ListHostsResponse(hosts=[_host_view(view) for view in found], note=note)
 
     @worded
     async def Usage(self, request: pb.UsageRequest, context: Context) -> pb.UsageResponse:  # noqa: N802

@@ -35,7 +35,8 @@ PART_BYTES = 1 << 20
 
 
 class ChangeApi(control_pb2_grpc.ControlServicer):
-    """`plans` computes a rebalance; `live` says what a change was planned on."""
+    """`plans` computes a rebalance; `live` says what a change was planned on; `outdated()` why we
+    cannot know how things are, or ""."""
 
     def __init__(
         self,
@@ -50,15 +51,24 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         whole: StoreControl,
         plans: Planning,
         clock: Callable[[], float],
+        outdated: Callable[[], str],
     ) -> None:
         self._store, self._mirror, self._live = store, mirror, live
         self._apps, self._releases, self._hosts, self._runs = apps, releases, hosts, runs
         self._whole, self._plans, self._clock = whole, plans, clock
+        self._outdated = outdated
 
     def _ready(self) -> None:
         if not self._mirror.ready.is_set():
             why = self._mirror.failure or "the store is not read yet"
             raise StoreError(f"this coordinator is not ready: {why}")
+
+    def _may_change(self) -> None:
+        """Refuses at once, so that the caller goes on to another coordinator."""
+        self._ready()
+        outdated = self._outdated()
+        if outdated:
+            raise StoreError(f"{outdated}; it is not ready for changes")
 
     async def _as_planned(self, revision: int) -> None:
         """Raises `Refused` when something was decided since that revision; 0 asks nothing.
@@ -80,7 +90,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:  # noqa: N802
-        self._ready()
+        self._may_change()
         wanted = release_wanted(request)
         await self._as_planned(request.if_revision)
         applied = await self._apps.reviewed(request.if_revision).apply(
@@ -90,7 +100,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:  # noqa: N802
-        self._ready()
+        self._may_change()
         words = [wire.quantity_change_from_pb(change) for change in request.changes]
         await self._as_planned(request.if_revision)
         apps = self._apps.reviewed(request.if_revision)
@@ -102,7 +112,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Restart(self, request: pb.RestartRequest, context: Context) -> pb.RestartResponse:  # noqa: N802
-        self._ready()
+        self._may_change()
         stays, revision = await self._apps.restart(
             request.app, request.type, request.ordinal, request.who, self._live.world
         )
@@ -111,7 +121,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Retry(self, request: pb.RetryRequest, context: Context) -> pb.RetryResponse:  # noqa: N802
-        self._ready()
+        self._may_change()
         stays, revision = await self._apps.retry(
             request.app, request.type, request.ordinal, request.who, self._live.world
         )
@@ -120,19 +130,19 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def DeleteApp(self, request: pb.DeleteAppRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         revision = await self._apps.delete_app(request.app, request.who)
         return pb.DeleteAppResponse(revision=revision)
 
     @worded
     async def ForgetHost(self, request: pb.ForgetHostRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         await self._hosts.forget_host(request.host, request.who, self._live.world)
         return pb.ForgetHostResponse()
 
     @worded
     async def SetConfig(self, request: pb.SetConfigRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         applied = await self._releases.set_config(
             request.app,
             dict(request.set),
@@ -145,7 +155,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         await self._as_planned(request.if_revision)
         applied = await self._releases.reviewed(request.if_revision).rollback(
             request.app, request.release, request.who, request.why
@@ -154,7 +164,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def SteerRollout(self, request: pb.SteerRolloutRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         how = _STEERINGS.get(request.action)
         if how is None:
             raise wire.WireError(f"unknown action on a rollout: {request.action}")
@@ -163,7 +173,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def SetHost(self, request: pb.SetHostRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         await self._as_planned(request.if_revision)
         has = request.HasField
         word = HostWord(
@@ -179,7 +189,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def StartRebalance(self, request: pb.StartRebalanceRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         await self._as_planned(request.if_revision)
         found = await self._plans.balanced(request.wish.app, request.wish.moves_max)
         revision = 0
@@ -194,7 +204,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def StartRun(self, request: pb.StartRunRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         run, revision = await self._runs.start(
             request.app, request.like, request.command, request.who
         )
@@ -202,7 +212,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         revision = await self._runs.cancel(request.app, request.id, request.who)
         return pb.CancelRunResponse(revision=revision)
 
@@ -226,7 +236,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
     async def Restore(  # noqa: N802
         self, request: AsyncIterator[pb.RestorePart], context: Context
     ) -> pb.RestoreResponse:
-        self._ready()
+        self._may_change()
         options, data = pb.RestoreOptions(), bytearray()
         async for part in request:
             if part.HasField("options"):
@@ -256,7 +266,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Reconcile(self, request: pb.ReconcileRequest, context: Context) -> Any:  # noqa: N802
-        self._ready()
+        self._may_change()
         await self._as_planned(request.if_revision)
         whole = self._whole.reviewed(request.if_revision)
         epoch, revision = await whole.confirm(

@@ -135,12 +135,19 @@ class Service:
             usage=UsageFan(
                 held=self.sessions.held.values, desk=self.desk, live=self.live, me=self.me
             ),
-            watch=InstanceWatch(self.live, self.driver.plan),
+            watch=InstanceWatch(self.live, self.driver.plan, self._outdated),
+            outdated=self._outdated,
             me=self.me,
             clock=monotonic_s,
             replace_after_s=self._config.replace_after_s,
-            connected=lambda: self.lease.remaining_s() > 0,
         )
+
+    def _outdated(self) -> str:
+        """Why what is shown here may be old, for people; or ""."""
+        if self.lease.remaining_s() > 0:
+            return ""
+        why = f" ({self.mirror.failure})" if self.mirror.failure else ""
+        return f"coordinator {self.me.id} cannot reach etcd and shows what it knew last{why}"
 
     async def run(self, stop: Callable[[], Coroutine[None, None, object]]) -> None:
         """Serve until `stop` returns. Raises `FatalError` when it cannot."""

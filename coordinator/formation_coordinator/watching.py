@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from formation import wire
 from formation.model import App, Cluster, InstanceState
@@ -20,14 +21,22 @@ from formation_coordinator.views import InstanceView
 from formation_coordinator.world import HostEntry, World
 
 DEBOUNCE_S = 0.05
+LOOK_AGAIN_S = 2.0
 
 
 class InstanceWatch:
-    """`plan(epoch)` says what a leader would do now: the source of reasons for what has no host."""
+    """`plan(epoch)` says what a leader would do now: the source of reasons for what has no host.
+    `outdated()`: why this may not be how things are, or ""."""
 
-    def __init__(self, live: LiveWorld, plan: Callable[[int], Awaitable[Plan]]) -> None:
+    def __init__(
+        self,
+        live: LiveWorld,
+        plan: Callable[[int], Awaitable[Plan]],
+        outdated: Callable[[], str],
+    ) -> None:
         self._live = live
         self._plan = plan
+        self._outdated = outdated
         self._planned: tuple[World, Plan] = (live.world, Plan())
 
     async def updates(self, app: str, *, once: bool) -> AsyncIterator[pb.WatchUpdate]:
@@ -38,12 +47,14 @@ class InstanceWatch:
             while True:
                 hint.clear()
                 world = self._live.world
-                update = view.step(world, await self._pending(world))
+                update = view.step(world, await self._pending(world), self._outdated())
                 if update is not None:
                     yield update
                 if once:
                     return
-                await hint.wait()
+                with suppress(TimeoutError):  # nobody says when a view has become old
+                    async with asyncio.timeout(LOOK_AGAIN_S):
+                        await hint.wait()
                 await asyncio.sleep(DEBOUNCE_S)
         finally:
             self._live.unsubscribe(hint)
@@ -70,13 +81,14 @@ class _View:
         self._note = ""
         self._first = True
 
-    def step(self, world: World, plan: Plan) -> pb.WatchUpdate | None:
+    def step(self, world: World, plan: Plan, outdated: str) -> pb.WatchUpdate | None:
         """The difference to what was told, or None."""
         apps_changed = self._first or world.apps is not self._apps
         cluster_changed = world.cluster is not self._cluster
         touched = self._refresh_hosts(world, everything=apps_changed or cluster_changed)
         shown = {uid: view for views_ in self._by_host.values() for uid, view in views_.items()}
-        note = self._add_pending(world, plan, shown)
+        pending = self._add_pending(world, plan, shown)
+        note = outdated or pending
         fresh = {uid: shown[uid] for name in touched for uid in self._by_host[name]}
         fresh |= {uid: view for uid, view in shown.items() if not view.host}
         changed = [view for uid, view in fresh.items() if self._told.get(uid) != view]
@@ -94,7 +106,7 @@ class _View:
             gone_uids=gone,
             apps=[wire.app_to_pb(app) for app in apps] if apps_changed else [],
             note=note,
-            standstill=bool(plan.standstill),
+            standstill=bool(outdated or plan.standstill),
         )
 
     def _refresh_hosts(self, world: World, *, everything: bool) -> list[str]:

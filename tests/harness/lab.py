@@ -202,12 +202,13 @@ class Lab(Cluster):
         return found
 
     def leader(self) -> str:
-        """Who leads, as any coordinator that answers says."""
+        """Who leads, as a coordinator says that has etcd; "" for nobody."""
         for name in self.coordinator_names:
             address = self.address(name)
             done = self.formctl("version", "-o", "json", "--coordinator", address, check=False)
-            if done.returncode == 0:
-                return str(json.loads(done.stdout)["coordinator"]["leader"] or "")
+            found = json.loads(done.stdout)["coordinator"] if done.returncode == 0 else {}
+            if found.get("store_connected"):
+                return str(found["leader"] or "")
         return ""
 
     # ------------------------------------------------------------------ the end

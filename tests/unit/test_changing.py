@@ -94,7 +94,7 @@ async def test_a_late_first_try_is_not_made_twice() -> None:
             late.append((compares, operations))
         return await commit(compares, operations)
 
-    store.commit = kept  # type: ignore[method-assign,assignment]
+    store.commit = kept  # type: ignore[method-assign]
     assert await change(store) == store.revision == 2
     assert await audits(store) == 1
 

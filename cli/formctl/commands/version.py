@@ -59,6 +59,7 @@ async def _cluster(target: Target) -> dict[str, object]:
             "address": client.address,
             "cluster": response.cluster.id,
             "leader": response.leader_id or None,
+            "store_connected": response.store_connected,
             "coordinators": [
                 {"id": item.id, "address": item.address, "version": item.version}
                 for item in response.coordinators
@@ -76,6 +77,7 @@ def _print(versions: dict[str, object], trouble: str, output: str) -> None:
         say(f"coordinator: {trouble}")
         return
     say(f"coordinator {found['id']} {found['version']} at {found['address']}")
-    say(f"cluster {found['cluster']}, led by {found['leader'] or 'nobody now'}")
+    old = "" if found["store_connected"] else f", as {found['id']} knew last: it cannot reach etcd"
+    say(f"cluster {found['cluster']}, led by {found['leader'] or 'nobody now'}{old}")
     for item in found["coordinators"]:
         say(f"  {item['id']} {item['version']} at {item['address']}")
