@@ -6,7 +6,7 @@ away; a caller that has just changed something asks for a world at least that ne
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from itertools import islice
 from typing import Any
 
@@ -43,12 +43,13 @@ class ControlService(ChangeApi):
         usage: UsageFan,
         watch: InstanceWatch,
         me: Coordinator,
+        outdated: Callable[[], str],
         replace_after_s: float,
         **changes: Any,
     ) -> None:
         super().__init__(**changes)
         self._logs, self._usage, self._watch = logs, usage, watch
-        self._me, self._replace_after_s = me, replace_after_s
+        self._me, self._replace_after_s, self._outdated = me, replace_after_s, outdated
 
     def _ready(self) -> None:
         if not self._mirror.ready.is_set():
@@ -75,7 +76,7 @@ class ControlService(ChangeApi):
             leader_id=world.leader.id if world.leader else "",
             coordinator_id=self._me.id,
             version=formation.__version__,
-            store_connected=not self._outdated(),
+            store_connected=not self._cut_off(),
         )
 
     @worded

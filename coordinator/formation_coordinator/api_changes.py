@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -31,11 +32,13 @@ _STEERINGS = {
     pb.SteerRolloutRequest.ACTION_PROMOTE: Steering.PROMOTE,
 }
 MIRROR_WAIT_S = 5.0
+LEASE_WAIT_S = 1.0
+LEASE_LOOK_S = 0.05
 PART_BYTES = 1 << 20
 
 
 class ChangeApi(control_pb2_grpc.ControlServicer):
-    """`plans` computes a rebalance; `live` says what a change was planned on; `outdated()` why we
+    """`plans` computes a rebalance; `live` says what a change was planned on; `cut_off()` why we
     cannot know how things are, or ""."""
 
     def __init__(
@@ -51,24 +54,27 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         whole: StoreControl,
         plans: Planning,
         clock: Callable[[], float],
-        outdated: Callable[[], str],
+        cut_off: Callable[[], str],
     ) -> None:
         self._store, self._mirror, self._live = store, mirror, live
         self._apps, self._releases, self._hosts, self._runs = apps, releases, hosts, runs
         self._whole, self._plans, self._clock = whole, plans, clock
-        self._outdated = outdated
+        self._cut_off = cut_off
 
     def _ready(self) -> None:
         if not self._mirror.ready.is_set():
             why = self._mirror.failure or "the store is not read yet"
             raise StoreError(f"this coordinator is not ready: {why}")
 
-    def _may_change(self) -> None:
-        """Refuses at once, so that the caller goes on to another coordinator."""
+    async def _may_change(self) -> None:
+        """Refuses soon, so that the caller goes on to another coordinator. etcd that has just come
+        back gives us our lease within a moment."""
         self._ready()
-        outdated = self._outdated()
-        if outdated:
-            raise StoreError(f"{outdated}; it is not ready for changes")
+        ends_s = self._clock() + LEASE_WAIT_S
+        while why := self._cut_off():
+            if self._clock() > ends_s:
+                raise StoreError(f"this coordinator is not ready for changes: it {why}")
+            await asyncio.sleep(LEASE_LOOK_S)
 
     async def _as_planned(self, revision: int) -> None:
         """Raises `Refused` when something was decided since that revision; 0 asks nothing.
@@ -90,7 +96,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         wanted = release_wanted(request)
         await self._as_planned(request.if_revision)
         applied = await self._apps.reviewed(request.if_revision).apply(
@@ -100,7 +106,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         words = [wire.quantity_change_from_pb(change) for change in request.changes]
         await self._as_planned(request.if_revision)
         apps = self._apps.reviewed(request.if_revision)
@@ -112,7 +118,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Restart(self, request: pb.RestartRequest, context: Context) -> pb.RestartResponse:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         stays, revision = await self._apps.restart(
             request.app, request.type, request.ordinal, request.who, self._live.world
         )
@@ -121,7 +127,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Retry(self, request: pb.RetryRequest, context: Context) -> pb.RetryResponse:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         stays, revision = await self._apps.retry(
             request.app, request.type, request.ordinal, request.who, self._live.world
         )
@@ -130,19 +136,19 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def DeleteApp(self, request: pb.DeleteAppRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         revision = await self._apps.delete_app(request.app, request.who)
         return pb.DeleteAppResponse(revision=revision)
 
     @worded
     async def ForgetHost(self, request: pb.ForgetHostRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         await self._hosts.forget_host(request.host, request.who, self._live.world)
         return pb.ForgetHostResponse()
 
     @worded
     async def SetConfig(self, request: pb.SetConfigRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         applied = await self._releases.set_config(
             request.app,
             dict(request.set),
@@ -155,7 +161,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         await self._as_planned(request.if_revision)
         applied = await self._releases.reviewed(request.if_revision).rollback(
             request.app, request.release, request.who, request.why
@@ -164,7 +170,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def SteerRollout(self, request: pb.SteerRolloutRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         how = _STEERINGS.get(request.action)
         if how is None:
             raise wire.WireError(f"unknown action on a rollout: {request.action}")
@@ -173,7 +179,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def SetHost(self, request: pb.SetHostRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         await self._as_planned(request.if_revision)
         has = request.HasField
         word = HostWord(
@@ -189,7 +195,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def StartRebalance(self, request: pb.StartRebalanceRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         await self._as_planned(request.if_revision)
         found = await self._plans.balanced(request.wish.app, request.wish.moves_max)
         revision = 0
@@ -204,7 +210,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def StartRun(self, request: pb.StartRunRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         run, revision = await self._runs.start(
             request.app, request.like, request.command, request.who
         )
@@ -212,7 +218,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         revision = await self._runs.cancel(request.app, request.id, request.who)
         return pb.CancelRunResponse(revision=revision)
 
@@ -236,7 +242,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
     async def Restore(  # noqa: N802
         self, request: AsyncIterator[pb.RestorePart], context: Context
     ) -> pb.RestoreResponse:
-        self._may_change()
+        await self._may_change()
         options, data = pb.RestoreOptions(), bytearray()
         async for part in request:
             if part.HasField("options"):
@@ -266,7 +272,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
 
     @worded
     async def Reconcile(self, request: pb.ReconcileRequest, context: Context) -> Any:  # noqa: N802
-        self._may_change()
+        await self._may_change()
         await self._as_planned(request.if_revision)
         whole = self._whole.reviewed(request.if_revision)
         epoch, revision = await whole.confirm(

@@ -137,17 +137,21 @@ class Service:
             ),
             watch=InstanceWatch(self.live, self.driver.plan, self._outdated),
             outdated=self._outdated,
+            cut_off=self._cut_off,
             me=self.me,
             clock=monotonic_s,
             replace_after_s=self._config.replace_after_s,
         )
 
-    def _outdated(self) -> str:
-        """Why what is shown here may be old, for people; or ""."""
+    def _cut_off(self) -> str:
+        """Why we cannot know how things are, for people; or ""."""
         if self.lease.remaining_s() > 0:
             return ""
-        why = f" ({self.mirror.failure})" if self.mirror.failure else ""
-        return f"coordinator {self.me.id} cannot reach etcd and shows what it knew last{why}"
+        return "cannot reach etcd" + (f" ({self.mirror.failure})" if self.mirror.failure else "")
+
+    def _outdated(self) -> str:
+        why = self._cut_off()
+        return f"coordinator {self.me.id} {why} and shows what it knew last" if why else ""
 
     async def run(self, stop: Callable[[], Coroutine[None, None, object]]) -> None:
         """Serve until `stop` returns. Raises `FatalError` when it cannot."""
