@@ -94,13 +94,12 @@ class StoreControl(Changing):
     async def _put_in_place(self, given: Backup, now: Snapshot, who: str) -> int:
         key = keys.cluster()
         old = next((item for item in now.items if item.key == key), None)
-        if old is None:
-            raise Refused("this cluster is not founded yet; try again")
-        cluster = codec.decode(key, old.value)
+        # Without one, etcd is empty: this founds the cluster again.
+        cluster = codec.decode(key, old.value if old else given.values[key])
         assert isinstance(cluster, Cluster)
         began = codec.encode(replace(cluster, held=timeline.RESTORING))
         compares: list[Compare] = [
-            ModRevision(key, old.mod_revision),
+            ModRevision(key, old.mod_revision if old else 0),
             *(UnchangedSince(span, now.revision) for span in _SPANS[1:3]),
         ]
         audit = self.audit(who, "restore", "cluster", f"of revision {given.about.revision}")
