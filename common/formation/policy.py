@@ -29,6 +29,11 @@ AGENT_LEASE_S = 15.0
 LEASE_MARGIN_S = 2.0
 
 
+def surely_stopped_s(grace_s: float) -> float:
+    """How long after a host's session went an exclusive instance may still run there."""
+    return AGENT_LEASE_S + grace_s + LEASE_MARGIN_S
+
+
 def restart_delay_s(failures: int, jitter: float) -> float:
     """How long to wait after the `failures`-th failure in a row: 0, then 1 s × 2 up to 60 s.
 

@@ -13,6 +13,7 @@ looping or being stopped there. Everything else is left as it is without being l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -77,6 +78,8 @@ class Book:
         self.labels_version = 0
         self._world: World | None = None
         self._cluster_epoch = 0
+        self.braked_at_s = -math.inf
+        self._braking = False
         self._free: list[int] = []
         self._codes: dict[str, tuple[Ints, list[str]]] = {}
         self._same: dict[tuple[str, str, int, int], bool] = {}
@@ -372,7 +375,16 @@ class Book:
         """An empty one for a type that no host has."""
         return self.types.get(key) or TypeBook(count=np.zeros(len(self.names), dtype=np.int64))
 
-    def brake_is_on(self) -> bool:
+    def brake(self, now_s: float) -> bool:
+        """Is it on? `braked_at_s` is when it last was: who is still silent when the first ones are
+        back is about to be back, too."""
+        on = self._brake_is_on()
+        if on or self._braking:
+            self.braked_at_s = now_s
+        self._braking = on
+        return on
+
+    def _brake_is_on(self) -> bool:
         """More than half of the hosts, and at least three, are silent: it is us who are cut off.
 
         A silent host whose instances were all replaced, or that said goodbye, is an old story.

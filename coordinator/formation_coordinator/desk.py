@@ -107,9 +107,15 @@ def open_desk(
     before: Mapping[TypeKey, Progress],
 ) -> Desk:
     book.look(world)
+    brake = book.brake(now.monotonic_s)
     states = {
-        row: host_state(book.entry(row), now_s=now.monotonic_s, replace_after_s=now.replace_after_s)
+        row: host_state(
+            book.entry(row),
+            now_s=now.monotonic_s,
+            replace_after_s=now.replace_after_s,
+            judged_from_s=book.braked_at_s,
+        )
         for row in book.silent
     }
     draft = Draft(world, book, states, new_stem)
-    return Desk(world, book, now, states, draft, Moves(draft), before, book.brake_is_on())
+    return Desk(world, book, now, states, draft, Moves(draft), before, brake)

@@ -3,7 +3,8 @@
 Level, not edge: a plan depends on the world as it is, never on what happened before, so the loop is
 right after any number of lost events and a pass over a satisfied world changes nothing. Two things
 are handed from pass to pass, and both may be lost: the `Book` (sums over the world, so that a pass
-costs what changed) and `progress` (since when a change has not come further).
+costs what changed, and when the brake was on) and `progress` (since when a change has not come
+further).
 
 Before all that: a store that is older than what hosts follow decides nothing (`timeline`).
 
@@ -382,7 +383,8 @@ class _Pass:
         for row in self.book.silent:
             since_s = self.book.entry(row).silent_since_s
             if self.desk.states[row] is HostState.SUSPECT and since_s is not None:
-                self.desk.wake(since_s + self.desk.now.replace_after_s)
+                counts_from_s = max(since_s, self.book.braked_at_s)
+                self.desk.wake(counts_from_s + self.desk.now.replace_after_s)
 
     def _sentence(self) -> str:
         desk = self.desk

@@ -20,7 +20,7 @@ from formation.model import (
     ProcessType,
     Terms,
 )
-from formation.policy import AGENT_LEASE_S, LEASE_MARGIN_S
+from formation.policy import surely_stopped_s
 from formation_coordinator.world import Change, HostEntry, World, departed
 
 GO_ON = "nothing is started, moved or stopped until `formctl reconcile --confirm`"
@@ -218,7 +218,7 @@ def may_still_run(world: World, now_s: float) -> str:
     ]
     if not graces:
         return ""
-    wait_s = AGENT_LEASE_S + max(graces) + LEASE_MARGIN_S
+    wait_s = surely_stopped_s(max(graces))
     for entry in world.hosts.values():
         if entry.connected or entry.silent_since_s is None or departed(entry):
             continue

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from formation.model import HostState, InstanceState, Slot
-from formation.policy import AGENT_LEASE_S, LEASE_MARGIN_S
+from formation.policy import surely_stopped_s
 from formation.rules import LossAction
 from formation_coordinator import moves, rollout, stays
 from formation_coordinator.desk import Demand, Desk
@@ -93,12 +93,9 @@ class Upkeep:
         since_s = stay.entry.silent_since_s
         if stay.entry.connected or since_s is None:
             return False
-        at_s = since_s + self._lease_wait_s()
+        at_s = since_s + surely_stopped_s(self.spec.stop_grace_s)
         self.desk.wake(at_s)
         return self.now_s >= at_s
-
-    def _lease_wait_s(self) -> float:
-        return AGENT_LEASE_S + self.spec.stop_grace_s + LEASE_MARGIN_S
 
     def _settle_doubles(self) -> None:
         """The better stay of a slot. The others go once that one works."""
@@ -201,9 +198,11 @@ class Upkeep:
         assert since_s is not None, stay
         wait_s = max(self.desk.now.replace_after_s, self.spec.on_host_loss.after_s)
         if self.spec.exclusive:
-            wait_s = max(wait_s, self._lease_wait_s())
-        self.desk.wake(since_s + wait_s)
-        return self.now_s >= since_s + wait_s
+            wait_s = max(wait_s, surely_stopped_s(self.spec.stop_grace_s))
+        after_brake_s = self.desk.book.braked_at_s + self.desk.now.replace_after_s
+        at_s = max(since_s + wait_s, after_brake_s)
+        self.desk.wake(at_s)
+        return self.now_s >= at_s
 
     # ------------------------------------------------------------------ 7: missing ones
 

@@ -8,6 +8,7 @@ it, and is compared only with a `now_s` of that same clock; so are `draining_sin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -273,14 +274,18 @@ def restamp_silence(world: World, *, now_s: float) -> World:
     return replace(world, hosts=hosts)
 
 
-def host_state(entry: HostEntry, *, now_s: float, replace_after_s: float) -> HostState:
-    """A host that said goodbye is gone at once; a silent one after `replace_after_s`."""
+def host_state(
+    entry: HostEntry, *, now_s: float, replace_after_s: float, judged_from_s: float = -math.inf
+) -> HostState:
+    """A host that said goodbye is gone at once; a silent one after `replace_after_s`, of which what
+    was before `judged_from_s` does not count."""
     if entry.connected:
         return HostState.READY
     if entry.status is not None and entry.status.departed:
         return HostState.LOST
     silent_since_s = entry.silent_since_s if entry.silent_since_s is not None else now_s
-    return HostState.SUSPECT if now_s < silent_since_s + replace_after_s else HostState.LOST
+    counts_from_s = max(silent_since_s, judged_from_s)
+    return HostState.SUSPECT if now_s < counts_from_s + replace_after_s else HostState.LOST
 
 
 def departed(entry: HostEntry) -> bool:

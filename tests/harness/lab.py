@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import etcd_server
 import grpc
@@ -88,6 +89,7 @@ class Lab(Cluster):
             *("--listen-client-urls", client, "--advertise-client-urls", client),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
             *("--initial-cluster", members, "--logger", "zap", "--log-outputs", "stderr"),
+            *("--log-level", "warn"),
         )
 
     def etcd_data(self, name: str) -> Path:
@@ -189,6 +191,10 @@ class Lab(Cluster):
         (path / "filling").unlink()
 
     # ------------------------------------------------------------------ what runs
+
+    def ps(self, app: str = "shop") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.json("ps", "--app", app)
+        return found
 
     def running(self, word: str) -> dict[str, list[int]]:
         """Host → the processes there with this word in their command line."""

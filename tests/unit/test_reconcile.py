@@ -5,6 +5,7 @@ from dataclasses import replace
 from worlds import app, host, release, stay, step, world, written
 
 from formation.model import Slot
+from formation_coordinator.book import Book
 from formation_coordinator.plan import Plan
 from formation_coordinator.world import Change, World, apply
 
@@ -106,6 +107,21 @@ def test_the_brake_holds_when_most_hosts_fall_silent_together() -> None:
     assert plan.documents == ()
     assert plan.brake
     assert "the brake is on" in plan.sentence
+
+
+def test_when_the_first_are_back_the_others_have_their_time_again() -> None:
+    hosts = [host(n, stay(f"web.{i}"), silent_since_s=0.0) for i, n in enumerate("abc", start=1)]
+    given = world(*hosts, host("d", stay("web.4")), apps=app({"web": 4}), releases=WEB)
+    book = Book()
+    assert step(given, now_s=100.0, book=book).brake
+    a = replace(hosts[0], session=given.hosts["d"].session, silent_since_s=None)
+    given = replace(given, hosts={**given.hosts, "a": a})
+    plan = step(given, now_s=107.0, book=book)
+    assert not plan.documents
+    assert not plan.brake
+    assert plan.wake_at_s == 107.0 + 5.0
+    assert not step(given, now_s=111.9, book=book).documents
+    assert sorted(written(step(given, now_s=112.0, book=book))) == ["a", "d"]
 
 
 def test_two_of_three_hosts_lost_is_no_reason_to_brake() -> None:

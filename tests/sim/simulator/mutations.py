@@ -69,7 +69,7 @@ def _tick_again(plan: Any, _last_ms: int, now_ms: int) -> int | None:
 # By name: where, what, and what stands there instead.
 MUTATIONS: dict[str, tuple[Any, str, Any]] = {
     "a deposed leader may write": (driver, "CreateRevision", lambda *_: ModRevision("none", 0)),
-    "no brake": (book.Book, "brake_is_on", _always(False)),
+    "no brake": (book.Book, "_brake_is_on", _always(False)),
     "a double goes before the other works": (upkeep.Upkeep, "_may_go", _always(True)),
     "a change takes all at once": (rollout, "_chosen", _all_at_once),
     "no surge": (rollout, "step", _step_without_surge),

@@ -1,0 +1,145 @@
+"""Hosts are cut off, frozen, switched off and ill-connected: what must go on does, and nothing runs
+twice for longer than it has to."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import Lab
+from labtest import PROCFILE, WORD, cluster, count, keeps, pids, scale, undone
+
+HOLDER = Path(__file__).parent.parent / "harness" / "workloads" / "holder.py"
+MANIFEST = f"""
+[types.web]
+command = "sleep {WORD}"
+
+[types.one]
+command = "{sys.executable} -S {HOLDER} ."
+exclusive = true
+stop.grace = "2s"
+"""
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Lab]:
+    with cluster(PROCFILE, "web=4", coordinators=2, agents=4) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(running: Lab) -> Iterator[Lab]:
+    with undone(running, "web=4"):
+        yield running
+
+
+def healthy_on(lab: Lab) -> set[str]:
+    return {row["host"] for row in lab.healthy().values()}
+
+
+def test_a_host_that_is_cut_off_is_replaced_and_its_own_go_when_it_is_back(lab: Lab) -> None:
+    before = pids(lab)
+    lab.network.isolate("a1")
+    lab.wait(lambda: len(lab.healthy()) == 4 and "a1" not in healthy_on(lab), what="replacements")
+    assert pids(lab)["a1"] == before["a1"], "there they run on"
+    rest = {host: found for host, found in before.items() if host != "a1"}
+    lab.network.heal()
+    lab.wait(lambda: count(lab) == 4, what="one copy of each")
+    keeps(lab, rest, for_s=1.0)
+
+
+def test_a_short_cut_changes_nothing(lab: Lab) -> None:
+    before = pids(lab)
+    for _ in range(4):
+        lab.network.isolate("a1")
+        time.sleep(2.0)
+        lab.network.heal()
+        time.sleep(2.0)
+    lab.wait(lambda: len(lab.healthy()) == 4, what="calm")
+    assert pids(lab) == before
+
+
+def test_when_most_hosts_fall_silent_nothing_is_replaced(lab: Lab) -> None:
+    """It is probably we who are cut off."""
+    before = pids(lab)
+    for name in ("a1", "a2", "a3"):
+        lab.network.isolate(name)
+    shown = ("ps", "--app", "shop")
+    lab.wait(lambda: "the brake is on" in lab.formctl(*shown).stdout, what="the brake")
+    assert "the brake is on" in lab.formctl("hosts").stderr
+    time.sleep(8.0)
+    assert pids(lab) == before
+    lab.network.heal()
+    lab.wait(lambda: len(lab.healthy()) == 4, what="calm")
+    assert pids(lab) == before
+    assert "the brake is on" not in lab.formctl("hosts").stderr
+
+
+def test_a_frozen_host_goes_on_where_it_was_when_it_thaws_in_time(lab: Lab) -> None:
+    before = pids(lab)
+    lab.network.hosts["a2"].freeze()
+    time.sleep(3.0)
+    lab.network.hosts["a2"].thaw()
+    lab.wait(lambda: len(lab.healthy()) == 4, what="calm")
+    keeps(lab, before, for_s=3.0)
+
+
+def test_a_frozen_host_that_was_replaced_gives_way_when_it_thaws(lab: Lab) -> None:
+    lab.network.hosts["a2"].freeze()
+    lab.wait(lambda: len(lab.healthy()) == 4 and "a2" not in healthy_on(lab), what="replacements")
+    lab.network.hosts["a2"].thaw()
+    lab.wait(lambda: count(lab) == 4, what="one copy of each")
+
+
+def test_a_machine_that_loses_its_power_runs_what_it_ran_when_it_is_back_in_time(lab: Lab) -> None:
+    rest = {host: found for host, found in pids(lab).items() if host != "a3"}
+    lab.power_off("a3")
+    lab.again("a3")
+    lab.wait(lambda: len(lab.healthy()) == 4 and count(lab) == 4, what="calm")
+    keeps(lab, rest, for_s=1.0)
+
+
+def test_a_bad_line_loses_no_instance(lab: Lab) -> None:
+    """A fifth of the packets is lost, and what is left goes through 64 kbit/s."""
+    before = pids(lab)
+    lab.network.lose("a4", 20)
+    lab.network.narrow("a4", 64)
+    keeps(lab, before, for_s=15.0)
+    lab.network.narrow("a4", 0)
+    lab.network.heal()
+    lab.wait(lambda: len(lab.healthy()) == 4 and count(lab) == 4, what="calm")
+
+
+def test_an_exclusive_one_is_never_twice(lab: Lab) -> None:
+    """Its host is cut off: it is stopped there by its lease, then it runs elsewhere."""
+    shared = lab.directory / "shared"
+    app = lab.app({"formation.toml": MANIFEST}, "alone")
+    shared.mkdir(exist_ok=True)
+    lab.formctl("apply", str(app), "--workdir", str(shared), "-m", "one=1,web=0")
+    (slot,) = lab.ps("alone")
+    began_s = time.monotonic()
+    lab.network.isolate(slot["host"])
+
+    def elsewhere() -> bool:
+        rows = [row for row in lab.ps("alone") if row["state"] == "healthy"]
+        return any(row["host"] != slot["host"] and not row["host_silent"] for row in rows)
+
+    lab.wait(elsewhere, deadline_s=60.0, what="its next stay")
+    assert time.monotonic() - began_s > 15.0, "the lease was waited out"
+    lab.network.heal()
+    lab.wait_hosts(4)
+    time.sleep(3.0)
+    assert not (shared / "overlaps").exists(), (shared / "overlaps").read_text()
+    lab.formctl("delete", "alone", "--yes")
+
+
+def test_scaling_to_nothing_and_back_reaches_a_host_that_was_away(lab: Lab) -> None:
+    lab.network.isolate("a1")
+    lab.wait(lambda: "a1" not in healthy_on(lab) and len(lab.healthy()) == 4, what="elsewhere")
+    scale(lab, "web=0", "--timeout", "20")
+    assert set(pids(lab)) == {"a1"}
+    lab.network.heal()
+    lab.wait(lambda: count(lab) == 0, what="the last ones to go")
