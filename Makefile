@@ -1,11 +1,12 @@
 # make run    the example app on three agents      make test   the whole suite
 # make lint   what CI checks before the tests      make bench  the measurements
 # make sim SEEDS=0..999   histories of a whole cluster in virtual time
+# make chaos SEED=7 MINUTES=10   a live cluster on test hosts, and everything going wrong (as root)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format proto schema sim bench wheel clean
+.PHONY: run test lint format proto schema sim chaos bench wheel clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.run: pyproject.toml
@@ -51,10 +52,16 @@ SEEDS ?= 0..99
 sim: $(VENV)/.dev
 	PYTHONHASHSEED=0 PYTHONPATH=tests/sim:tests/harness $(BIN)/python -m simulator $(SEEDS) --jobs 2
 
+SEED ?= $(shell $(PYTHON) -c 'import random; print(random.randrange(1000000))')
+MINUTES ?= 2
+chaos: $(VENV)/.dev
+	PYTHONPATH=tests/harness $(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES)
+
 bench: $(VENV)/.dev
 	$(BIN)/python bench/scale.py
 	$(BIN)/python bench/supervise.py
 	$(BIN)/python bench/placement.py
+	$(BIN)/python bench/failover.py
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist .

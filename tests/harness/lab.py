@@ -11,7 +11,7 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +198,19 @@ class Lab(Cluster):
 
     def running(self, word: str) -> dict[str, list[int]]:
         """Host → the processes there with this word in their command line."""
+        return self._processes(lambda words: word in words)
+
+    def workload(self, script: str) -> dict[str, list[int]]:
+        """Host → the processes there of a script of tests/harness/workloads."""
+        return self._processes(lambda words: any(w.endswith(f"/workloads/{script}") for w in words))
+
+    def _processes(self, is_one: Callable[[list[str]], bool]) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for name in self.agent_names:
             for pid in self.network.hosts[name].pids():
                 with contextlib.suppress(OSError):
-                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                    if word.encode() in words:
+                    line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                    if is_one(line.decode(errors="replace").split("\0")):
                         found.setdefault(name, []).append(pid)
         return found
 
