@@ -68,10 +68,11 @@ class RaceLost(ControlError):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a decision was based on: the document's own revision and the store's."""
+    """What a decision was based on: the document's own revision and the store's, and its bytes."""
 
     mod_revision: int
     revision: int
+    value: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ class Changing:
         item = snapshot.items[0]
         record = codec.decode(item.key, item.value)
         assert isinstance(record, App)
-        return record, Seen(item.mod_revision, snapshot.revision)
+        return record, Seen(item.mod_revision, snapshot.revision, item.value)
 
     async def read_release(self, app: App) -> Release | None:
         """Raises WireError for one that this version cannot read."""
@@ -156,7 +157,7 @@ class Changing:
         """The new release becomes the app's; None: somebody else was first."""
         changed = with_release(app, release, quantities, word)
         puts = [
-            Put(keys.app(changed.name), codec.encode(changed)),
+            Put(keys.app(changed.name), codec.encode(changed, seen.value)),
             Put(keys.release(changed.name, release.number), codec.encode(release)),
         ]
         compares: list[Compare] = [
@@ -181,7 +182,7 @@ class Changing:
         """Like `commit`, when nothing else is written than the app as it was read and changed."""
         key = keys.app(app.name)
         compares = [ModRevision(key, seen.mod_revision)]
-        return await self.commit(compares, [Put(key, codec.encode(app))], audit)
+        return await self.commit(compares, [Put(key, codec.encode(app, seen.value))], audit)
 
     async def no_such_app(self, name: str) -> str:
         items = (await self.store.ranges([Span.prefix("apps/")])).items

@@ -56,7 +56,9 @@ class HostControl(Changing):
                 who, _action(word), name, before=_shown(host), after=_shown(changed), why=why
             )
             compares = [ModRevision(key, item.mod_revision)]
-            revision = await self.commit(compares, [Put(key, codec.encode(changed))], audit)
+            revision = await self.commit(
+                compares, [Put(key, codec.encode(changed, item.value))], audit
+            )
             if revision:
                 return changed, revision
         raise RaceLost(f"host {name}: others are changing it at the same time; try again")
@@ -104,7 +106,7 @@ class HostControl(Changing):
         changes: list[Operation] = [Delete(keys.host(host)), Delete(keys.status(host))]
         if document is not None:
             left = _emptied(codec.decode(key, document.value), world)
-            changes.append(Put(key, codec.encode(left)))
+            changes.append(Put(key, codec.encode(left, document.value)))
         revision = await self.commit(
             [
                 ModRevision(keys.session(host), 0),

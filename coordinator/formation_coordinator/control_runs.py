@@ -41,7 +41,7 @@ class RunControl(Changing):
             key = keys.run(name, run.id)
             compares = [ModRevision(keys.app(name), seen.mod_revision), ModRevision(key, 0)]
             puts = [
-                Put(keys.app(name), codec.encode(replace(app, runs_made=number))),
+                Put(keys.app(name), codec.encode(replace(app, runs_made=number), seen.value)),
                 Put(key, codec.encode(run)),
             ]
             audit = self.audit(who, "run", name, f"{run.id} {command}".strip())
@@ -69,7 +69,9 @@ class RunControl(Changing):
             )
             audit = self.audit(who, "cancel", name, run_id)
             compares = [ModRevision(key, item.mod_revision)]
-            revision = await self.commit(compares, [Put(key, codec.encode(cancelled))], audit)
+            revision = await self.commit(
+                compares, [Put(key, codec.encode(cancelled, item.value))], audit
+            )
             if revision:
                 return revision
         raise RaceLost(f"run {run_id}: others are changing it at the same time; try again")

@@ -97,7 +97,8 @@ class StoreControl(Changing):
         # Without one, etcd is empty: this founds the cluster again.
         cluster = codec.decode(key, old.value if old else given.values[key])
         assert isinstance(cluster, Cluster)
-        began = codec.encode(replace(cluster, held=timeline.RESTORING))
+        held = replace(cluster, held=timeline.RESTORING)
+        began = codec.encode(held, old.value if old else given.values[key])
         compares: list[Compare] = [
             ModRevision(key, old.mod_revision if old else 0),
             *(UnchangedSince(span, now.revision) for span in _SPANS[1:3]),
@@ -124,7 +125,9 @@ class StoreControl(Changing):
         assert isinstance(restored, Cluster)
         epoch = max(restored.epoch, before.epoch)
         cluster = replace(restored, epoch=epoch, held=restoring.held_for(given.about))
-        return await self._step(first, last, [Put(keys.cluster(), codec.encode(cluster))])
+        return await self._step(
+            first, last, [Put(keys.cluster(), codec.encode(cluster, given.values[keys.CLUSTER]))]
+        )
 
     async def _step(self, first: int, last: int, batch: Sequence[Operation]) -> int:
         """One transaction, while nobody else restores or changes apps."""
@@ -159,7 +162,7 @@ class StoreControl(Changing):
         if item is None or codec.decode(item.key, item.value) != world.cluster:
             raise RaceLost("the cluster's record has just changed; look, then try again")
         audit = self.audit(who, "reconcile", "cluster", f"epoch {cluster.epoch}", why=why)
-        put = Put(item.key, codec.encode(cluster))
+        put = Put(item.key, codec.encode(cluster, item.value))
         revision = await self.commit([ModRevision(item.key, item.mod_revision)], [put], audit)
         if not revision:
             raise RaceLost("the cluster's record has just changed; look, then try again")

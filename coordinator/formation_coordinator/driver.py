@@ -161,14 +161,22 @@ class Driver:
     def _batches(self, plan: Plan) -> Iterator[tuple[list[Put | Delete], list[Compare]]]:
         """Transactions that fit etcd's limits; the first holds what belongs together."""
         absent: list[Compare] = [ModRevision(keys.session(host), 0) for host in plan.absent]
-        documents = {d.host: Put(keys.assignments(d.host), codec.encode(d)) for d in plan.documents}
-        first: list[Put | Delete] = [_record(change) for change in plan.records]
+        documents = {d.host: self._put(keys.assignments(d.host), d) for d in plan.documents}
+        first: list[Put | Delete] = [self._record(change) for change in plan.records]
         first += [self._audit(decision) for decision in plan.decisions]
         first += [documents.pop(host) for host in plan.together]
         if first:
             yield first, absent
         for batch in split([*documents.values()]):
             yield list(batch), absent
+
+    def _record(self, change: Change) -> Put | Delete:
+        key = "/".join((change.kind, *change.names))
+        return Delete(key) if change.record is None else self._put(key, change.record)
+
+    def _put(self, key: str, record: codec.Record) -> Put:
+        before = self._mirror.records.get(key)
+        return Put(key, codec.encode(record, before.value if before else b""))
 
     def _audit(self, decision: Decision) -> Put:
         at_ms = self._now_ms()
@@ -195,11 +203,6 @@ class Driver:
             except StoreError as error:
                 log.warning("the audit trail was not trimmed: %s", error)
             await asyncio.sleep(AUDIT_PERIOD_S)
-
-
-def _record(change: Change) -> Put | Delete:
-    key = "/".join((change.kind, *change.names))
-    return Delete(key) if change.record is None else Put(key, codec.encode(change.record))
 
 
 def debounce_after(pass_s: float) -> float:

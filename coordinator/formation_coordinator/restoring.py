@@ -76,7 +76,7 @@ def _grown(key: str, value: bytes, now: bytes) -> bytes:
         restart_marks=_higher(theirs.restart_marks, ours.restart_marks),
         retry_marks=_higher(theirs.retry_marks, ours.retry_marks),
     )
-    return value if merged == theirs else codec.encode(merged)
+    return value if merged == theirs else codec.encode(merged, value)
 
 
 def _higher(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
@@ -88,7 +88,7 @@ def _ended(key: str, value: bytes) -> bytes:
     assert isinstance(run, Run)
     if run.state not in _UNFINISHED:
         return value
-    return codec.encode(replace(run, state=RunState.LOST, reason=_NOBODY_KNOWS))
+    return codec.encode(replace(run, state=RunState.LOST, reason=_NOBODY_KNOWS), value)
 
 
 def _apps(values: Mapping[str, bytes]) -> dict[str, App]:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import etcd_server
 import grpc
@@ -50,7 +50,7 @@ class Lab(Cluster):
         self._flags = tuple(flags)
         self._mounts: list[Path] = []
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         self.network.__enter__()
         for name in (*self.etcds, *self.coordinator_names, *self.agent_names):
             self.network.add(name)
@@ -66,7 +66,7 @@ class Lab(Cluster):
 
     # ------------------------------------------------------------------ programs
 
-    def up(self, *agent_flags: str) -> Lab:
+    def up(self, *agent_flags: str) -> Self:
         """All of it, ready to be used."""
         for name in self.etcds:
             self.start_etcd(name)

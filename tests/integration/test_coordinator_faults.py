@@ -12,11 +12,12 @@ from hollow_agent import HollowAgent
 from running import RunningCoordinator, coordinator
 from store_link import StoreLink
 
-from formation.model import Session
+from formation.model import Cluster, Session
 from formation.v1 import agent_pb2, types_pb2
 from formation.v1 import control_pb2 as pb
+from formation_coordinator.control_store import SCHEMA_VERSION
 from formation_coordinator.store import codec, keys
-from formation_coordinator.store.base import Delete, Put
+from formation_coordinator.store.base import Delete, Put, Span
 from formation_coordinator.store.memory import MemoryStore
 
 SET = pb.QuantityChange.KIND_SET
@@ -172,6 +173,41 @@ async def test_a_second_coordinator_of_the_same_id_is_refused(tmp_path: Path) ->
         with pytest.raises(Exception, match="another coordinator is called 'c1'"):
             async with coordinator(store, tmp_path / "other", "c1") as twin:
                 await twin.failed()
+
+
+async def test_a_store_of_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
+    store = MemoryStore()
+    newer = codec.encode(Cluster(id="c", schema_version=SCHEMA_VERSION + 1))
+    await store.commit([], [Put(keys.cluster(), newer)])
+    with pytest.raises(Exception, match="this coordinator knows 1; upgrade it"):
+        async with coordinator(store, tmp_path) as c1:
+            await c1.failed()
+    left = await store.ranges([Span.prefix("")])
+    assert [(item.key, item.value) for item in left.items] == [(keys.cluster(), newer)]
+
+
+async def test_what_a_newer_coordinator_wrote_into_an_app_outlives_our_changes(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore()
+    async with coordinator(store, tmp_path) as c1, HollowAgent(c1.address, "a") as a:
+        await apply(c1, 2)
+        strange = b"\xfa\x7f\x03new"  # a field that only it knows
+        for key in ("apps/shop", "hosts/a", "assignments/a"):
+            await a.wait_for(lambda: len(a.running) == 2)
+            item = await store.get(key)
+            assert item is not None
+            outcome = await store.commit([], [Put(key, item.value + strange)])
+        await c1.service.mirror.wait_for(outcome.revision, 5.0)
+        await apply(c1, 2)
+        change = pb.QuantityChange(type="web", kind=pb.QuantityChange.KIND_ADD, quantity=1)
+        await c1.control.Scale(pb.ScaleRequest(app="shop", changes=[change], who="ann"))
+        await c1.control.SetHost(pb.SetHostRequest(host="a", labels={"x": "y"}, who="ann"))
+        await a.wait_for(lambda: len(a.running) == 3)
+        for key in ("apps/shop", "hosts/a", "assignments/a"):
+            item = await store.get(key)
+            assert item is not None
+            assert strange in item.value, key
 
 
 async def test_a_release_that_cannot_be_read_stops_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from formation import model as m
 from formation.requests import Move, Rebalance, Run, RunState
+from formation.rules import Rollout
+from formation.v1 import types_pb2 as pb
 from formation.wire import WireError
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.codec import Record
@@ -125,6 +127,33 @@ def test_equal_records_are_equal_bytes() -> None:
     one = m.Release(app="a", number=1, types=(), env={"A": "1", "B": "2"})
     two = m.Release(app="a", number=1, types=(), env={"B": "2", "A": "1"})
     assert codec.encode(one) == codec.encode(two)
+
+
+# Fields that no version of ours has: number 2047, as a text.
+STRANGE = b"\xfa\x7f\x03new"
+
+
+@pytest.mark.parametrize(("key", "record"), [(key, record) for key, _, record in ROUND])
+def test_what_a_newer_version_wrote_beside_a_record_outlives_its_change(
+    key: str, record: Record
+) -> None:
+    before = codec.encode(record) + STRANGE
+    assert STRANGE in codec.encode(record, before)
+    assert codec.decode(key, codec.encode(record, before)) == record
+    assert codec.encode(record, codec.encode(record)) == codec.encode(record)
+    assert codec.encode(record, b"\xff\xff") == codec.encode(record), "no record was there"
+
+
+def test_nothing_that_is_known_outlives_a_change_and_what_is_within_is_kept() -> None:
+    old = pb.App(name="shop", release=1, formation={"web": 3}, retry_marks={"web": 1})
+    old.rollout.paused, old.rollout.reason = True, "slow"
+    old.rollout.MergeFromString(STRANGE)
+    wanted = m.App(
+        name="shop", formation={"web": 5}, release=2, latest_release=2, rollout=Rollout(canary=1)
+    )
+    written = codec.encode(wanted, old.SerializeToString())
+    assert codec.decode("apps/shop", written) == wanted
+    assert STRANGE in pb.App.FromString(written).rollout.SerializeToString()
 
 
 @pytest.mark.parametrize(

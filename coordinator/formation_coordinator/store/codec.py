@@ -57,9 +57,40 @@ _DECODERS: dict[str, tuple[Callable[[], Message], Callable[[Any], Record]]] = {
 }
 
 
-def encode(record: Record) -> bytes:
-    """The same bytes for equal records, so that an unchanged one can be recognised."""
-    return _ENCODERS[type(record)](record).SerializeToString(deterministic=True)
+def encode(record: Record, over: bytes = b"") -> bytes:
+    """The same bytes for equal records, so that an unchanged one can be recognised.
+
+    `over`: what it takes the place of. What a newer version wrote there into fields that this one
+    does not know is kept.
+    """
+    message = _ENCODERS[type(record)](record)
+    if over:
+        message = _over(message, over)
+    return message.SerializeToString(deterministic=True)
+
+
+def _over(message: Message, before: bytes) -> Message:
+    strange = type(message)()
+    try:
+        strange.ParseFromString(before)
+    except DecodeError:
+        return message
+    _keep_unknown(strange, message)
+    if not strange.ByteSize():
+        return message
+    strange.MergeFrom(message)
+    return strange
+
+
+def _keep_unknown(before: Message, after: Message) -> None:
+    """Of `before` only what is unknown stays, also within single messages that `after` has."""
+    for field, value in before.ListFields():
+        single = field.message_type is not None and not field.is_repeated
+        if single and after.HasField(field.name):
+            _keep_unknown(value, getattr(after, field.name))
+            if value.ByteSize():
+                continue
+        before.ClearField(field.name)
 
 
 def decode(key: str, value: bytes) -> Record:
