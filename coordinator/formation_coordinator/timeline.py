@@ -102,9 +102,11 @@ def caught_up(world: World, entry: HostEntry, epoch: int) -> AssignmentDocument:
     for status in _running(entry):
         item = known.get(status.uid)
         spec = _spec(world, status, item.like if item else "")
-        if spec is not None:
+        if spec is None:
+            found = _of_unknown_release(world, status)
+        else:
             found = item or _adopted(world, spec, status)
-            stays += [found] if found else []
+        stays += [found] if found else []
     return _document(entry, stays, cluster_epoch=cluster_epoch(world), epoch=epoch)
 
 
@@ -157,6 +159,18 @@ def _adopted(world: World, spec: ProcessType, status: InstanceStatus) -> Assignm
         status, mark=app.restart_mark(name, ordinal), retry=app.retry_mark(name, ordinal)
     )
     return replace(item, ending=ending) if item else None
+
+
+def _of_unknown_release(world: World, status: InstanceStatus) -> Assignment | None:
+    """It goes; but of an exclusive type it has to be gone before another one comes. It is listed as
+    of the present release, which the host can be told."""
+    app = world.apps.get(status.slot.app)
+    release = world.current_release(app) if app else None
+    spec = release.type_named(status.slot.type) if release else None
+    item = _assignment(status, mark=0, retry=0)
+    if item is None or release is None or spec is None or not spec.exclusive:
+        return None
+    return replace(item, release=release.number, ending=True)
 
 
 def _assignment(status: InstanceStatus, *, mark: int, retry: int) -> Assignment | None:

@@ -152,6 +152,18 @@ def test_an_exclusive_one_that_is_being_stopped_is_waited_for() -> None:
     assert [(i.uid, i.ending) for i in document.instances] == [(item.uid, True)]
 
 
+def test_an_exclusive_one_of_a_release_that_is_not_known_is_waited_for() -> None:
+    item = stay("one.1", release_number=7)
+    a = said(host("a"), generation=7, instances=(seen(item, InstanceState.HEALTHY),))
+    given = confirmed(a, host("b"), web=0, one=1)
+    (document,) = planned(given).documents
+    assert [(i.uid, i.release, i.ending) for i in document.instances] == [(item.uid, 1, True)]
+    changed = apply(
+        given, [Change(kind="assignments", names=("a",), record=document)], revision=2, now_s=0.0
+    )
+    assert not planned(changed).documents, "until a says that it is gone"
+
+
 def test_a_host_that_was_away_comes_into_the_epoch_when_it_is_back() -> None:
     away = replace(said(A, generation=9), session=None, silent_since_s=0.0)
     given = settled(confirmed(away, host("b"), web=2, one=0))

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from formation.model import ChangeKind, QuantityChange
 from formation.runtime import monotonic_s, new_id, now_ms
+from formation_coordinator import timeline
 from formation_coordinator.changing import ControlError
 from formation_coordinator.control import Control
 from formation_coordinator.control_hosts import HostControl, HostWord
 from formation_coordinator.control_releases import ReleaseControl, Steering
 from formation_coordinator.control_runs import RunControl
+from formation_coordinator.control_store import StoreControl
 from formation_coordinator.planning import Planning
 from formation_coordinator.store.base import StoreError
 from simulator import apps
@@ -102,6 +104,25 @@ class Commands:
 
         await self._surely(uncordon_all)
         await self._surely(self.apply_good)
+
+    async def change_surely(self) -> None:
+        command = self._dice.choice((self.scale, self.scale, self.apply_good, self.restart))
+        await self._surely(command)
+
+    async def confirm(self) -> None:
+        """The operator's word, if it is waited for."""
+
+        async def confirm_all(node: Node) -> str:
+            assert node.service is not None
+            world = node.service.live.world
+            if not timeline.held_now(world):
+                return ""
+            self._sim.promises.confirming = True
+            room = StoreControl(**self._shell(node))
+            epoch, _ = await room.confirm(world, WHO, "", now_s=monotonic_s())
+            return f"epoch {epoch}"
+
+        await self._surely(confirm_all)
 
     async def restart_all(self, name: str) -> None:
         async def restart_type(node: Node) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from formation.model import Assignment
 from formation_coordinator.world import is_current
 from simulator.machines import Machine
+from simulator.rest import is_run
 
 if TYPE_CHECKING:
     from simulator.nodes import Node
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 # Longer than the lease and what is waited for a silent host.
 _ALONE_S = 40.0
+_CHANGES = 3
+_LOOKED_AT_S = 30.0
 
 
 class Endings:
@@ -24,6 +27,30 @@ class Endings:
     async def one(self) -> None:
         endings = (self.bad_machine, self.restart, self.reboot_alone)
         await endings[self._sim.result.seed % len(endings)]()
+
+    async def put_back(self) -> None:
+        """etcd goes back to what it was; nothing stops for it until an operator has looked."""
+        sim = self._sim
+        await sim.comes_to_rest()
+        earlier = sim.store.backup()
+        for _ in range(_CHANGES):
+            await sim.commands.change_surely()
+        await sim.comes_to_rest()
+        if sim.promises.broken:
+            return
+        before = self._lasting()
+        sim.trace.note("etcd is put back to revision %d", earlier.revision)
+        sim.store.restore(earlier)
+        sim.promises.put_back(earlier)
+        await asyncio.sleep(_LOOKED_AT_S)
+        if gone := before - self._lasting():
+            sim.promises.fail(f"etcd was put back, and for that {sorted(gone)} ended")
+        await sim.commands.confirm()
+        await sim.comes_to_rest()
+
+    def _lasting(self) -> set[str]:
+        alive = self._sim.promises.alive.values()
+        return {process.uid for process in alive if not is_run(process.uid)}
 
     async def bad_machine(self) -> None:
         """Where everything crashes nothing stays but what every host has; it works elsewhere."""

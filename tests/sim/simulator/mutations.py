@@ -21,6 +21,7 @@ from formation_coordinator import (
     rollout,
     runs,
     schedule,
+    timeline,
     upkeep,
 )
 from formation_coordinator.store.base import ModRevision
@@ -39,6 +40,11 @@ def _judge_nothing_goes(memory: AgentMemory, order: Assignments) -> orders.Verdi
         kept = {item.uid: item for item in (*memory.assigned, *verdict.assigned)}
         return replace(verdict, assigned=tuple(kept.values()), releases=memory.releases)
     return verdict
+
+
+def _judge_however_old(memory: AgentMemory, order: Assignments) -> orders.Verdict:
+    obeyed = orders._obey(memory, order, order.instances)
+    return obeyed if order.complete else _judge(memory, order)
 
 
 def _all_at_once(stale: list[rollout.Stay], _budget: int, left: int) -> list[int]:
@@ -73,7 +79,7 @@ MUTATIONS: dict[str, tuple[Any, str, Any]] = {
     "a double goes before the other works": (upkeep.Upkeep, "_may_go", _always(True)),
     "a change takes all at once": (rollout, "_chosen", _all_at_once),
     "no surge": (rollout, "step", _step_without_surge),
-    "the leader waits for no lease": (upkeep.Upkeep, "_lease_wait_s", _always(0.0)),
+    "the leader waits for no lease": (upkeep, "surely_stopped_s", _always(0.0)),
     "an agent needs no lease to start": (exclusives.Exclusives, "hindrance", _always("")),
     "what ends has ended": (upkeep, "_surely_gone", _always(True)),
     "nothing that is not listed goes": (orders, "judge", _judge_nothing_goes),
@@ -98,6 +104,9 @@ MUTATIONS: dict[str, tuple[Any, str, Any]] = {
         "_end",
         lambda self, move: self._draft.drop(move.stay.row, move.stay.assignment),
     ),
+    "an older store is obeyed": (timeline, "held", _always("")),
+    "what runs is not asked for": (timeline, "_adopted", _always(None)),
+    "agents obey an older store": (orders, "judge", _judge_however_old),
 }
 SEEDS = {
     "a deposed leader may write": 1,
@@ -120,6 +129,9 @@ SEEDS = {
     "a port is free": 58,
     "labels do not matter": 0,
     "an exclusive one hops at once": 9,
+    "an older store is obeyed": 0,
+    "what runs is not asked for": 0,
+    "agents obey an older store": 0,
 }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from formation.model import App, Assignment, AssignmentDocument
 from formation.requests import Run
 from formation_coordinator.store import codec, keys
-from formation_coordinator.store.base import Event
+from formation_coordinator.store.base import Event, Snapshot
 from formation_coordinator.world import Change, World, apply, validate
 from simulator.judging import Eyes, faults_of_addition, faults_of_removal
 from simulator.machines import Machine, Process, Watcher
@@ -54,6 +54,8 @@ class Promises(Watcher):
         self.scaling: Counter[str] = Counter()
         self.releasing: Counter[str] = Counter()
         self.documents_written = 0
+        # An operator has said that a store that went back counts.
+        self.confirming = False
         # What was decided lately: a leader may have planned on it.
         self._lately: deque[tuple[float, World]] = deque()
 
@@ -87,9 +89,15 @@ class Promises(Watcher):
         self._trace.note("%s: signal %d to %s", process.host, signum, process.key)
         lease_over = process.exclusive and self._loop.time() >= on.lease_until_s - 0.01
         told = process.pid in self._told  # who was asked to end is killed when it does not
-        if not (on.ending or process.uid in self._withdrawn[process.host] or lease_over or told):
+        unlisted = self.confirming and not self._is_listed(process)
+        withdrawn = process.uid in self._withdrawn[process.host] or unlisted
+        if not (on.ending or withdrawn or lease_over or told):
             self.fail(f"{process.key} on {process.host} was stopped, and nobody had said so")
         self._told.add(process.pid)
+
+    def _is_listed(self, process: Process) -> bool:
+        entry = self.truth.hosts.get(process.host)
+        return any(item.uid == process.uid for item in entry.assigned) if entry else False
 
     def ended(self, process: Process) -> None:
         self._trace.note("%s: %s ended", process.host, process.key)
@@ -99,6 +107,19 @@ class Promises(Watcher):
             self._worked_until_s[process.uid] = now_s
 
     # -- the store ---------------------------------------------------------------------------------
+
+    def put_back(self, to: Snapshot) -> None:
+        """The truth is what it was; what came since is known to hosts alone."""
+        changes = [
+            change
+            for item in to.items
+            if (change := self._change(Event(key=item.key, value=item, revision=to.revision)))
+        ]
+        self.truth = apply(World(), changes, revision=to.revision, now_s=self._loop.time())
+        self._lately.clear()
+        # Which runs were made since, and which ticks, etcd cannot know any more.
+        self._runs_placed.clear()
+        self._ticks.clear()
 
     def written(self, events: Sequence[Event]) -> None:
         """One transaction, as it becomes true."""

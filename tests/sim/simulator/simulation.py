@@ -178,6 +178,8 @@ class Simulation:
             await self._stays_quiet()
         if not self.promises.broken:
             await Endings(self).one()
+        if not self.promises.broken:
+            await Endings(self).put_back()
 
     async def comes_to_rest(self) -> None:
         await self.until_none(self._missing, "")
