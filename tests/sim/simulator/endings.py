@@ -31,6 +31,7 @@ class Endings:
     async def put_back(self) -> None:
         """etcd goes back to what it was; nothing stops for it until an operator has looked."""
         sim = self._sim
+        sim.machines["a"].bad = False
         await sim.comes_to_rest()
         earlier = sim.store.backup()
         for _ in range(_CHANGES):

@@ -114,7 +114,7 @@ SEEDS = {
     "a double goes before the other works": 5,
     "a change takes all at once": 0,
     "no surge": 0,
-    "the leader waits for no lease": 5,
+    "the leader waits for no lease": 4,
     "an agent needs no lease to start": 5,
     "what ends has ended": 4,
     "nothing that is not listed goes": 0,
@@ -130,7 +130,7 @@ SEEDS = {
     "labels do not matter": 0,
     "an exclusive one hops at once": 9,
     "an older store is obeyed": 0,
-    "what runs is not asked for": 0,
+    "what runs is not asked for": 9,
     "agents obey an older store": 0,
 }
 

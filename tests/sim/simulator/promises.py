@@ -230,6 +230,8 @@ class Promises(Watcher):
         ending = {item.uid for item in new if item.ending}
         gone = [item for uid, item in was.items() if uid not in now or uid in ending]
         self._trace.note("%s: document of generation %d", host, document.generation)
+        # Found running, and not wanted: listed as ending from the first.
+        self._withdrawn[host].update(ending - was.keys())
         for item in gone:
             if item.uid not in self._withdrawn[host]:
                 self._withdrawn[host].add(item.uid)
