@@ -348,6 +348,7 @@ async def measure(only: Sequence[str], rounds: int) -> tuple[Times, int]:
             await bench.keeper_killed()
         if "cut" in only:
             async with bench.watching("c1") as watcher:
+                bench.note("cut, defaults: floor, replace_after", 5.0)
                 await bench.host_cut("cut, defaults", watcher)
         if "etcd" in only:
             await bench.etcd_lost()
@@ -359,18 +360,33 @@ async def measure(only: Sequence[str], rounds: int) -> tuple[Times, int]:
             quick.times = bench.times
             await quick.prepare()
             async with quick.watching("c1") as watcher:
+                quick.note("cut, --replace-after 1: floor, replace_after", 1.0)
                 await quick.host_cut("cut, --replace-after 1", watcher)
     return bench.times, bench.stale_writes
 
 
+# What each of them is compared with.
+FLOORS = {
+    "stop": "stop: floor, a placement",
+    "kill": "kill: floor, etcd's lease of 3 s",
+    "freeze": "kill: floor, etcd's lease of 3 s",
+    "keeper": "keeper: floor, imports of the brain",
+    "cut, defaults": "cut, defaults: floor, replace_after",
+    "cut, --replace-after 1": "cut, --replace-after 1: floor, replace_after",
+    "etcd (etcd's leader killed)": "etcd: floor, bare writes (etcd's leader)",
+    "etcd (a member of etcd killed)": "etcd: floor, bare writes (a member of etcd)",
+}
+
+
 def table(times: Times) -> str:
-    lines = [f"{'':<46}{'n':>4}{'median':>9}{'p99':>9}{'worst':>9}"]
+    lines = [f"{'':<46}{'n':>4}{'median':>9}{'p99':>9}{'worst':>9}  of the floor"]
     for name, found in times.items():
-        ordered = sorted(found)
+        ordered, median = sorted(found), statistics.median(found)
         p99 = ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
+        floor = times.get(FLOORS.get(name, ""))
+        ratio = f"{median / statistics.median(floor):>8.2f}" if floor else ""
         lines.append(
-            f"{name:<46}{len(found):>4}{statistics.median(found):>8.3f}s{p99:>8.3f}s"
-            f"{ordered[-1]:>8.3f}s"
+            f"{name:<46}{len(found):>4}{median:>8.3f}s{p99:>8.3f}s{ordered[-1]:>8.3f}s{ratio}"
         )
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from formation_coordinator.world import World
 NewStem = Callable[[], str]
 # So few bundles are put in their places, instead of sorting all.
 FEW = 3
+_order = attrgetter("order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +305,3 @@ def _changed(terms: Terms, item: Assignment) -> Terms:
         failures=item.failures,
         avoided_hosts=item.avoided_hosts,
     )
-
-
-def _order(bundle: Bundle) -> tuple[object, ...]:
-    return bundle.terms.app, bundle.terms.type, bundle.ordinals, bundle.terms.stem

@@ -201,12 +201,8 @@ def _document(
         generation=max(followed, written) + 1,
         epoch=epoch,
         cluster_epoch=cluster_epoch,
-        bundles=tuple(sorted(bundles, key=_order)),
+        bundles=tuple(sorted(bundles, key=lambda bundle: bundle.order)),
     )
-
-
-def _order(bundle: Bundle) -> tuple[object, ...]:
-    return bundle.terms.app, bundle.terms.type, bundle.ordinals, bundle.terms.stem
 
 
 def _terms(item: Assignment) -> Terms:

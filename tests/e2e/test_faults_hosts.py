@@ -3,6 +3,7 @@ twice for longer than it has to."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from lab import Lab
 from labtest import PROCFILE, WORD, cluster, count, keeps, pids, scale, undone
+from slow_proxy import SlowProxy
 
 HOLDER = Path(__file__).parent.parent / "harness" / "workloads" / "holder.py"
 MANIFEST = f"""
@@ -111,6 +113,25 @@ def test_a_bad_line_loses_no_instance(lab: Lab) -> None:
     lab.network.narrow("a4", 0)
     lab.network.heal()
     lab.wait(lambda: len(lab.healthy()) == 4 and count(lab) == 4, what="calm")
+
+
+def test_a_host_far_away_works_like_any_other(lab: Lab) -> None:
+    """A third of a second each way, and jitter."""
+    far = SlowProxy(lab.network.our_address, lab.address("c1"), delay_s=0.3, jitter_s=0.2)
+    with far as address:
+        lab.network.add("a5")
+        lab.start_agent("a5", dials=address)
+        lab.wait_hosts(5)
+        lab.formctl("drain", "a1", "--timeout", "60")
+        before = {row["uid"]: row["host"] for row in lab.ps()}
+        assert "a5" in before.values()
+        time.sleep(12.0)
+        assert {row["uid"]: row["host"] for row in lab.ps()} == before
+        assert len(lab.healthy()) == 4
+        assert far.passed_bytes > 0
+        lab.formctl("uncordon", "a1")
+        lab.kill("a5", signal.SIGTERM)
+    lab.formctl("hosts", "forget", "a5")
 
 
 def test_an_exclusive_one_is_never_twice(lab: Lab) -> None:

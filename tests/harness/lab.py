@@ -48,6 +48,7 @@ class Lab(Cluster):
         self.coordinator_names = names("c", coordinators)
         self.agent_names = names("a", agents)
         self._flags = tuple(flags)
+        self._agent_flags: tuple[str, ...] = ()
         self._mounts: list[Path] = []
 
     def __enter__(self) -> Self:
@@ -67,13 +68,10 @@ class Lab(Cluster):
     # ------------------------------------------------------------------ programs
 
     def up(self, *agent_flags: str) -> Self:
-        """All of it, ready to be used."""
-        for name in self.etcds:
-            self.start_etcd(name)
-        for name in self.coordinator_names:
-            self.start_coordinator(name)
-        for name in self.agent_names:
-            self.start_agent(name, *agent_flags)
+        """All of it, ready to be used. An agent has these flags also when it starts again."""
+        self._agent_flags = agent_flags
+        for name in (*self.etcds, *self.coordinator_names, *self.agent_names):
+            self.again(name)
         self.wait_hosts(len(self.agent_names))
         return self
 
@@ -105,12 +103,14 @@ class Lab(Cluster):
             *flags,
         )
 
-    def start_agent(self, name: str, *flags: str) -> subprocess.Popen[bytes]:
-        addresses = ",".join(self.address(c) for c in self.coordinator_names)
+    def start_agent(self, name: str, *flags: str, dials: str = "") -> subprocess.Popen[bytes]:
+        """`dials`: what it calls first, in place of all coordinators."""
+        addresses = dials or ",".join(self.address(c) for c in self.coordinator_names)
         return self.start(
             name,
             "formation-agent",
             *("--name", name, "--coordinator", addresses, "--state-dir", str(self.state(name))),
+            *self._agent_flags,
             *flags,
         )
 
