@@ -1,11 +1,15 @@
-"""For all tests: one profile for hypothesis.
+"""For all tests: one profile for hypothesis, and Ctrl-C as in a terminal.
 
 How long an example takes says how busy the machine is, and nothing about what is tested.
 """
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("formation", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("formation")
+# A test run in the background of a script is told to ignore it, and programs would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,6 +11,7 @@ SEED, LENGTH_S = 2, 120.0
 PLACES = Places(("e1", "e2", "e3"), ("c1", "c2", "c3"), ("a1", "a2", "a3", "a4"))
 
 
+@pytest.mark.timeout(480)  # they take two minutes, and the look afterwards may take another two
 def test_two_minutes_break_no_promise(capsys: pytest.CaptureFixture[str]) -> None:
     required()
     result = run(SEED, LENGTH_S, print)

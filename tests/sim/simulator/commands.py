@@ -106,8 +106,14 @@ class Commands:
         await self._surely(self.apply_good)
 
     async def change_surely(self) -> None:
-        command = self._dice.choice((self.scale, self.scale, self.apply_good, self.restart))
-        await self._surely(command)
+        """Of an app that has no other change under way."""
+        if self._dice.random() < 0.25:
+            truth = self._sim.promises.truth
+            release = truth.current_release(truth.apps[APP])
+            specs = release.types if release else ()
+            await self.restart_all(self._dice.choice([s.name for s in specs if not s.schedule]))
+        else:
+            await self._surely(self._dice.choice((self.scale, self.scale, self.apply_good)))
 
     async def confirm(self) -> None:
         """The operator's word, if it is waited for."""
