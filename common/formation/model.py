@@ -305,11 +305,6 @@ class Bundle:
     terms: Terms
     ordinals: tuple[int, ...]
 
-    @property
-    def order(self) -> tuple[object, ...]:
-        """In which a document lists them."""
-        return self.terms.app, self.terms.type, self.ordinals, self.terms.stem
-
     def uid(self, ordinal: int) -> str:
         return f"{self.terms.type}.{ordinal}-{self.terms.stem}"
 

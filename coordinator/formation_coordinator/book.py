@@ -90,7 +90,7 @@ class Book:
     def look(self, world: World) -> None:
         """From now on this is that world."""
         before, self._world = self._world, world
-        epoch = timeline.cluster_epoch(world)
+        epoch = world.cluster_epoch
         if epoch != self._cluster_epoch:
             self._cluster_epoch = epoch
             for row in self.rows.values():

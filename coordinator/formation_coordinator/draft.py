@@ -13,7 +13,6 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 import numpy as np
 
@@ -32,13 +31,11 @@ from formation_coordinator.book import Book
 from formation_coordinator.fit import Fit
 from formation_coordinator.space import Freed, OneRow, Space
 from formation_coordinator.tallies import Ints, TypeKey
-from formation_coordinator.timeline import cluster_epoch
-from formation_coordinator.world import World
+from formation_coordinator.world import World, bundle_order
 
 NewStem = Callable[[], str]
 # So few bundles are put in their places, instead of sorting all.
 FEW = 3
-_order = attrgetter("order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +201,7 @@ class Draft:
                 epoch=epoch,
                 # A document that is not of the present one is `timeline`'s to write anew.
                 cluster_epoch=(
-                    entry.document.cluster_epoch if entry.document else cluster_epoch(self.world)
+                    entry.document.cluster_epoch if entry.document else self.world.cluster_epoch
                 ),
                 bundles=self._bundles(row, entry.bundles),
             )
@@ -214,10 +211,10 @@ class Draft:
         dropped, changed = self._dropped.get(row, set()), self._changed.get(row, {})
         new = list(self._new_bundles(row))
         if dropped or changed or len(new) > FEW:
-            return tuple(sorted((*_rest_of(before, dropped, changed), *new), key=_order))
+            return tuple(sorted((*_rest_of(before, dropped, changed), *new), key=bundle_order))
         kept = list(before)
         for bundle in new:
-            insort(kept, bundle, key=_order)
+            insort(kept, bundle, key=bundle_order)
         return tuple(kept)
 
     def _new_bundles(self, row: int) -> Iterator[Bundle]:

@@ -21,17 +21,13 @@ from formation.model import (
     Terms,
 )
 from formation.policy import surely_stopped_s
-from formation_coordinator.world import Change, HostEntry, World, departed
+from formation_coordinator.world import Change, HostEntry, World, bundle_order, departed
 
 GO_ON = "nothing is started, moved or stopped until `formctl reconcile --confirm`"
 # Of a restore that broke off half-way: its word cannot be given yet.
 RESTORING = "a restore has not come to its end: run `formctl restore` again"
 _NAMED_MAX = 3
 _ENDED = frozenset({InstanceState.STOPPED})
-
-
-def cluster_epoch(world: World) -> int:
-    return world.cluster.epoch if world.cluster else 0
 
 
 def is_ahead(entry: HostEntry, epoch: int) -> bool:
@@ -72,19 +68,19 @@ def held(world: World, ahead: Collection[str]) -> str:
 
 def held_now(world: World) -> str:
     """As `held`, for who has no book."""
-    epoch = cluster_epoch(world)
+    epoch = world.cluster_epoch
     return held(world, [e.name for e in world.hosts.values() if is_ahead(e, epoch)])
 
 
 def is_held(world: World, entry: HostEntry) -> bool:
     """Does all that this host runs stay, also what the store does not know of?"""
     said = bool(world.cluster and world.cluster.held)
-    return said or is_ahead(entry, cluster_epoch(world))
+    return said or is_ahead(entry, world.cluster_epoch)
 
 
 def next_epoch(world: World) -> int:
     """Higher than any that was ever heard of."""
-    known = [cluster_epoch(world)]
+    known = [world.cluster_epoch]
     for entry in world.hosts.values():
         known += [entry.status.cluster_epoch] if entry.status else []
         known += [entry.document.cluster_epoch] if entry.document else []
@@ -107,7 +103,7 @@ def caught_up(world: World, entry: HostEntry, epoch: int) -> AssignmentDocument:
         else:
             found = item or _adopted(world, spec, status)
         stays += [found] if found else []
-    return _document(entry, stays, cluster_epoch=cluster_epoch(world), epoch=epoch)
+    return _document(entry, stays, cluster_epoch=world.cluster_epoch, epoch=epoch)
 
 
 def as_reported(entry: HostEntry) -> AssignmentDocument:
@@ -201,7 +197,7 @@ def _document(
         generation=max(followed, written) + 1,
         epoch=epoch,
         cluster_epoch=cluster_epoch,
-        bundles=tuple(sorted(bundles, key=lambda bundle: bundle.order)),
+        bundles=tuple(sorted(bundles, key=bundle_order)),
     )
 
 

@@ -130,6 +130,10 @@ class World:
     rebalance: Rebalance | None = None
     unreadable: Mapping[Key, str] = field(default_factory=dict)
 
+    @property
+    def cluster_epoch(self) -> int:
+        return self.cluster.epoch if self.cluster else 0
+
     def current_release(self, app: App) -> Release | None:
         return self.releases.get((app.name, app.release))
 
@@ -286,6 +290,11 @@ def host_state(
     silent_since_s = entry.silent_since_s if entry.silent_since_s is not None else now_s
     counts_from_s = max(silent_since_s, judged_from_s)
     return HostState.SUSPECT if now_s < counts_from_s + replace_after_s else HostState.LOST
+
+
+def bundle_order(bundle: Bundle) -> tuple[object, ...]:
+    """In which a document lists them."""
+    return bundle.terms.app, bundle.terms.type, bundle.ordinals, bundle.terms.stem
 
 
 def departed(entry: HostEntry) -> bool:
