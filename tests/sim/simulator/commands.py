@@ -108,10 +108,10 @@ class Commands:
     async def change_surely(self) -> None:
         """Of an app that has no other change under way."""
         if self._dice.random() < 0.25:
-            truth = self._sim.promises.truth
-            release = truth.current_release(truth.apps[APP])
-            specs = release.types if release else ()
-            await self.restart_all(self._dice.choice([s.name for s in specs if not s.schedule]))
+            hosts = self._sim.promises.truth.hosts.values()
+            there = {item.slot.type for e in hosts for item in e.assigned if not item.run}
+            for name in sorted(there)[:1]:
+                await self.restart_all(name)
         else:
             await self._surely(self._dice.choice((self.scale, self.scale, self.apply_good)))
 
