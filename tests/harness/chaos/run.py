@@ -152,7 +152,7 @@ class Run:
             if len(mine) != quantity or any(r["state"] != "healthy" or r["surplus"] for r in mine):
                 states = [f"{r['ordinal']} {r['state']} {r['reason']}"[:80] for r in mine]
                 yield f"{name}: {quantity} wanted, and there is {states}"
-        known = {(row["host"], row["pid"]) for row in rows}
+        known = {(row["host"], row["pid"]) for row in rows if row["pid"]}
         real = {
             (host, pid)
             for script in WORKLOADS
