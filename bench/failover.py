@@ -269,7 +269,7 @@ class Bench:
     async def etcd_lost(self) -> None:
         """The longest gap between two acknowledged changes when a member is killed, through our
         API; and, as the floor, between two bare writes at the same time."""
-        for turn in range(self.rounds):
+        for turn in range(2 * self.rounds):
             member = self.lab.etcd_leader() if turn % 2 == 0 else self.lab.etcds[turn % 3]
             done = asyncio.Event()
             store = EtcdStore(self.lab.etcd.split(","), prefix="/bench/")
