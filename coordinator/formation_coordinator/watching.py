@@ -46,15 +46,16 @@ class InstanceWatch:
         try:
             while True:
                 hint.clear()
-                world = self._live.world
-                update = view.step(world, await self._pending(world), self._outdated())
+                world, outdated = self._live.world, self._outdated()
+                update = view.step(world, await self._pending(world), outdated)
                 if update is not None:
                     yield update
                 if once:
                     return
-                with suppress(TimeoutError):  # nobody says when a view has become old
-                    async with asyncio.timeout(LOOK_AGAIN_S):
-                        await hint.wait()
+                while not hint.is_set() and self._outdated() == outdated:
+                    with suppress(TimeoutError):  # nobody says when a view has become old
+                        async with asyncio.timeout(LOOK_AGAIN_S):
+                            await hint.wait()
                 await asyncio.sleep(DEBOUNCE_S)
         finally:
             self._live.unsubscribe(hint)
