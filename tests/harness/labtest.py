@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from lab import Lab, required
@@ -61,7 +60,3 @@ def keeps(lab: Lab, before: Pids, *, for_s: float, word: str = WORD) -> None:
         gone = {h: set(p) - set(now.get(h, ())) for h, p in before.items()}
         assert not any(gone.values()), f"stopped: {gone}"
         time.sleep(0.1)
-
-
-def file(lab: Lab, name: str) -> Path:
-    return lab.directory / name

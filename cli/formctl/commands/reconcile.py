@@ -39,10 +39,13 @@ def command(
     """
     if not confirm:
         from formation.v1 import control_pb2 as pb
-        from formctl.commands.plan import show_plan
+        from formctl.commands.plan import NOTHING, show_plan
 
         request = pb.PlanRequest(reconcile=True)
-        return run(show_plan(settings, request, "reconcile --confirm", output))
+        code = run(show_plan(settings, request, "reconcile --confirm", output))
+        if code == NOTHING and output == "text":
+            say("things stay held until: formctl reconcile --confirm")
+        return code
     run(_confirm(settings, if_revision, why))
     return None
 
