@@ -22,6 +22,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def utc(at_ms: int) -> str:
+    """For people: 2026-11-22 03:32:22 UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at_ms / 1000))
+
+
 def monotonic_s() -> float:
     """For every duration and deadline."""
     return time.monotonic()

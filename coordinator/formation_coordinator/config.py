@@ -35,6 +35,7 @@ class CoordinatorConfig:
     etcd_prefix: str = "/formation/"
     data_dir: str = ""
     id: str = ""
+    identity_dir: str = ""
     replace_after_s: float = 5.0
     insecure: bool = False
     verbose: bool = False
@@ -88,10 +89,12 @@ PROGRAM = Program(
                 help="where an embedded etcd keeps its data"),
         Setting(name="id", field="id", parse=_id, meta="NAME",
                 help="name of this coordinator (host name and listen address)"),
+        Setting(name="identity-dir", field="identity_dir", parse=filled, meta="DIR",
+                help="our certificate and keys (root: /var/lib/formation/coordinator)"),
         Setting(name="replace-after", field="replace_after_s", parse=seconds, meta="SECONDS",
                 help="silence after which a host's instances are placed elsewhere (5)"),
         Setting(name="insecure", field="insecure", parse=switch, meta="",
-                help="serve beyond loopback without encryption or authentication"),
+                help="serve on TCP without encryption or authentication, to whoever reaches it"),
         Setting(name="verbose", field="verbose", parse=switch, meta="", help="say more"),
     ),
 )  # fmt: skip
@@ -116,14 +119,23 @@ def _problems(config: CoordinatorConfig) -> list[str]:
         found.append("--data-dir: only an embedded etcd has one; add --etcd embedded or drop it")
     if bool(config.etcd_cert) != bool(config.etcd_key):
         found.append("--etcd-cert and --etcd-key: give both or neither")
-    if not is_local(config.listen) and not config.insecure:
-        found.append(
-            f"--listen {config.listen}: whoever reaches it could run commands on every host; "
-            "listen on loopback or a Unix socket, or say --insecure"
-        )
     if unspecified(config.listen) and not config.advertise:
         found.append(f"--listen {config.listen}: give --advertise ADDR, so that others find it")
     return found
+
+
+def problem_with_access(config: CoordinatorConfig, *, certified: bool) -> str:
+    """Why it may not listen there, or "". `certified`: there is a certificate."""
+    if config.insecure and certified:
+        return f"--insecure: there is a certificate in {config.identity_dir}; drop one of them"
+    if certified or config.insecure or config.listen.startswith("unix:"):
+        return ""
+    others = "other users of this machine too" if is_local(config.listen) else "from anywhere"
+    return (
+        f"--listen {config.listen}: whoever reaches it, {others}, could run commands on every "
+        "host: make certificates with formation-coordinator init, listen on unix:/PATH, or say "
+        "--insecure"
+    )
 
 
 def _host(listen: str) -> str:

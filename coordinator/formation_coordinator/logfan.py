@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from formation.dialling import Dialler, NotTrustedError, words
 from formation.model import Coordinator
-from formation.runtime import client_channel_options
 from formation.v1 import agent_pb2, control_pb2_grpc
 from formation.v1 import control_pb2 as pb
 from formation_coordinator.live import LiveWorld
@@ -38,8 +38,10 @@ class LogFan:
         relay: LogRelay,
         live: LiveWorld,
         me: Coordinator,
+        dialler: Dialler,
     ) -> None:
         self._sessions, self._relay, self._live, self._me = sessions, relay, live, me
+        self._dialler = dialler
 
     async def read(self, request: pb.LogsRequest) -> AsyncIterator[pb.LogsResponse]:
         """Lines as they come; ends by itself after the history unless `follow`."""
@@ -117,7 +119,7 @@ class LogFan:
     ) -> None:
         """Every other coordinator's sessions; while following, also those that come (back)."""
         async with asyncio.TaskGroup() as group:
-            relays = {o.id: group.create_task(_from(o, request, here)) for o in first}
+            relays = {o.id: group.create_task(self._from(o, request, here)) for o in first}
             later = pb.LogsRequest()
             later.CopyFrom(request)
             later.tail_lines = 0
@@ -125,30 +127,29 @@ class LogFan:
                 await asyncio.sleep(REDIAL_S)
                 for other in self._others():
                     if other.id not in relays or relays[other.id].done():
-                        relays[other.id] = group.create_task(_from(other, later, here))
+                        relays[other.id] = group.create_task(self._from(other, later, here))
 
     def _others(self) -> list[Coordinator]:
         mine = self._me.id
         return [other for other in self._live.world.coordinators.values() if other.id != mine]
 
-
-async def _from(other: Coordinator, request: pb.LogsRequest, here: LogRequest) -> None:
-    """Relay another coordinator's sessions; its loss is a notice, not an error."""
-    relayed = pb.LogsRequest()
-    relayed.CopyFrom(request)
-    relayed.relayed = True
-    notice = ""
-    try:
-        async with grpc.aio.insecure_channel(other.address, client_channel_options()) as channel:
-            call = control_pb2_grpc.ControlStub(channel).Logs(relayed)
-            async for response in call:
-                await here.take(
-                    Delivery(source=_source(other), lines=response, done=response.history_done)
-                )
-    except grpc.aio.AioRpcError as error:
-        notice = f"{_source(other)}: {error.details()}; logs of its hosts are missing"
-    lines = pb.LogsResponse(notice=notice) if notice else None
-    await here.queue.put(Delivery(source=_source(other), lines=lines, done=True, ended=True))
+    async def _from(self, other: Coordinator, request: pb.LogsRequest, here: LogRequest) -> None:
+        """Relay another coordinator's sessions; its loss is a notice, not an error."""
+        relayed = pb.LogsRequest()
+        relayed.CopyFrom(request)
+        relayed.relayed = True
+        notice = ""
+        try:
+            async with self._dialler.channel(other.address) as channel:
+                call = control_pb2_grpc.ControlStub(channel).Logs(relayed)
+                async for response in call:
+                    await here.take(
+                        Delivery(source=_source(other), lines=response, done=response.history_done)
+                    )
+        except (grpc.aio.AioRpcError, NotTrustedError) as error:
+            notice = f"{_source(other)}: {words(error)}; logs of its hosts are missing"
+        lines = pb.LogsResponse(notice=notice) if notice else None
+        await here.queue.put(Delivery(source=_source(other), lines=lines, done=True, ended=True))
 
 
 def _source(other: Coordinator) -> str:

@@ -10,36 +10,42 @@ import asyncio
 import logging
 import os
 import socket
-import stat
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
 
 import formation
+from formation import credentials
+from formation.credentials import CredentialError
+from formation.dialling import Dialler, NotTrustedError
 from formation.model import Cluster, Coordinator
 from formation.runtime import (
-    client_channel_options,
     monotonic_s,
     new_id,
     now_ms,
-    server_channel_options,
 )
-from formation.v1 import agent_pb2_grpc, control_pb2, control_pb2_grpc
+from formation.v1 import access_pb2_grpc, agent_pb2_grpc, control_pb2, control_pb2_grpc
 from formation_coordinator.api import ControlService
-from formation_coordinator.config import CoordinatorConfig, is_local
+from formation_coordinator.api_access import AccessService
+from formation_coordinator.config import CoordinatorConfig, problem_with_access
 from formation_coordinator.control import Control
+from formation_coordinator.control_access import AccessControl
 from formation_coordinator.control_hosts import HostControl
 from formation_coordinator.control_releases import ReleaseControl
 from formation_coordinator.control_runs import RunControl
 from formation_coordinator.control_store import SCHEMA_VERSION, StoreControl
 from formation_coordinator.driver import Driver
 from formation_coordinator.election import Election, LeaseKeeper
+from formation_coordinator.guard import Guard
+from formation_coordinator.listening import ListenError, listen, new_server
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logfan import LogFan
 from formation_coordinator.logrelay import LogRelay
+from formation_coordinator.notary import Notary
 from formation_coordinator.planning import Planning
 from formation_coordinator.registration import Registrar
+from formation_coordinator.servertls import ServerTls
 from formation_coordinator.sessions import Sessions
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import ModRevision, Put, Store, StoreError
@@ -49,7 +55,6 @@ from formation_coordinator.watching import InstanceWatch
 
 log = logging.getLogger(__name__)
 
-SOCKET_PATH_MAX = 107
 RETRY_S = 1.0
 # Longer than the lease of a coordinator that died and was started anew with the same id.
 ID_TAKEN_AFTER_S = 8.0
@@ -77,9 +82,13 @@ class Service:
             since_ms=now_ms(),
         )
         self._config, self._store = config, store
-        self._has_store = has_store or _has_store
         self.mirror = Mirror(store, keys.MIRRORED)
         self.live = LiveWorld(self.mirror, monotonic_s)
+        self.notary = self._build_notary()
+        self.dialler = Dialler(
+            lambda: self.notary.credential if self.notary else None, insecure=config.insecure
+        )
+        self._has_store = has_store or self._asks_for_store
         self.lease = LeaseKeeper(store)
         self.driver = Driver(
             store=store,
@@ -92,7 +101,12 @@ class Service:
         )
         self.election = Election(store, self.mirror, self.lease, self.me, self.driver.lead)
         self.api = self._build_rooms()
-        self._server: grpc.aio.Server | None = None
+        self.access = AccessService(
+            control=AccessControl(store=store, now_ms=now_ms, new_id=new_id),
+            live=self.live,
+            notary=self.notary,
+        )
+        self._server = self._build_server()
 
     def _build_rooms(self) -> ControlService:
         relay, self.desk = LogRelay(new_id), UsageDesk(new_id)
@@ -131,9 +145,19 @@ class Service:
                 now_ms=now_ms,
                 replace_after_s=self._config.replace_after_s,
             ),
-            logs=LogFan(sessions=self.sessions, relay=relay, live=self.live, me=self.me),
+            logs=LogFan(
+                sessions=self.sessions,
+                relay=relay,
+                live=self.live,
+                me=self.me,
+                dialler=self.dialler,
+            ),
             usage=UsageFan(
-                held=self.sessions.held.values, desk=self.desk, live=self.live, me=self.me
+                held=self.sessions.held.values,
+                desk=self.desk,
+                live=self.live,
+                me=self.me,
+                dialler=self.dialler,
             ),
             watch=InstanceWatch(self.live, self.driver.plan, self._outdated),
             outdated=self._outdated,
@@ -142,6 +166,41 @@ class Service:
             clock=monotonic_s,
             replace_after_s=self._config.replace_after_s,
         )
+
+    def _build_notary(self) -> Notary | None:
+        """None without certificates. Raises `FatalError` when this coordinator may not serve so."""
+        certified = credentials.exists(self._config.identity_dir)
+        if wrong := problem_with_access(self._config, certified=certified):
+            raise FatalError(wrong)
+        if not certified:
+            return None
+        try:
+            notary = Notary(
+                self._config.identity_dir, trust=lambda: self.live.world.trust, now_ms=now_ms
+            )
+            notary.refresh()
+        except CredentialError as error:
+            raise FatalError(str(error)) from error
+        return notary
+
+    def _build_server(self) -> grpc.aio.Server:
+        world = self.live
+        self.tls = (
+            None
+            if self.notary is None
+            else ServerTls(self.notary, world=lambda: world.world, now_ms=now_ms)
+        )
+        self.guard = Guard(
+            world=lambda: world.world,
+            authorities=self.notary.authorities if self.notary else tuple,
+            now_ms=now_ms,
+            insecure=self.notary is None,
+        )
+        server = new_server(self.guard)
+        agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
+        control_pb2_grpc.add_ControlServicer_to_server(self.api, server)
+        access_pb2_grpc.add_AccessServicer_to_server(self.access, server)
+        return server
 
     def _cut_off(self) -> str:
         """Why we cannot know how things are, for people; or ""."""
@@ -155,7 +214,11 @@ class Service:
 
     async def run(self, stop: Callable[[], Coroutine[None, None, object]]) -> None:
         """Serve until `stop` returns. Raises `FatalError` when it cannot."""
-        await self._listen()
+        try:
+            await listen(self._server, self._config.listen, self.tls)
+        except ListenError as error:
+            raise FatalError(str(error)) from error
+        log.info("coordinator %s listens on %s", self.me.id, self._config.listen)
         stopping = asyncio.create_task(stop())
         work = asyncio.create_task(self.work())
         try:
@@ -168,38 +231,6 @@ class Service:
             await asyncio.gather(stopping, work, return_exceptions=True)
             await self.close()
 
-    async def _listen(self) -> None:
-        listen = self._config.listen
-        self._claim_socket(listen)
-        server = self._server = grpc.aio.server(options=server_channel_options())
-        agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
-        control_pb2_grpc.add_ControlServicer_to_server(self.api, server)
-        mask = os.umask(0o177)  # a socket is born 0600: nobody else can connect at any moment
-        try:
-            server.add_insecure_port(listen)
-            await server.start()
-        except RuntimeError as error:
-            raise FatalError(f"cannot listen on {listen}: {_why_not(listen)}") from error
-        finally:
-            os.umask(mask)
-        if not is_local(listen):
-            log.warning("INSECURE: whoever reaches %s can run commands on every host", listen)
-        log.info("coordinator %s listens on %s", self.me.id, listen)
-
-    def _claim_socket(self, listen: str) -> None:
-        """A dead coordinator's socket file is removed; a living one's is left alone."""
-        if not listen.startswith("unix:"):
-            return
-        path = listen.removeprefix("unix:")
-        if not os.path.exists(path):
-            return
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FatalError(f"cannot listen on {listen}: the file is no socket; remove it")
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(path) == 0:
-                raise FatalError(f"cannot listen on {listen}: another program serves there")
-        os.unlink(path)
-
     async def work(self) -> None:
         """All but to listen, for ever. Raises `FatalError` in a group."""
         async with asyncio.TaskGroup() as tasks:
@@ -211,12 +242,20 @@ class Service:
             tasks.create_task(self.registrar.sweep())
             tasks.create_task(self._send_agents_on_when_cut_off())
             tasks.create_task(self.election.run())
+            if self.notary and self.tls:
+                tasks.create_task(self.notary.run())
+                tasks.create_task(self.tls.watch(self.live.subscribe()))
+                tasks.create_task(self.guard.watch(self.live.subscribe()))
             log.info("ready: cluster %s", self.live.world.cluster and self.live.world.cluster.id)
 
     async def _found_cluster(self) -> None:
         """The first coordinator ever names the cluster; a newer schema is not ours to touch."""
         while self.live.world.cluster is None:
-            made = Cluster(id=new_id(), schema_version=SCHEMA_VERSION, created_at_ms=now_ms())
+            made = Cluster(
+                id=self._own_cluster() or new_id(),
+                schema_version=SCHEMA_VERSION,
+                created_at_ms=now_ms(),
+            )
             try:
                 put = Put(keys.cluster(), codec.encode(made))
                 outcome = await self._store.commit([ModRevision(keys.cluster(), 0)], [put])
@@ -224,12 +263,33 @@ class Service:
             except (StoreError, TimeoutError) as error:
                 log.warning("the cluster is not founded yet: %s", error)
                 await asyncio.sleep(RETRY_S)
+        await self._agree_on_trust(self.live.world.cluster)
         schema = self.live.world.cluster.schema_version
         if schema > SCHEMA_VERSION:
             raise FatalError(
                 f"the store has schema {schema}, this coordinator knows {SCHEMA_VERSION}; "
                 "upgrade it"
             )
+
+    def _own_cluster(self) -> str:
+        return self.notary.identity.cluster if self.notary else ""
+
+    async def _agree_on_trust(self, cluster: Cluster) -> None:
+        """The first coordinator with certificates says whose signatures count."""
+        mine = self._own_cluster()
+        if mine and mine != cluster.id:
+            raise FatalError(
+                f"this store is of cluster {cluster.id}, our certificate of cluster {mine}: give "
+                "another --etcd or --etcd-prefix, or another --identity-dir"
+            )
+        while self.notary and self.live.world.trust is None:
+            try:
+                put = Put(keys.trust(), codec.encode(self.notary.first_trust()))
+                outcome = await self._store.commit([ModRevision(keys.trust(), 0)], [put])
+                await self.mirror.wait_for(outcome.revision, RETRY_S)
+            except (StoreError, TimeoutError) as error:
+                log.warning("the cluster's authority is not written yet: %s", error)
+                await asyncio.sleep(RETRY_S)
 
     async def _keep_registered(self) -> None:
         """Level: coordinators/<id> is ours, on our present lease."""
@@ -279,23 +339,21 @@ class Service:
                     self.sessions.end_all(reason)
                     break
 
+    async def _asks_for_store(self, other: Coordinator) -> bool:
+        try:
+            async with self.dialler.channel(other.address) as channel:
+                stub = control_pb2_grpc.ControlStub(channel)
+                answer = await stub.GetCluster(control_pb2.GetClusterRequest(), timeout=RETRY_S)
+                return answer.store_connected
+        except (grpc.aio.AioRpcError, NotTrustedError):
+            return False
+
     async def close(self) -> None:
         """Hand over at once: leadership and registrations go with the lease."""
         await self.election.close()
         self.sessions.end_all(f"coordinator {self.me.id} is stopping")
-        if self._server is not None:
-            await self._server.stop(STOP_GRACE_S)
+        await self._server.stop(STOP_GRACE_S)
         await self.lease.close()
-
-
-async def _has_store(other: Coordinator) -> bool:
-    try:
-        async with grpc.aio.insecure_channel(other.address, client_channel_options()) as channel:
-            stub = control_pb2_grpc.ControlStub(channel)
-            answer = await stub.GetCluster(control_pb2.GetClusterRequest(), timeout=RETRY_S)
-            return answer.store_connected
-    except grpc.aio.AioRpcError:
-        return False
 
 
 def default_id(host_name: str, address: str) -> str:
@@ -303,17 +361,6 @@ def default_id(host_name: str, address: str) -> str:
     if address.startswith("unix:"):
         return f"{host_name}-{os.path.basename(address).removesuffix('.sock')}"
     return f"{host_name}-{address.rpartition(':')[2]}"
-
-
-def _why_not(listen: str) -> str:
-    path = listen.removeprefix("unix:")
-    if path == listen:
-        return "the address is in use or not of this machine; give another --listen"
-    if not os.path.isdir(os.path.dirname(path)):
-        return f"there is no directory {os.path.dirname(path)}"
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
-        return f"a socket's path has room for {SOCKET_PATH_MAX} bytes; give a shorter one"
-    return "the directory is not writable for this user, or the socket is in use"
 
 
 def _raise_first(work: asyncio.Task[None]) -> None:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import grpc
 
+from formation.dialling import Dialler, NotTrustedError, words
 from formation.model import Coordinator
-from formation.runtime import client_channel_options
 from formation.v1 import agent_pb2, control_pb2_grpc, types_pb2
 from formation.v1 import control_pb2 as pb
 from formation_coordinator.live import LiveWorld
@@ -70,8 +70,10 @@ class UsageFan:
         desk: UsageDesk,
         live: LiveWorld,
         me: Coordinator,
+        dialler: Dialler,
         answer_s: float = ANSWER_S,
     ) -> None:
+        self._dialler = dialler
         self._held, self._desk, self._live, self._me = held, desk, live, me
         self._answer_s = answer_s
 
@@ -79,7 +81,7 @@ class UsageFan:
         if request.relayed:
             parts = [await self._ask_here(request.app)]
         else:
-            questions = [_from(other, request.app) for other in self._others()]
+            questions = [self._from(other, request.app) for other in self._others()]
             parts = await asyncio.gather(self._ask_here(request.app), *questions)
             parts.append(pb.UsageResponse(notices=self._silent_hosts(request.app)))
         return joined(parts)
@@ -112,18 +114,17 @@ class UsageFan:
         mine = self._me.id
         return [other for other in self._live.world.coordinators.values() if other.id != mine]
 
-
-async def _from(other: Coordinator, app: str) -> pb.UsageResponse:
-    """What another coordinator's agents say; its loss is a notice."""
-    try:
-        async with grpc.aio.insecure_channel(other.address, client_channel_options()) as channel:
-            stub = control_pb2_grpc.ControlStub(channel)
-            request = pb.UsageRequest(app=app, relayed=True)
-            response: pb.UsageResponse = await stub.Usage(request, timeout=RELAY_S)
-            return response
-    except grpc.aio.AioRpcError as error:
-        notice = f"coordinator {other.id}: {error.details()}; figures of its hosts are missing"
-        return pb.UsageResponse(notices=[notice])
+    async def _from(self, other: Coordinator, app: str) -> pb.UsageResponse:
+        """What another coordinator's agents say; its loss is a notice."""
+        try:
+            async with self._dialler.channel(other.address) as channel:
+                stub = control_pb2_grpc.ControlStub(channel)
+                request = pb.UsageRequest(app=app, relayed=True)
+                response: pb.UsageResponse = await stub.Usage(request, timeout=RELAY_S)
+                return response
+        except (grpc.aio.AioRpcError, NotTrustedError) as error:
+            notice = f"coordinator {other.id}: {words(error)}; figures of its hosts are missing"
+            return pb.UsageResponse(notices=[notice])
 
 
 def _runs_any(entry: HostEntry, app: str) -> bool:

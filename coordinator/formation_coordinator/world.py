@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from formation.identity import IssuedIdentity, JoinToken, Trust
 from formation.model import (
     App,
     Assignment,
@@ -38,10 +39,13 @@ Record = (
     | Coordinator
     | Host
     | HostStatus
+    | IssuedIdentity
+    | JoinToken
     | Rebalance
     | Release
     | Run
     | Session
+    | Trust
 )
 # No host is replaced while at least this many, and more than half of all, are silent.
 BRAKE_HOSTS_MIN = 3
@@ -115,7 +119,7 @@ class World:
     """`unreadable`: what a newer version wrote and we cannot read, by kind and names, with why.
 
     `decided_revision`: the newest at which something was decided, by people or the leader. `runs`:
-    by app and id.
+    by app and id. `trust`: None in a cluster without certificates. `identities`: by role and name.
     """
 
     revision: int = 0
@@ -128,6 +132,9 @@ class World:
     coordinators: Mapping[str, Coordinator] = field(default_factory=dict)
     runs: Mapping[tuple[str, str], Run] = field(default_factory=dict)
     rebalance: Rebalance | None = None
+    trust: Trust | None = None
+    identities: Mapping[tuple[str, str], IssuedIdentity] = field(default_factory=dict)
+    tokens: Mapping[str, JoinToken] = field(default_factory=dict)
     unreadable: Mapping[Key, str] = field(default_factory=dict)
 
     @property
@@ -171,19 +178,20 @@ class _Tables:
         self._copies: dict[str, dict[Any, Any]] = {}
         self._single: dict[str, Any] = {
             "cluster": world.cluster, "leader": world.leader, "rebalance": world.rebalance,
+            "trust": world.trust,
         }  # fmt: skip
         self._decided_revision = world.decided_revision
 
     def take(self, change: Change, now_s: float) -> None:
         record, names = change.record, change.names
         match change.kind:
-            case "apps" | "coordinators":
+            case "apps" | "coordinators" | "tokens":
                 _put(self._table(change.kind), names[0], record)
             case "releases":
                 _put(self._table("releases"), (names[0], int(names[1])), record)
-            case "runs":
-                _put(self._table("runs"), names, record)
-            case "cluster" | "leader" | "rebalance":
+            case "runs" | "identities":
+                _put(self._table(change.kind), names, record)
+            case "cluster" | "leader" | "rebalance" | "trust":
                 self._single[change.kind] = record
             case "hosts" | "sessions" | "assignments" | "status":
                 self._take_host(change, now_s)

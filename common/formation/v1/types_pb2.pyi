@@ -101,6 +101,29 @@ RUN_STATE_LOST: RunState.ValueType  # 5
 RUN_STATE_CANCELLED: RunState.ValueType  # 6
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    ROLE_AGENT: _Role.ValueType  # 1
+    ROLE_COORDINATOR: _Role.ValueType  # 2
+    ROLE_OPERATOR: _Role.ValueType  # 3
+    ROLE_DEPLOYER: _Role.ValueType  # 4
+    ROLE_VIEWER: _Role.ValueType  # 5
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper): ...
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+ROLE_AGENT: Role.ValueType  # 1
+ROLE_COORDINATOR: Role.ValueType  # 2
+ROLE_OPERATOR: Role.ValueType  # 3
+ROLE_DEPLOYER: Role.ValueType  # 4
+ROLE_VIEWER: Role.ValueType  # 5
+Global___Role: _TypeAlias = Role  # noqa: Y015
+
 @_typing.final
 class ProcessType(_message.Message):
     """One kind of work: a command and how to run it."""
@@ -1642,3 +1665,134 @@ class AuditRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditRecord: _TypeAlias = AuditRecord  # noqa: Y015
+
+@_typing.final
+class Trust(_message.Message):
+    """Whom this cluster trusts. Written by the first coordinator and by a rotation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    SIGNER_FIELD_NUMBER: _builtins.int
+    signer: _builtins.str
+    """fingerprint of the key that signs now"""
+    @_builtins.property
+    def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """certificates in DER: whatever one of them signed counts"""
+
+    def __init__(
+        self,
+        *,
+        authorities: _abc.Iterable[_builtins.bytes] | None = ...,
+        signer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "signer", b"signer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trust: _TypeAlias = Trust  # noqa: Y015
+
+@_typing.final
+class IssuedIdentity(_message.Message):
+    """The last certificate that somebody was given, and which earlier ones count no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    APPS_FIELD_NUMBER: _builtins.int
+    ISSUED_AT_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    VOID_BEFORE_MS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    role: Global___Role.ValueType
+    name: _builtins.str
+    issued_at_ms: _builtins.int
+    expires_at_ms: _builtins.int
+    void_before_ms: _builtins.int
+    """certificates issued before this are refused"""
+    key: _builtins.str
+    """fingerprint of its public key"""
+    authority: _builtins.str
+    """fingerprint of who signed it"""
+    @_builtins.property
+    def apps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """patterns; deployers only"""
+
+    def __init__(
+        self,
+        *,
+        role: Global___Role.ValueType = ...,
+        name: _builtins.str = ...,
+        apps: _abc.Iterable[_builtins.str] | None = ...,
+        issued_at_ms: _builtins.int = ...,
+        expires_at_ms: _builtins.int = ...,
+        void_before_ms: _builtins.int = ...,
+        key: _builtins.str = ...,
+        authority: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "authority", b"authority", "expires_at_ms", b"expires_at_ms", "issued_at_ms", b"issued_at_ms", "key", b"key", "name", b"name", "role", b"role", "void_before_ms", b"void_before_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssuedIdentity: _TypeAlias = IssuedIdentity  # noqa: Y015
+
+@_typing.final
+class JoinToken(_message.Message):
+    """Whoever proves to hold the private key may become a `role`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    APPS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    USES_LEFT_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    USED_BY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """fingerprint of the public key"""
+    public_key: _builtins.bytes
+    """a compressed point on P-256"""
+    role: Global___Role.ValueType
+    name: _builtins.str
+    """empty: the joiner says its own"""
+    created_at_ms: _builtins.int
+    expires_at_ms: _builtins.int
+    uses_left: _builtins.int
+    who: _builtins.str
+    @_builtins.property
+    def apps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def used_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fingerprints of the keys that were given a certificate"""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        role: Global___Role.ValueType = ...,
+        name: _builtins.str = ...,
+        apps: _abc.Iterable[_builtins.str] | None = ...,
+        created_at_ms: _builtins.int = ...,
+        expires_at_ms: _builtins.int = ...,
+        uses_left: _builtins.int = ...,
+        who: _builtins.str = ...,
+        used_by: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "id", b"id", "name", b"name", "public_key", b"public_key", "role", b"role", "used_by", b"used_by", "uses_left", b"uses_left", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinToken: _TypeAlias = JoinToken  # noqa: Y015

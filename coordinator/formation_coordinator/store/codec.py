@@ -8,7 +8,8 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from formation import model as m
-from formation import wire
+from formation import wire, wire_access
+from formation.identity import IssuedIdentity, JoinToken, Trust
 from formation.requests import Rebalance, Run
 from formation.v1 import types_pb2 as pb
 from formation_coordinator.store import keys
@@ -21,10 +22,13 @@ Record = (
     | m.Coordinator
     | m.Host
     | m.HostStatus
+    | IssuedIdentity
+    | JoinToken
     | m.Release
     | Rebalance
     | Run
     | m.Session
+    | Trust
 )
 
 _ENCODERS: dict[type, Callable[[Any], Message]] = {
@@ -37,8 +41,11 @@ _ENCODERS: dict[type, Callable[[Any], Message]] = {
     m.HostStatus: wire.host_status_to_pb,
     m.Release: wire.release_to_pb,
     m.Session: wire.session_to_pb,
+    IssuedIdentity: wire_access.issued_to_pb,
+    JoinToken: wire_access.token_to_pb,
     Rebalance: wire.rebalance_to_pb,
     Run: wire.run_to_pb,
+    Trust: wire_access.trust_to_pb,
 }
 
 _DECODERS: dict[str, tuple[Callable[[], Message], Callable[[Any], Record]]] = {
@@ -48,12 +55,15 @@ _DECODERS: dict[str, tuple[Callable[[], Message], Callable[[Any], Record]]] = {
     "cluster": (pb.Cluster, wire.cluster_from_pb),
     "coordinators": (pb.Coordinator, wire.coordinator_from_pb),
     "hosts": (pb.Host, wire.host_from_pb),
+    "identities": (pb.IssuedIdentity, wire_access.issued_from_pb),
     "leader": (pb.Coordinator, wire.coordinator_from_pb),
     "rebalance": (pb.Rebalance, wire.rebalance_from_pb),
     "releases": (pb.Release, wire.release_from_pb),
     "runs": (pb.Run, wire.run_from_pb),
     "sessions": (pb.Session, wire.session_from_pb),
     "status": (pb.HostStatus, wire.host_status_from_pb),
+    "tokens": (pb.JoinToken, wire_access.token_from_pb),
+    "trust": (pb.Trust, wire_access.trust_from_pb),
 }
 
 

@@ -12,6 +12,7 @@ from formation_coordinator.store.base import Span
 CLUSTER = "cluster"
 LEADER = "leader"
 REBALANCE = "rebalance"
+TRUST = "trust"
 AUDIT = Span.prefix("audit/")
 # Everything except the audit trail, which only grows and which nothing at start-up reads whole.
 MIRRORED = (Span("", AUDIT.start), Span(AUDIT.end, ""))
@@ -24,12 +25,15 @@ _NAMES = {
     "cluster": 0,
     "coordinators": 1,
     "hosts": 1,
+    "identities": 2,
     "leader": 0,
     "rebalance": 0,
     "releases": 2,
     "runs": 2,
     "sessions": 1,
     "status": 1,
+    "tokens": 1,
+    "trust": 0,
 }
 
 
@@ -77,6 +81,18 @@ def runs(app_name: str) -> Span:
 
 def rebalance() -> str:
     return REBALANCE
+
+
+def trust() -> str:
+    return TRUST
+
+
+def identity(role: str, name: str) -> str:
+    return f"identities/{role}/{name}"
+
+
+def token(token_id: str) -> str:
+    return f"tokens/{token_id}"
 
 
 def host(name: str) -> str:

@@ -1,0 +1,97 @@
+"""The way to a coordinator: Unix sockets as they are, everything else by mutual TLS 1.3.
+
+Plain TCP only for who was told `--insecure`. What a dialler knows is read anew for each
+connection, so that a renewed certificate or another authority needs no restart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import grpc
+import grpc.aio
+
+from formation.credentials import Credential, CredentialError
+from formation.identity import COORDINATOR_NAME
+from formation.runtime import client_channel_options
+
+# Suites of TLS 1.2 that no certificate of ours fits: what is left is TLS 1.3, of which gRPC does
+# not let us choose. Read when gRPC makes its first credentials.
+_ONLY_TLS_1_3 = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES128-GCM-SHA256")
+
+Options = Sequence[tuple[str, int | str]]
+
+
+class NotTrustedError(Exception):
+    """There is nothing to prove to that address who we are, or who it is; one line."""
+
+
+def only_tls_1_3() -> None:
+    """To be called by a program before it makes a connection."""
+    os.environ.setdefault(*_ONLY_TLS_1_3)
+
+
+def is_socket(address: str) -> bool:
+    return address.startswith("unix:")
+
+
+class Dialler:
+    """`credential`: what we have now, or None. `remedy`: how people get one, for a message."""
+
+    def __init__(
+        self,
+        credential: Callable[[], Credential | None],
+        *,
+        insecure: bool = False,
+        remedy: str = "",
+    ) -> None:
+        self.credential = credential
+        self._insecure = insecure
+        self._remedy = remedy
+
+    def channel(self, address: str, more: Options = ()) -> grpc.aio.Channel:
+        """Connects later. Raises `NotTrustedError`."""
+        options = [*client_channel_options(), *more]
+        if is_socket(address):
+            return grpc.aio.insecure_channel(address, options=options)
+        credential = self._credential()
+        if credential is not None:
+            return secure_channel(
+                address,
+                authorities_pem=credential.authorities_pem,
+                key_pem=credential.key_pem,
+                certificate_pem=credential.certificate_pem,
+                options=options,
+            )
+        if self._insecure:
+            return grpc.aio.insecure_channel(address, options=options)
+        raise NotTrustedError(f"{address}: nothing here proves who is who: {self._remedy}")
+
+    def _credential(self) -> Credential | None:
+        try:
+            return self.credential()
+        except CredentialError as error:
+            raise NotTrustedError(str(error)) from error
+
+
+def words(error: grpc.aio.AioRpcError | NotTrustedError) -> str:
+    """What went wrong on the way to a coordinator."""
+    if isinstance(error, NotTrustedError):
+        return str(error)
+    return error.details() or error.code().name
+
+
+def secure_channel(
+    address: str,
+    *,
+    authorities_pem: bytes,
+    key_pem: bytes,
+    certificate_pem: bytes,
+    options: Options | None = None,
+) -> grpc.aio.Channel:
+    """The other side must be a coordinator by its certificate, whatever it is reached by."""
+    credentials = grpc.ssl_channel_credentials(authorities_pem, key_pem, certificate_pem)
+    named = [("grpc.ssl_target_name_override", COORDINATOR_NAME)]
+    shared = options if options is not None else client_channel_options()
+    return grpc.aio.secure_channel(address, credentials, options=[*shared, *named])

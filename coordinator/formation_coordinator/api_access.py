@@ -1,0 +1,117 @@
+"""Serves `formation.v1.Access`. What somebody may ask for was judged by `guard` before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from formation import pki, wire_access
+from formation.credentials import CredentialError
+from formation.identity import JoinToken, Role
+from formation.v1 import access_pb2 as pb
+from formation.v1 import access_pb2_grpc
+from formation_coordinator.api_errors import Context, worded
+from formation_coordinator.changing import Invalid, Refused
+from formation_coordinator.control_access import AccessControl
+from formation_coordinator.guard import caller
+from formation_coordinator.live import LiveWorld
+from formation_coordinator.notary import Notary
+
+
+class AccessService(access_pb2_grpc.AccessServicer):
+    """`notary` None: a cluster without certificates."""
+
+    def __init__(self, *, control: AccessControl, live: LiveWorld, notary: Notary | None) -> None:
+        self._control, self._live, self._given_notary = control, live, notary
+
+    @property
+    def _notary(self) -> Notary:
+        if self._given_notary is None:
+            raise Refused(
+                "this cluster has no certificates; make them first: formation-coordinator init"
+            )
+        return self._given_notary
+
+    @worded
+    async def Enrol(self, request: pb.EnrolRequest, context: Context) -> Any:  # noqa: N802
+        notary, who = self._notary, caller().identity
+        if who is None or who.role is not Role.TOKEN:
+            raise Refused("only who holds a token can join")
+        key = _requested_key(request.request)
+        signed = await self._control.enrol(who.name, key, request.name, self._sign)
+        is_coordinator = signed.seen.identity.role is Role.COORDINATOR
+        return pb.EnrolResponse(
+            grant=self._grant(signed), keyring=notary.keyring() if is_coordinator else b""
+        )
+
+    @worded
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> Any:  # noqa: N802
+        who = caller().identity
+        if who is None:
+            raise Refused("only who has a certificate can renew it")
+        key = _requested_key(request.request)
+        return pb.RenewResponse(grant=self._grant(await self._control.renew(who, key, self._sign)))
+
+    def _sign(self, *asked: Any) -> pki.Signed:
+        try:
+            return self._notary.sign(*asked)
+        except CredentialError as error:
+            raise Refused(f"this coordinator cannot sign: {error}") from error
+
+    def _grant(self, signed: pki.Signed) -> pb.Grant:
+        return pb.Grant(
+            certificate=pki.certificate_der(signed.certificate),
+            authorities=map(pki.certificate_der, self._notary.authorities()),
+            coordinator_addresses=self._addresses(),
+        )
+
+    def _addresses(self) -> list[str]:
+        return sorted(c.address for c in self._live.world.coordinators.values())
+
+    @worded
+    async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> Any:  # noqa: N802
+        notary = self._notary
+        wanted = JoinToken(
+            id="",
+            public_key=request.public_key,
+            role=wire_access.role_from_pb(request.role),
+            name=request.name,
+            apps=tuple(request.apps),
+            uses_left=request.uses or 1,
+            who=request.who,
+        )
+        token = await self._control.create_token(wanted, request.ttl_s)
+        return pb.CreateTokenResponse(
+            token=wire_access.token_to_pb(token),
+            authority_key=pki.point(notary.signer().key.public_key()),
+            coordinator_addresses=self._addresses(),
+        )
+
+    @worded
+    async def ListTokens(self, request: pb.ListTokensRequest, context: Context) -> Any:  # noqa: N802
+        found = sorted(self._live.world.tokens.values(), key=lambda token: token.expires_at_ms)
+        now_ms = self._control.now_ms()
+        usable = [token for token in found if token.expires_at_ms > now_ms and token.uses_left]
+        return pb.ListTokensResponse(tokens=map(wire_access.token_to_pb, usable))
+
+    @worded
+    async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> Any:  # noqa: N802
+        await self._control.revoke_token(request.id, request.who)
+        return pb.RevokeTokenResponse()
+
+    @worded
+    async def ListIdentities(self, request: pb.ListIdentitiesRequest, context: Context) -> Any:  # noqa: N802
+        found = sorted(self._live.world.identities.values(), key=lambda i: (i.role, i.name))
+        return pb.ListIdentitiesResponse(identities=map(wire_access.issued_to_pb, found))
+
+    @worded
+    async def RevokeIdentity(self, request: pb.RevokeIdentityRequest, context: Context) -> Any:  # noqa: N802
+        role = wire_access.role_from_pb(request.role)
+        revoked = await self._control.revoke(role, request.name, request.who, request.why)
+        return pb.RevokeIdentityResponse(identity=wire_access.issued_to_pb(revoked))
+
+
+def _requested_key(request: bytes) -> pki.PublicKey:
+    try:
+        return pki.requested_key(request)
+    except pki.CertificateError as error:
+        raise Invalid(str(error)) from error

@@ -1,0 +1,219 @@
+"""Who may take part: tokens, certificates given for them, certificates that count no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from formation import pki
+from formation.identity import (
+    PEOPLE,
+    Identity,
+    IssuedIdentity,
+    JoinToken,
+    Role,
+    problem_with_apps,
+    problem_with_name,
+)
+from formation.runtime import utc
+from formation_coordinator.changing import (
+    ATTEMPTS_MAX,
+    Changing,
+    Invalid,
+    RaceLost,
+    Refused,
+    Unknown,
+)
+from formation_coordinator.store import codec, keys
+from formation_coordinator.store.base import Delete, KeyValue, ModRevision, Operation, Put, Span
+
+TTL_MIN_S, TTL_MAX_S = 1.0, 30 * 86_400.0
+USES_MAX = 10_000
+TOKENS_MAX = 100
+# Signs a certificate for this holder and key, of this moment.
+Sign = Callable[[Identity, pki.PublicKey, int], pki.Signed]
+
+
+class AccessControl(Changing):
+    """Raises what `Changing` does."""
+
+    async def create_token(self, wanted: JoinToken, ttl_s: float) -> JoinToken:
+        """`wanted` without id and times. Expired ones are swept on this occasion."""
+        _check_token(wanted, ttl_s)
+        now_ms = self.now_ms()
+        token = replace(
+            wanted,
+            id=pki.fingerprint(_key(wanted.public_key)),
+            created_at_ms=now_ms,
+            expires_at_ms=now_ms + int(ttl_s * 1000),
+        )
+        old, kept = await self._tokens(now_ms)
+        if len(kept) >= TOKENS_MAX:
+            raise Refused(f"{TOKENS_MAX} tokens wait to be used; revoke some: formctl token list")
+        operations: list[Operation] = [
+            Put(keys.token(token.id), codec.encode(token)),
+            *(Delete(keys.token(item.id)) for item in old),
+        ]
+        audit = self.audit(token.who, "create token", token.id, _described(token))
+        if not await self.commit([ModRevision(keys.token(token.id), 0)], operations, audit):
+            raise Invalid("this token exists already")
+        return token
+
+    async def _tokens(self, now_ms: int) -> tuple[list[JoinToken], list[JoinToken]]:
+        """Those that nobody can use any more, and the others."""
+        items = (await self.store.ranges([Span.prefix("tokens/")])).items
+        found = [codec.decode(item.key, item.value) for item in items]
+        tokens = [token for token in found if isinstance(token, JoinToken)]
+        old = [token for token in tokens if token.expires_at_ms <= now_ms]
+        return old, [token for token in tokens if token.expires_at_ms > now_ms]
+
+    async def revoke_token(self, token_id: str, who: str) -> None:
+        key = keys.token(token_id)
+        item = await self.store.get(key)
+        if item is None:
+            raise Unknown(f"no token {token_id!r}; see formctl token list")
+        audit = self.audit(who, "revoke token", token_id)
+        if not await self.commit([ModRevision(key, item.mod_revision)], [Delete(key)], audit):
+            raise RaceLost(f"token {token_id} was used at this moment; look again")
+
+    async def enrol(self, token_id: str, key: pki.PublicKey, name: str, sign: Sign) -> pki.Signed:
+        """The holder of that token becomes somebody. The same key may ask again."""
+        for _ in range(ATTEMPTS_MAX):
+            item = await self.store.get(keys.token(token_id))
+            token = codec.decode(item.key, item.value) if item else None
+            if item is None or not isinstance(token, JoinToken):
+                raise Refused("this token was revoked, or has run out")
+            used = pki.fingerprint(key)
+            _check_use(token, used, self.now_ms())
+            who = _identity(token, name)
+            record = await self._record(who.role, who.name)
+            _check_name(token, record, used, self.now_ms())
+            signed, issued = _issued(sign, who, key, record, self.now_ms())
+            done = replace(
+                token,
+                uses_left=token.uses_left - (used not in token.used_by),
+                used_by=tuple(dict.fromkeys((*token.used_by, used))),
+            )
+            compares = [ModRevision(item.key, item.mod_revision), self._as_read(who, record)]
+            puts = [
+                Put(item.key, codec.encode(done, item.value)),
+                _put(issued, record),
+            ]
+            audit = self.audit(token.who, "join", who.name, f"as {who.role} by token {token.id}")
+            if await self.commit(compares, puts, audit):
+                return signed
+        raise RaceLost("others use this token at the same time; try again")
+
+    async def renew(self, who: Identity, key: pki.PublicKey, sign: Sign) -> pki.Signed:
+        for _ in range(ATTEMPTS_MAX):
+            record = await self._record(who.role, who.name)
+            signed, issued = _issued(sign, who, key, record, self.now_ms())
+            outcome = await self.store.commit([self._as_read(who, record)], [_put(issued, record)])
+            if outcome.succeeded:
+                return signed
+        raise RaceLost(f"{who}: asked for several certificates at the same time; try again")
+
+    async def revoke(self, role: Role, name: str, who: str, why: str) -> IssuedIdentity:
+        """Whatever was issued for this name until now counts no more."""
+        for _ in range(ATTEMPTS_MAX):
+            record = await self._record(role, name)
+            if record is None:
+                raise Unknown(f"no {role} {name!r} was given a certificate; see formctl access")
+            before = codec.decode(record.key, record.value)
+            assert isinstance(before, IssuedIdentity)
+            # Certificates tell whole seconds.
+            changed = replace(before, void_before_ms=(self.now_ms() // 1000 + 1) * 1000)
+            compare = ModRevision(record.key, record.mod_revision)
+            audit = self.audit(who, "revoke", name, f"as {role}", why=why)
+            if await self.commit([compare], [_put(changed, record)], audit):
+                return changed
+        raise RaceLost(f"{role} {name}: others are changing it at the same time; try again")
+
+    async def _record(self, role: Role, name: str) -> KeyValue | None:
+        return await self.store.get(keys.identity(role, name))
+
+    def _as_read(self, who: Identity, record: KeyValue | None) -> ModRevision:
+        key = keys.identity(who.role, who.name)
+        return ModRevision(key, record.mod_revision if record else 0)
+
+
+def _key(encoded: bytes) -> pki.PublicKey:
+    try:
+        return pki.key_of(encoded)
+    except pki.CertificateError as error:
+        raise Invalid(f"public_key: {error}") from error
+
+
+def _check_token(token: JoinToken, ttl_s: float) -> None:
+    if not TTL_MIN_S <= ttl_s <= TTL_MAX_S:
+        raise Invalid(f"ttl: must be from {TTL_MIN_S:g} s to 30 days")
+    if not 1 <= token.uses_left <= USES_MAX:
+        raise Invalid(f"uses: must be from 1 to {USES_MAX}")
+    if token.name and token.uses_left > 1:
+        raise Invalid("name: one name is for one use")
+    if token.role in PEOPLE and not token.name:
+        raise Invalid(f"name: say who shall be this {token.role}")
+    wrong = problem_with_name(token.name) if token.name else ""
+    if wrong := wrong or problem_with_apps(token.role, token.apps):
+        raise Invalid(wrong)
+
+
+def _described(token: JoinToken) -> str:
+    apps = f" of {','.join(token.apps)}" if token.apps else ""
+    return f"{token.role}{apps} {token.name or 'any name'}, {token.uses_left} use(s)"
+
+
+def _check_use(token: JoinToken, used: str, now_ms: int) -> None:
+    if now_ms >= token.expires_at_ms:
+        raise Refused(f"this token ran out at {utc(token.expires_at_ms)}; ask for another")
+    if token.uses_left < 1 and used not in token.used_by:
+        raise Refused("this token was used already; ask for another")
+
+
+def _identity(token: JoinToken, name: str) -> Identity:
+    """The cluster is filled in by who signs."""
+    if token.name and name and token.name != name:
+        raise Refused(f"this token is for {token.role} {token.name}, not for {name}")
+    chosen = token.name or name
+    if wrong := problem_with_name(chosen):
+        raise Invalid(wrong)
+    return Identity(cluster="", role=token.role, name=chosen, apps=token.apps)
+
+
+def _check_name(token: JoinToken, record: KeyValue | None, used: str, now_ms: int) -> None:
+    """A token for any name is none for a name that somebody has."""
+    if record is None or token.name:
+        return
+    has = codec.decode(record.key, record.value)
+    assert isinstance(has, IssuedIdentity)
+    counts = has.expires_at_ms > now_ms and has.issued_at_ms >= has.void_before_ms
+    if counts and has.key != used:
+        raise Refused(
+            f"{has.role} {has.name} exists, with a certificate until {utc(has.expires_at_ms)}: "
+            f"choose another --name, or ask for a token for just this one: "
+            f"formctl token create --role {has.role} --name {has.name}"
+        )
+
+
+def _issued(
+    sign: Sign, who: Identity, key: pki.PublicKey, record: KeyValue | None, now_ms: int
+) -> tuple[pki.Signed, IssuedIdentity]:
+    before = codec.decode(record.key, record.value) if record else None
+    void_before_ms = before.void_before_ms if isinstance(before, IssuedIdentity) else 0
+    signed = sign(who, key, max(now_ms, void_before_ms))
+    seen = signed.seen
+    return signed, IssuedIdentity(
+        role=who.role,
+        name=who.name,
+        apps=who.apps,
+        issued_at_ms=seen.issued_at_ms,
+        expires_at_ms=seen.expires_at_ms,
+        void_before_ms=void_before_ms,
+        key=seen.key,
+        authority=seen.authority,
+    )
+
+
+def _put(issued: IssuedIdentity, record: KeyValue | None) -> Put:
+    key = keys.identity(issued.role, issued.name)
+    return Put(key, codec.encode(issued, record.value if record else b""))

@@ -1,0 +1,277 @@
+"""Asks before every call who the caller is and whether it may: the one interceptor.
+
+The identity comes from the certificate that TLS has checked, never from a message. A call that
+goes on for long is ended when its caller's certificate is revoked or runs out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+from cryptography import x509
+from google.protobuf.message import Message
+
+from formation import pki
+from formation.identity import PEOPLE, Identity, Role
+from formation_coordinator import access
+from formation_coordinator.world import World
+
+log = logging.getLogger(__name__)
+
+_LOOKS_EVERY_S = 5.0
+_REMEMBERED_MAX = 20_000
+_TLS = "TLSv1.3"
+_LOCAL_PEERS = ("unix:",)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """`seen` None: whoever may open our socket, or anybody where we serve insecurely."""
+
+    seen: pki.Seen | None = None
+
+    @property
+    def identity(self) -> Identity | None:
+        return self.seen.identity if self.seen else None
+
+    def speaks_for(self, host: str) -> bool:
+        who = self.identity
+        return who is None or (who.role is Role.AGENT and who.name == host)
+
+
+_CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+def caller() -> Caller:
+    """Of the call that is being answered."""
+    return _CALLER.get() or Caller()
+
+
+class Denied(Exception):
+    """The call does not take place; `code` says whether it is for who or for what."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A call that goes on. `reason`: why it was ended from here."""
+
+    seen: pki.Seen
+    task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
+    reason: str = ""
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """`authorities`: whose signatures count now. `insecure`: plain TCP may do everything too."""
+
+    def __init__(
+        self,
+        *,
+        world: Callable[[], World],
+        authorities: Callable[[], tuple[x509.Certificate, ...]],
+        now_ms: Callable[[], int],
+        insecure: bool,
+    ) -> None:
+        self._world, self._authorities, self._now_ms = world, authorities, now_ms
+        self._insecure = insecure
+        self._remembered: dict[bytes, pki.Seen] = {}
+        self._trusted: tuple[x509.Certificate, ...] = ()
+        self._open: set[_Open] = set()
+
+    # ------------------------------------------------------------------ before a call
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """An unknown method has no handler: gRPC says so, to everybody alike."""
+        handler = await continuation(handler_call_details)
+        return self._guarded(handler, handler_call_details.method) if handler else None
+
+    def _guarded(self, handler: Handler, method: str) -> Handler:
+        kind = (
+            ("stream" if handler.request_streaming else "unary")
+            + "_"
+            + ("stream" if handler.response_streaming else "unary")
+        )
+        behaviour = getattr(handler, kind)
+        yields = inspect.isasyncgenfunction(behaviour)
+        wrapped = self._yielding(behaviour, method) if yields else self._calling(behaviour, method)
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        made: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return made
+
+    def _calling(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                with self._admitted(method, request, context) as asked:
+                    return await behaviour(asked, context)
+            except Denied as denied:
+                refused = denied
+            return await context.abort(refused.code, str(refused))
+
+        return call
+
+    def _yielding(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                with self._admitted(method, request, context) as asked:
+                    async for answer in behaviour(asked, context):
+                        yield answer
+                return
+            except Denied as denied:
+                refused = denied
+            await context.abort(refused.code, str(refused))
+
+        return call
+
+    @contextmanager
+    def _admitted(self, method: str, request: Any, context: Context) -> Iterator[Any]:
+        """The request as it shall be seen. Raises `Denied`, also when the call is ended later."""
+        who = self._who(context)
+        if who.seen is None:
+            yield request
+            return
+        self._check(method, who.seen, request)
+        held = _Open(who.seen)
+        self._open.add(held)
+        _CALLER.set(who)
+        try:
+            yield _signed(request, who.seen.identity)
+        except asyncio.CancelledError:
+            if not held.reason:
+                raise
+            raise Denied(grpc.StatusCode.UNAUTHENTICATED, held.reason) from None
+        finally:
+            self._open.discard(held)
+
+    def _check(self, method: str, seen: pki.Seen, request: Any) -> None:
+        if ended := self._ended(seen):
+            raise Denied(grpc.StatusCode.UNAUTHENTICATED, ended)
+        app = getattr(request, "app", "")
+        values = bool(getattr(request, "values", False))
+        if refused := access.refusal(method, seen.identity, app=app, values=values):
+            log.warning("refused: %s", refused)
+            raise Denied(grpc.StatusCode.PERMISSION_DENIED, refused)
+
+    # ------------------------------------------------------------------ who it is
+
+    def _who(self, context: Context) -> Caller:
+        said = context.auth_context()
+        pem = next(iter(said.get("x509_pem_cert", ())), b"")
+        if not pem:
+            return self._without_certificate(context)
+        version = next(iter(said.get("ssl_tls_version", ())), b"").decode()
+        if version != _TLS:
+            raise Denied(grpc.StatusCode.UNAUTHENTICATED, f"{version} is too old: {_TLS} it is")
+        try:
+            return Caller(seen=self._seen(pem))
+        except pki.CertificateError as error:
+            raise Denied(grpc.StatusCode.UNAUTHENTICATED, str(error)) from error
+
+    def _without_certificate(self, context: Context) -> Caller:
+        if self._insecure or context.peer().startswith(_LOCAL_PEERS):
+            return Caller()
+        raise Denied(grpc.StatusCode.UNAUTHENTICATED, "who are you? No certificate came")
+
+    def _seen(self, pem: bytes) -> pki.Seen:
+        """Checked once for each certificate and each set of authorities."""
+        trusted = self._authorities()
+        if trusted != self._trusted or len(self._remembered) > _REMEMBERED_MAX:
+            self._remembered.clear()
+            self._trusted = trusted
+        found = self._remembered.get(pem)
+        if found is None:
+            certificate = pki.read_certificate(pem)
+            found = _of_token(certificate, self._world()) or pki.look_at(certificate, trusted)
+            self._remembered[pem] = found
+        return found
+
+    def _ended(self, seen: pki.Seen) -> str:
+        who, now_ms = seen.identity, self._now_ms()
+        if who.role is Role.TOKEN:
+            return ""  # what is left of the token is looked at when it is used
+        if now_ms >= seen.expires_at_ms:
+            return f"the certificate of {who} has run out"
+        if access.is_void(seen.issued_at_ms, self._world().identities.get((who.role, who.name))):
+            return f"the certificates of {who} were revoked; it has to join again"
+        return ""
+
+    # ------------------------------------------------------------------ while calls go on
+
+    async def watch(self, hint: asyncio.Event) -> None:
+        """For ever: ends calls of those who may no more. `hint` is set when the world changes."""
+        known: object = None
+        while True:
+            try:
+                async with asyncio.timeout(_LOOKS_EVERY_S):
+                    while self._world().identities is known:
+                        await hint.wait()
+                        hint.clear()
+            except TimeoutError:
+                pass  # certificates run out without a word
+            known = self._world().identities
+            self._end_those_ended()
+
+    def _end_those_ended(self) -> None:
+        for held in tuple(self._open):
+            ended = self._ended(held.seen)
+            if ended and not held.reason and held.task is not None:
+                held.reason = ended
+                log.warning("ended: %s", ended)
+                held.task.cancel()
+
+
+def _of_token(certificate: x509.Certificate, world: World) -> pki.Seen | None:
+    """Whoever shows what a token's key has signed holds that token, whatever else it claims."""
+    token = world.tokens.get(pki.token_named(certificate))
+    if token is None or not pki.is_signed_by_key(certificate, token.public_key):
+        return None
+    issued_ms, expires_ms = pki.validity_ms(certificate)
+    return pki.Seen(
+        identity=Identity(cluster="any", role=Role.TOKEN, name=token.id),
+        issued_at_ms=issued_ms,
+        expires_at_ms=expires_ms,
+        key=token.id,
+        authority=token.id,
+    )
+
+
+def _signed(request: Any, who: Identity) -> Any:
+    """What a person asks for bears its name by the certificate, whatever the message says."""
+    if who.role not in PEOPLE:
+        return request
+    if isinstance(request, Message):
+        _sign(request, who.name)
+        return request
+    return _signed_stream(request, who.name)
+
+
+async def _signed_stream(requests: AsyncIterator[Any], name: str) -> AsyncIterator[Any]:
+    async for request in requests:
+        _sign(request, name)
+        yield request
+
+
+def _sign(message: Message, name: str) -> None:
+    for described in message.DESCRIPTOR.fields:
+        if described.name == "who":
+            message.who = name  # type: ignore[attr-defined]
+        elif described.name == "options" and message.HasField("options"):
+            _sign(message.options, name)  # type: ignore[attr-defined]

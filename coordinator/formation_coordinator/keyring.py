@@ -1,0 +1,67 @@
+"""The secrets of a cluster that only coordinators hold: the keys of its authorities.
+
+One private file beside the coordinator's identity. They are never in etcd: whoever can read or
+write the store can sign nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+from formation import pki
+from formation.credentials import CredentialError, read_private, write_private
+
+FILE = "keyring.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keyring:
+    authorities: tuple[pki.Authority, ...]
+
+    def signer(self, fingerprint: str) -> pki.Authority | None:
+        return next((a for a in self.authorities if a.fingerprint == fingerprint), None)
+
+
+def encode(keyring: Keyring) -> bytes:
+    authorities = [
+        {
+            "key": pki.key_pem(authority.key).decode(),
+            "certificate": pki.certificate_pem(authority.certificate).decode(),
+        }
+        for authority in keyring.authorities
+    ]
+    return json.dumps({"authorities": authorities}, indent=1).encode()
+
+
+def decode(content: bytes) -> Keyring:
+    """Raises ValueError for anything that `encode` has not written."""
+    try:
+        table = json.loads(content)
+        found = tuple(
+            pki.Authority(
+                key=pki.read_key(item["key"].encode()),
+                certificate=pki.read_certificate(item["certificate"].encode()),
+            )
+            for item in table["authorities"]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, pki.CertificateError) as error:
+        raise ValueError("not a keyring") from error
+    if not found:
+        raise ValueError("a keyring without an authority")
+    return Keyring(authorities=found)
+
+
+def load(directory: str) -> Keyring:
+    """Raises `CredentialError`."""
+    path = os.path.join(directory, FILE)
+    try:
+        return decode(read_private(path))
+    except ValueError as error:
+        raise CredentialError(f"{path}: {error}") from None
+
+
+def save(directory: str, keyring: Keyring) -> None:
+    """Raises `CredentialError`."""
+    write_private(directory, FILE, encode(keyring))

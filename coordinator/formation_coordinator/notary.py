@@ -1,0 +1,97 @@
+"""This coordinator's own certificate, and its hand that signs those of others. Thin.
+
+Whose signatures count is what the store says (`Trust`); until it was read, what the coordinator
+was given when it joined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from cryptography import x509
+
+from formation import credentials, pki
+from formation.credentials import CredentialError
+from formation.identity import Identity, Role, Trust
+from formation.runtime import utc
+from formation_coordinator import keyring
+
+log = logging.getLogger(__name__)
+
+_LOOKS_EVERY_S = 60.0
+
+
+class Notary:
+    """`trust`: what the store says now. Raises `CredentialError` when there is none to begin with,
+    or it is not a coordinator's."""
+
+    def __init__(
+        self, directory: str, *, trust: Callable[[], Trust | None], now_ms: Callable[[], int]
+    ) -> None:
+        self._directory, self._trust, self._now_ms = directory, trust, now_ms
+        self._keyring = keyring.load(directory)
+        self.credential = credentials.load(directory)
+        self._read: tuple[tuple[bytes, ...], tuple[x509.Certificate, ...]] = ((), ())
+        if self.identity.role is not Role.COORDINATOR:
+            raise CredentialError(f"{directory}: a certificate of {self.identity}, no coordinator")
+
+    @property
+    def identity(self) -> Identity:
+        return self.credential.seen.identity
+
+    def first_trust(self) -> Trust:
+        """What the first coordinator of a cluster writes."""
+        first = self._keyring.authorities[0]
+        return Trust(
+            authorities=(pki.certificate_der(first.certificate),), signer=first.fingerprint
+        )
+
+    def authorities(self) -> tuple[x509.Certificate, ...]:
+        trust = self._trust()
+        if trust is None:
+            return self.credential.authorities
+        if self._read[0] != trust.authorities:
+            self._read = trust.authorities, tuple(map(pki.read_certificate, trust.authorities))
+        return self._read[1]
+
+    def keyring(self) -> bytes:
+        """For another coordinator that joins."""
+        return keyring.encode(self._keyring)
+
+    def signer(self) -> pki.Authority:
+        """Raises `CredentialError` when its key was not given to us."""
+        trust = self._trust() or self.first_trust()
+        found = self._keyring.signer(trust.signer)
+        if found is None:
+            raise CredentialError(f"the key of authority {trust.signer} is not in our keyring")
+        return found
+
+    def sign(self, who: Identity, key: pki.PublicKey, now_ms: int) -> pki.Signed:
+        whole = replace(who, cluster=self.identity.cluster)
+        return pki.issue(self.signer(), whole, key, now_ms)
+
+    async def run(self) -> None:
+        """For ever: keeps our own certificate fresh, and the authorities on disk those of now."""
+        while True:
+            try:
+                self.refresh()
+            except CredentialError as error:
+                log.warning("our certificate is not renewed: %s", error)
+            await asyncio.sleep(_LOOKS_EVERY_S)
+
+    def refresh(self) -> None:
+        """Also for one that was away for longer than its certificate counts."""
+        if self.authorities() != self.credential.authorities:
+            credentials.save_authorities(self._directory, self.authorities())
+            self.credential = credentials.load(self._directory)
+        seen = self.credential.seen
+        stale = seen.authority != self.signer().fingerprint
+        if stale or self._now_ms() >= pki.renews_at_ms(seen):
+            key = pki.new_key()
+            signed = self.sign(seen.identity, key.public_key(), self._now_ms())
+            credentials.save_identity(self._directory, key, signed.certificate)
+            self.credential = credentials.load(self._directory)
+            log.info("our certificate is renewed, until %s", utc(signed.seen.expires_at_ms))
