@@ -259,7 +259,7 @@ class Bench:
         """The floor of a keeper's death: Python and gRPC have to be there."""
         for _ in range(self.rounds):
             began_s = time.monotonic()
-            words = ("python", "-c", "import formation_agent.brain")
+            words = ("python", "-c", "import formation_agent.agent")
             python = [sys.executable, *words[1:]]
             await (await asyncio.create_subprocess_exec(*python)).wait()
             self.note("keeper: floor, imports of the brain", time.monotonic() - began_s)

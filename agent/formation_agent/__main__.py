@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 _COMMANDS = """Commands:
+  join ADDRESS TOKEN        makes this host a member of a cluster; join --help says more
   reexec [--state-dir DIR]  the running agent becomes the program on disk; its instances run on"""
 
 
@@ -17,6 +18,10 @@ def main() -> int:
         from formation_agent import reexec
 
         return reexec.main(argv[1:])
+    if argv[:1] == ["join"]:
+        from formation_agent import joining
+
+        return joining.main(argv[1:])
     if "--help" in argv or "-h" in argv:
         from formation_agent.config import help_text
 

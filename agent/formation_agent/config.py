@@ -16,9 +16,9 @@ _LOG_BYTES_MIN = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """`state_dir` and `name` are "" when not given: the program knows what to use then."""
+    """`coordinators`, `state_dir` and `name`: empty when not given, the program knows what then."""
 
-    coordinators: tuple[str, ...] = ("127.0.0.1:7100",)
+    coordinators: tuple[str, ...] = ()
     name: str = ""
     state_dir: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -27,6 +27,7 @@ class AgentConfig:
     ports: range = range(20000, 30000)
     foreman_ports: int = 0
     inherit_env: bool = False
+    insecure: bool = False
     log_bytes_max: int = 10 << 20
     log_files: int = 5
     verbose: bool = False
@@ -68,9 +69,11 @@ def _base_port(text: str) -> int:
 
 _SETTINGS = (
     Setting(name="coordinator", field="coordinators", parse=settings.addresses, meta="ADDR",
-            repeats=True, help="HOST:PORT, [V6]:PORT or unix:/PATH; repeats (127.0.0.1:7100)"),
+            repeats=True, help="HOST:PORT, [V6]:PORT or unix:/PATH; repeats (those it joined)"),
+    Setting(name="insecure", field="insecure", parse=settings.switch, meta="",
+            help="obey a coordinator on plain TCP, whoever that is"),
     Setting(name="name", field="name", parse=_host_name, meta="HOST",
-            help="what this machine is called in the cluster (its host name)"),
+            help="what this machine is called in the cluster (as it joined, or its host name)"),
     Setting(name="state-dir", field="state_dir", parse=settings.filled, meta="DIR",
             help="journal, logs (root: /var/lib/formation, else ~/.local/state/formation)"),
     Setting(name="label", field="labels", parse=settings.labels, meta="KEY[=VALUE]", repeats=True,

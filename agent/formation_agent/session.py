@@ -11,8 +11,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,9 @@ import grpc.aio
 import tenacity
 
 from formation import wire
+from formation.dialling import NotTrustedError
 from formation.model import HostStatus
-from formation.runtime import client_channel_options
 from formation.v1 import agent_pb2 as pb
-from formation.v1.agent_pb2_grpc import AgentStub
 from formation_agent import orders
 from formation_agent.fences import boottime_s
 from formation_agent.journal import Journal, JournalError
@@ -48,25 +47,29 @@ FIRST_DIAL_SPREAD_S = 0.5
 REFUSED_PAUSE_S = 10.0
 # A full disk may get room again.
 RESEND_AFTER_S = 5.0
+# How often a host that has not joined any cluster looks whether it has.
+JOINED_LOOK_S = 1.0
 _HEARTBEAT_PERIOD_S = 5.0
 # Who asks for more at once gets no answer to the first ones.
 _REPORTS_MAX = 16
 _FULL_JITTER = tenacity.wait_random_exponential(multiplier=0.1, max=5)
 
+_HUMANS_ACT = frozenset(
+    {
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
+_NO_CONNECTION = "failed to connect"
+
 log = logging.getLogger(__name__)
 Call = grpc.aio.StreamStreamCall[pb.AgentMessage, pb.CoordinatorMessage]
 # What this host says of itself, reached through that coordinator, without its instances.
 Describe = Callable[[str], Awaitable[HostStatus]]
+Explain = Callable[[str], Awaitable[str]]
 # The way to the coordinator at an address, for as long as it is held.
 Dial = Callable[[str], "AbstractAsyncContextManager[AgentAsyncStub]"]
-
-
-@asynccontextmanager
-async def dialled(address: str) -> AsyncIterator[AgentAsyncStub]:
-    # Its own subchannel pool: a shared one would remember an earlier failure and not dial.
-    options = [*client_channel_options(), ("grpc.use_local_subchannel_pool", 1)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        yield AgentStub(channel)
 
 
 class SessionLost(Exception):
@@ -77,13 +80,22 @@ class SessionLost(Exception):
         self.pause_s = pause_s
 
 
+class Unreached(SessionLost):
+    """There was no connection to begin with."""
+
+
 class NameTaken(Exception):
     """Another living host has our name, and nothing runs here: the agent was set up wrongly."""
 
 
+Ended = SessionLost | NameTaken | None
+
+
 class Session:
-    """`left` is set when a coordinator has taken our goodbye; `where` says for people which one
-    we are connected to. `moved` is called when that changed or other orders are followed."""
+    """`left` is set when a coordinator has taken our goodbye; `reached` is the one that we are
+    connected to, or "". `addresses`: where to begin; none before this host has joined anything.
+    `explain`: why nobody could be reached at an address, or "". `moved` is called when another
+    coordinator is reached, or none, or other orders are followed."""
 
     def __init__(
         self,
@@ -92,18 +104,20 @@ class Session:
         journal: Journal,
         logs: LogReader,
         usage: UsageReader,
-        coordinators: tuple[str, ...],
+        addresses: Callable[[], tuple[str, ...]],
         describe: Describe,
+        dial: Dial,
+        explain: Explain,
         moved: Callable[[], None] = lambda: None,
-        dial: Dial = dialled,
     ) -> None:
         self._supervisor = supervisor
         self._journal = journal
         self._logs = logs
         self._usage = usage
         self._reports: deque[pb.UsageReport] = deque(maxlen=_REPORTS_MAX)
-        self._configured = coordinators
-        self._addresses = deque(coordinators)
+        self._given = addresses
+        self._addresses: deque[str] = deque()
+        self._explain = explain
         self._describe = describe
         self._moved = moved
         self._dial = dial
@@ -114,7 +128,8 @@ class Session:
         self._ahead = False
         self._sent = Sent(0.0)
         self._reported: set[str] = set()
-        self.where = _nobody()
+        self.reached = ""
+        self._alone_since = _time_of_day()
         self.left = asyncio.Event()
         # One event wakes the writer for everything: changes of instances and what is set here.
         self._wake = supervisor.news
@@ -133,19 +148,29 @@ class Session:
         self._leaving = True
         self._wake.set()
 
+    @property
+    def where(self) -> str:
+        """For people."""
+        if self.reached:
+            return f"connected to {self.reached}"
+        return f"no coordinator reached since {self._alone_since}"
+
     # -- one session -------------------------------------------------------------------------------
 
     async def _hold_one(self) -> None:
         """Returns after a good session, raises `SessionLost` after a short or failed one."""
         loop = asyncio.get_running_loop()
+        while not self._addresses:
+            self._addresses = deque(self._given())
+            await asyncio.sleep(0 if self._addresses else JOINED_LOOK_S)
         address, began_s = self._addresses[0], loop.time()
         try:
             await self._hold(address)
         except SessionLost as lost:
             self._addresses.rotate(-1)
             self._report(address, lost)
-            if self.where == _connected(address):
-                self.where = _nobody()
+            if self.reached:
+                self.reached, self._alone_since = "", _time_of_day()
                 self._moved()
             pause_s = lost.pause_s * random.uniform(1.0, 1.2)  # noqa: S311
             if loop.time() - began_s < STEADY_AFTER_S:
@@ -162,21 +187,32 @@ class Session:
         log.log(level, "%s; trying again, everything here runs on", why)
 
     async def _hold(self, address: str) -> None:
-        async with self._dial(address) as stub:
-            call = stub.Session()
-            ended: SessionLost | NameTaken | None = None
-            try:
-                await self._talk(call, stub, address)
-            except* (SessionLost, grpc.aio.AioRpcError, asyncio.InvalidStateError) as group:
-                ended = self._why(group)
-            finally:
-                call.cancel()
+        ended: Ended = None
+        try:
+            async with self._dial(address) as stub:
+                ended = await self._hold_call(stub, address)
+        except NotTrustedError as error:
+            ended = SessionLost(str(error), JOINED_LOOK_S)
+        if isinstance(ended, Unreached) and (strange := await self._explain(address)):
+            ended = SessionLost(strange, REFUSED_PAUSE_S)
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             # A task group that fails at the moment of a cancel raises its failure alone.
             raise asyncio.CancelledError
         if ended is not None:
             raise ended
+
+    async def _hold_call(self, stub: AgentAsyncStub, address: str) -> Ended:
+        """Until it ends; returns why, None after a goodbye."""
+        call = stub.Session()
+        ended: Ended = None
+        try:
+            await self._talk(call, stub, address)
+        except* (SessionLost, grpc.aio.AioRpcError, asyncio.InvalidStateError) as group:
+            ended = self._why(group)
+        finally:
+            call.cancel()
+        return ended
 
     async def _talk(self, call: Call, stub: AgentAsyncStub, address: str) -> None:
         welcome, told = await self._join(call, address)
@@ -212,8 +248,10 @@ class Session:
             if not self._ever_welcome and not self._supervisor.runs_anything:
                 return NameTaken(details)
             return SessionLost(details, REFUSED_PAUSE_S)
-        if code is grpc.StatusCode.FAILED_PRECONDITION:
+        if code in _HUMANS_ACT:
             return SessionLost(details, REFUSED_PAUSE_S)
+        if code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION in details:
+            return Unreached(f"{details} ({code.name})")
         return SessionLost(f"{details} ({code.name})")
 
     async def _join(self, call: Call, address: str) -> tuple[pb.Welcome, State]:
@@ -262,9 +300,9 @@ class Session:
                 raise SessionLost(str(error), REFUSED_PAUSE_S) from error
         self._ever_welcome = True
         self._reported.clear()
-        others = (*welcome.coordinator_addresses, *self._configured)
+        others = (*welcome.coordinator_addresses, *self._given())
         self._addresses = deque(dict.fromkeys((address, *others)))
-        self.where = _connected(address)
+        self.reached = address
         self._moved()
         log.info("session %s with coordinator %s at %s",
                  welcome.session_id, welcome.coordinator_id, address)  # fmt: skip
@@ -442,12 +480,8 @@ class Writer:
         return self._loop.time() + self._period_s * random.uniform(0.9, 1.1)  # noqa: S311
 
 
-def _connected(address: str) -> str:
-    return f"connected to {address}"
-
-
-def _nobody() -> str:
-    return f"no coordinator reached since {time.strftime('%H:%M:%S')}"
+def _time_of_day() -> str:
+    return time.strftime("%H:%M:%S")
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

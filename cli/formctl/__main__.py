@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from formation import __version__
+from formation import __version__, grpcenv
 from formctl.errors import (
     INTERRUPTED,
     CommandError,
@@ -16,7 +16,6 @@ from formctl.errors import (
     ReaderGoneError,
 )
 from formctl.settings import (
-    QUIET_GRPC,
     Settings,
     app_option,
     coordinator_option,
@@ -51,6 +50,9 @@ _COMMANDS = {
     "drain": "drain",
     "rebalance": "rebalance",
     "history": "history",
+    "login": "login",
+    "token": "token",
+    "access": "access",
     "backup": "backup",
     "restore": "restore",
     "reconcile": "reconcile",
@@ -99,7 +101,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def main() -> None:
-    os.environ.setdefault(*QUIET_GRPC)
+    grpcenv.prepare()
     sys.exit(run(sys.argv[1:]))
 
 

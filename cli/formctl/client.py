@@ -24,10 +24,15 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import grpc
 from grpc import aio
 
-from formation import runtime, wire
+from formation import pki, runtime, wire
+from formation.credentials import Credential, CredentialError, load
+from formation.diagnosis import diagnose
+from formation.dialling import Dialler, NotTrustedError, is_socket
+from formation.enrolling import EnrolError, renew, saved_over
 from formation.model import HostState, Release
 from formation.v1 import control_pb2 as pb
 from formation.v1 import types_pb2
+from formation.v1.access_pb2_grpc import AccessStub
 from formation.v1.control_pb2_grpc import ControlStub
 from formctl.discovery import Target
 from formctl.errors import CommandError, InputError, UnreachableError
@@ -35,6 +40,7 @@ from formctl.settings import note
 from formctl.views import AppLine, HostLine, Instance, Update, UsageReport
 
 if TYPE_CHECKING:
+    from formation.v1.access_pb2_grpc import AccessAsyncStub
     from formation.v1.control_pb2_grpc import ControlAsyncStub  # exists for type checkers alone
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
@@ -52,6 +58,9 @@ STREAM_PATIENCE_S = 30.0
 _STREAM_PAUSE_S = 0.2
 _LISTENS_DEADLINE_S = 0.5
 
+_HOW_TO_LOG_IN = (
+    "log in with formctl login ADDRESS TOKEN, or set FORMATION_INSECURE=1 where nobody else listens"
+)
 _BAD_INPUT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 _NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # A coordinator's own words for: nothing was read, and nothing was written.
@@ -96,6 +105,7 @@ class Client:
         self._patience_s = patience_s
         self._notice = notice
         self._channel: aio.Channel | None = None
+        self._dialler = Dialler(self._credential, insecure=target.insecure, remedy=_HOW_TO_LOG_IN)
         self.address = ""
 
     async def __aenter__(self) -> Client:
@@ -118,15 +128,42 @@ class Client:
         await self.close()
         share_s = deadline_s / len(addresses)
         for address in addresses:
-            channel = aio.insecure_channel(address, options=runtime.client_channel_options())
+            try:
+                channel = self._dialler.channel(address)
+            except NotTrustedError as error:
+                raise CommandError(str(error)) from None
             try:
                 if await _is_answering(channel, share_s):
                     self._channel, self.address = channel, address
+                    await self._renew_when_due()
                     return
             finally:
                 if self._channel is not channel:
                     await channel.close()
-        raise UnreachableError(await _nobody(self._target))
+        raise UnreachableError(await self._nobody())
+
+    def _credential(self) -> Credential | None:
+        return load(self._target.identity) if self._target.identity else None
+
+    async def _renew_when_due(self) -> None:
+        """Best effort, once in a month of use: what is wrong with it shows when it runs out."""
+        found, now_ms = self._credential(), runtime.now_ms()
+        if found is None or now_ms < pki.renews_at_ms(found.seen):
+            return
+        with contextlib.suppress(EnrolError, CredentialError):
+            saved_over(found, await renew(self.address, self._dialler, now_ms))
+
+    async def _nobody(self) -> str:
+        target = self._target
+        listening = [address for address in target.addresses if await _is_listening(address)]
+        if not listening:
+            addresses = ", ".join(target.addresses)
+            return f"no coordinator answers at {addresses} (from {target.origin}); does it run?"
+        credential, strange = self._credential(), ""
+        if credential and not is_socket(listening[0]):
+            strange = await diagnose(listening[0], credential, runtime.now_ms())
+        other = strange or "what listens there answers as no coordinator does"
+        return f"no coordinator at {', '.join(listening)} (from {target.origin}): {other}"
 
     async def close(self) -> None:
         channel, self._channel = self._channel, None
@@ -137,6 +174,11 @@ class Client:
     def stub(self) -> ControlAsyncStub:
         assert self._channel is not None, "connect first"
         return ControlStub(self._channel)
+
+    @property
+    def access(self) -> AccessAsyncStub:
+        assert self._channel is not None, "connect first"
+        return AccessStub(self._channel)
 
     async def read(
         self,
@@ -159,6 +201,20 @@ class Client:
             return await method(self.stub)(request, timeout=CHANGE_DEADLINE_S)
 
         return await self._on_any(ask, is_change=True)
+
+    async def read_access(
+        self,
+        method: Callable[[AccessAsyncStub], Call[Request_contra, Answer]],
+        request: Request_contra,
+    ) -> Answer:
+        return await self.read(lambda _: method(self.access), request)
+
+    async def change_access(
+        self,
+        method: Callable[[AccessAsyncStub], Call[Request_contra, Answer]],
+        request: Request_contra,
+    ) -> Answer:
+        return await self.change(lambda _: method(self.access), request)
 
     async def _on_any(
         self, ask: Callable[[], Awaitable[Answer]], *, is_change: bool = False
@@ -343,15 +399,6 @@ async def _is_answering(channel: aio.Channel, deadline_s: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-async def _nobody(target: Target) -> str:
-    addresses = target.addresses
-    listening = [address for address in addresses if await _is_listening(address)]
-    if listening:
-        other = "what listens there answers as no coordinator does"
-        return f"no coordinator at {', '.join(listening)} (from {target.origin}): {other}"
-    return f"no coordinator answers at {', '.join(addresses)} (from {target.origin}); does it run?"
 
 
 async def _is_listening(address: str) -> bool:

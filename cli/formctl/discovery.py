@@ -9,41 +9,65 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from formation import settings
+from formation.contexts import context_path, identity_of
 from formctl.dev.rundir import DevCluster, running_clusters
 from formctl.errors import InputError
 
 _WAYS = (
     "no coordinator is known; do one of: formctl dev (in a project), --coordinator HOST:PORT, "
-    "FORMATION_COORDINATOR=HOST:PORT, or a context in {path}"
+    "FORMATION_COORDINATOR=HOST:PORT, formctl login ADDRESS TOKEN, or a context in {path}"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """`origin` says who named the addresses; `app` is the dev cluster's."""
+    """`origin` says who named the addresses; `app` is the dev cluster's. `identity`: the directory
+    with our certificate for it, or "". `insecure`: plain TCP will do."""
 
     addresses: tuple[str, ...]
     origin: str
     app: str = ""
+    identity: str = ""
+    insecure: bool = False
 
 
 def find_target(flag: str | None, environ: Mapping[str, str], directory: str) -> Target:
+    target = _find(flag, environ, directory)
+    if environ.get("FORMATION_INSECURE") == "1":
+        return replace(target, insecure=True)
+    return target
+
+
+def _find(flag: str | None, environ: Mapping[str, str], directory: str) -> Target:
     if flag is not None:
-        return Target(addresses=parse_addresses(flag, "--coordinator"), origin="--coordinator")
+        return _named(flag, "--coordinator", environ)
     if named := environ.get("FORMATION_COORDINATOR"):
-        origin = "FORMATION_COORDINATOR"
-        return Target(addresses=parse_addresses(named, origin), origin=origin)
+        return _named(named, "FORMATION_COORDINATOR", environ)
     path = context_path(environ)
     if context := environ.get("FORMATION_CONTEXT"):
-        return _from_context(path, context, "FORMATION_CONTEXT")
+        return _from_context(environ, context, "FORMATION_CONTEXT")
     if cluster := _nearest(running_clusters(), directory):
         return _from_dev(cluster)
     if not os.path.exists(path):
         raise InputError(_WAYS.format(path=path))
-    return _from_context(path, None, path)
+    return _from_context(environ, None, path)
+
+
+def _named(text: str, origin: str, environ: Mapping[str, str]) -> Target:
+    """By address alone; who we are there is what FORMATION_CONTEXT or the current context says."""
+    chosen = environ.get("FORMATION_CONTEXT") or ""
+    path = context_path(environ)
+    if not chosen and os.path.exists(path):
+        current = _context_file(path).get("current")
+        chosen = current if isinstance(current, str) else ""
+    return Target(
+        addresses=parse_addresses(text, origin),
+        origin=origin,
+        identity=identity_of(environ, chosen),
+    )
 
 
 def parse_addresses(text: str, origin: str) -> tuple[str, ...]:
@@ -52,11 +76,6 @@ def parse_addresses(text: str, origin: str) -> tuple[str, ...]:
         return settings.addresses(text)
     except ValueError as error:
         raise InputError(f"{origin}: {error}") from None
-
-
-def context_path(environ: Mapping[str, str]) -> str:
-    base = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return os.path.join(base, "formation", "context.toml")
 
 
 def _nearest(clusters: Sequence[DevCluster], directory: str) -> DevCluster | None:
@@ -79,7 +98,8 @@ def _from_dev(cluster: DevCluster) -> Target:
     )
 
 
-def _from_context(path: str, name: str | None, origin: str) -> Target:
+def _from_context(environ: Mapping[str, str], name: str | None, origin: str) -> Target:
+    path = context_path(environ)
     table = _context_file(path)
     contexts = table.get("contexts", {})
     chosen = name or table.get("current")
@@ -93,7 +113,12 @@ def _from_context(path: str, name: str | None, origin: str) -> Target:
     place = f"{path}: contexts.{chosen}.coordinator"
     if addresses is None:
         raise InputError(f'{place}: must be a list such as ["a:7100", "b:7100"]')
-    return Target(addresses=parse_addresses(",".join(addresses), place), origin=f"context {chosen}")
+    return Target(
+        addresses=parse_addresses(",".join(addresses), place),
+        origin=f"context {chosen}",
+        identity=identity_of(environ, chosen),
+        insecure=context.get("insecure") is True,
+    )
 
 
 def _address_list(value: object) -> list[str] | None:

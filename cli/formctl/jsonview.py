@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 
+from formation.identity import IssuedIdentity, JoinToken
 from formation.model import App, AuditRecord, Probe, ProcessType, Release, Usage
 from formation.requests import Run
 from formation.rules import Schedule
-from formctl import render, renderchange, wording
+from formctl import render, renderaccess, renderchange, wording
 from formctl.details import Details
 from formctl.loglines import Line
 from formctl.views import AppLine, HostLine, Instance
@@ -46,6 +47,31 @@ def instance(item: Instance) -> Json:
         "surge": item.surge,
         "run": item.run or None,
         "placed_because": item.because,
+    }
+
+
+def token(item: JoinToken) -> Json:
+    """Nothing of it would let anybody join."""
+    return {
+        "id": item.id,
+        "role": str(item.role),
+        "name": item.name or None,
+        "apps": list(item.apps),
+        "uses_left": item.uses_left,
+        "created_at": _time(item.created_at_ms),
+        "expires_at": _time(item.expires_at_ms),
+        "who": item.who,
+    }
+
+
+def identity(item: IssuedIdentity) -> Json:
+    return {
+        "role": str(item.role),
+        "name": item.name,
+        "apps": list(item.apps),
+        "issued_at": _time(item.issued_at_ms),
+        "expires_at": _time(item.expires_at_ms),
+        "revoked": renderaccess.is_revoked(item),
     }
 
 

@@ -24,8 +24,6 @@ from formctl.errors import InputError, InterruptedByUserError, ReaderGoneError
 if TYPE_CHECKING:
     from formctl.discovery import Target
 
-# gRPC's own log would stand among our lines on stderr.
-QUIET_GRPC = ("GRPC_VERBOSITY", "NONE")
 _ORDINAL = re.compile(r"[1-9][0-9]{0,6}")
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from formation import pki
+from formation.contexts import IDENTITY
 
-IDENTITY, AUTHORITIES, COORDINATORS = "identity.pem", "authorities.pem", "coordinators"
+AUTHORITIES, COORDINATORS = "authorities.pem", "coordinators"
 
 
 class CredentialError(Exception):

@@ -6,7 +6,6 @@ connection, so that a renewed certificate or another authority needs no restart.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 import grpc
@@ -16,20 +15,11 @@ from formation.credentials import Credential, CredentialError
 from formation.identity import COORDINATOR_NAME
 from formation.runtime import client_channel_options
 
-# Suites of TLS 1.2 that no certificate of ours fits: what is left is TLS 1.3, of which gRPC does
-# not let us choose. Read when gRPC makes its first credentials.
-_ONLY_TLS_1_3 = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES128-GCM-SHA256")
-
 Options = Sequence[tuple[str, int | str]]
 
 
 class NotTrustedError(Exception):
     """There is nothing to prove to that address who we are, or who it is; one line."""
-
-
-def only_tls_1_3() -> None:
-    """To be called by a program before it makes a connection."""
-    os.environ.setdefault(*_ONLY_TLS_1_3)
 
 
 def is_socket(address: str) -> bool:

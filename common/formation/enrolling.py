@@ -6,18 +6,18 @@ never sent; TLS proves that we hold the key that it stands for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import grpc
 import grpc.aio
 from cryptography import x509
 
-from formation import credentials, pki
+from formation import credentials, pki, wire_access
 from formation.credentials import Credential
 from formation.diagnosis import judge, look
 from formation.dialling import Dialler, NotTrustedError, secure_channel, words
-from formation.identity import TokenText
+from formation.identity import Role, TokenText
 from formation.v1 import access_pb2 as pb
 from formation.v1 import access_pb2_grpc
 
@@ -51,12 +51,16 @@ class Enrolled:
         credentials.save_identity(directory, self.key, self.certificate)
 
 
-async def enrol(address: str, token: TokenText, name: str, now_ms: int) -> Enrolled:
-    """Raises `EnrolError`."""
+async def enrol(
+    address: str, token: TokenText, name: str, roles: Collection[Role], now_ms: int
+) -> Enrolled:
+    """`roles`: what the caller can be. Raises `EnrolError`."""
     shown_key, shown_pem = pki.token_certificate(token, now_ms)
     anchor = pki.authority_anchor(token, now_ms)
     key = pki.new_key()
-    request = pb.EnrolRequest(request=pki.request(key), name=name)
+    request = pb.EnrolRequest(
+        request=pki.request(key), name=name, roles=map(wire_access.role_to_pb, roles)
+    )
     channel = secure_channel(
         address,
         authorities_pem=pki.certificate_pem(anchor),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import formation
+from formation import grpcenv
 from formation.runtime import setup_logging, stop_event
 from formation.settings import ConfigError, help_text
 from formation_coordinator.config import EMBEDDED, PROGRAM, CoordinatorConfig, read_config
@@ -19,9 +20,18 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 
+_COMMANDS = """Commands:
+  init                  makes a new cluster's authority and certificates; init --help says more
+  join ADDRESS TOKEN    makes this machine another coordinator of a cluster"""
+
+
 def main() -> None:
+    if sys.argv[1:2] in (["init"], ["join"]):
+        from formation_coordinator import founding
+
+        sys.exit(founding.main(sys.argv[1:]))
     if "--help" in sys.argv[1:]:
-        print(help_text(PROGRAM))  # noqa: T201
+        print(f"{help_text(PROGRAM)}\n\n{_COMMANDS}")  # noqa: T201
         return
     if "--version" in sys.argv[1:]:
         print(f"{PROGRAM.name} {formation.__version__}")  # noqa: T201
@@ -30,8 +40,7 @@ def main() -> None:
         config = read_config(sys.argv[1:], os.environ, lambda path: Path(path).read_text("utf-8"))
     except ConfigError as error:
         sys.exit(_complain(error.problems))
-    # gRPC's own lines say again, in its own words, what we say in ours.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    grpcenv.prepare()
     setup_logging(PROGRAM.name, verbose=config.verbose)
     sys.exit(asyncio.run(_run(config)))
 

@@ -37,7 +37,8 @@ class AccessService(access_pb2_grpc.AccessServicer):
         if who is None or who.role is not Role.TOKEN:
             raise Refused("only who holds a token can join")
         key = _requested_key(request.request)
-        signed = await self._control.enrol(who.name, key, request.name, self._sign)
+        roles = [wire_access.role_from_pb(role) for role in request.roles]
+        signed = await self._control.enrol(who.name, key, request.name, roles, self._sign)
         is_coordinator = signed.seen.identity.role is Role.COORDINATOR
         return pb.EnrolResponse(
             grant=self._grant(signed), keyring=notary.keyring() if is_coordinator else b""

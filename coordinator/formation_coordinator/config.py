@@ -1,8 +1,9 @@
-"""The coordinator's settings. Pure: see `formation.settings` for how they are read."""
+"""The coordinator's settings: see `formation.settings` for how they are read."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,11 +101,18 @@ PROGRAM = Program(
 )  # fmt: skip
 
 
+def default_identity_dir() -> str:
+    if os.geteuid() == 0:
+        return "/var/lib/formation/coordinator"
+    return os.path.expanduser("~/.local/state/formation/coordinator")
+
+
 def read_config(
     argv: Sequence[str], environ: Mapping[str, str], read: ReadFile
 ) -> CoordinatorConfig:
     """Raises `ConfigError` with every problem found."""
-    config = CoordinatorConfig(**load(PROGRAM, argv, environ, read))
+    found = {"identity_dir": default_identity_dir(), **load(PROGRAM, argv, environ, read)}
+    config = CoordinatorConfig(**found)
     problems = _problems(config)
     if problems:
         raise ConfigError(problems)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from formation import pki
@@ -76,7 +76,14 @@ class AccessControl(Changing):
         if not await self.commit([ModRevision(key, item.mod_revision)], [Delete(key)], audit):
             raise RaceLost(f"token {token_id} was used at this moment; look again")
 
-    async def enrol(self, token_id: str, key: pki.PublicKey, name: str, sign: Sign) -> pki.Signed:
+    async def enrol(
+        self,
+        token_id: str,
+        key: pki.PublicKey,
+        name: str,
+        roles: Collection[Role],
+        sign: Sign,
+    ) -> pki.Signed:
         """The holder of that token becomes somebody. The same key may ask again."""
         for _ in range(ATTEMPTS_MAX):
             item = await self.store.get(keys.token(token_id))
@@ -85,6 +92,8 @@ class AccessControl(Changing):
                 raise Refused("this token was revoked, or has run out")
             used = pki.fingerprint(key)
             _check_use(token, used, self.now_ms())
+            if token.role not in roles:
+                raise Refused(f"this token is for a role of {token.role}: not for this program")
             who = _identity(token, name)
             record = await self._record(who.role, who.name)
             _check_name(token, record, used, self.now_ms())

@@ -74,17 +74,17 @@ class Service:
     def __init__(
         self, config: CoordinatorConfig, store: Store, *, has_store: HasStore | None = None
     ) -> None:
-        address = config.advertise or config.listen
-        self.me = Coordinator(
-            id=config.id or default_id(socket.gethostname(), address),
-            address=address,
-            version=formation.__version__,
-            since_ms=now_ms(),
-        )
         self._config, self._store = config, store
         self.mirror = Mirror(store, keys.MIRRORED)
         self.live = LiveWorld(self.mirror, monotonic_s)
         self.notary = self._build_notary()
+        address = config.advertise or config.listen
+        self.me = Coordinator(
+            id=self._chosen_id(address),
+            address=address,
+            version=formation.__version__,
+            since_ms=now_ms(),
+        )
         self.dialler = Dialler(
             lambda: self.notary.credential if self.notary else None, insecure=config.insecure
         )
@@ -182,6 +182,18 @@ class Service:
         except CredentialError as error:
             raise FatalError(str(error)) from error
         return notary
+
+    def _chosen_id(self, address: str) -> str:
+        """As the certificate says. Raises `FatalError`."""
+        if self.notary is None:
+            return self._config.id or default_id(socket.gethostname(), address)
+        name = self.notary.identity.name
+        if self._config.id not in ("", name):
+            raise FatalError(
+                f"--id {self._config.id}: our certificate is that of coordinator {name}; leave "
+                "--id out"
+            )
+        return name
 
     def _build_server(self) -> grpc.aio.Server:
         world = self.live

@@ -28,6 +28,7 @@ from formation.model import (
 )
 from formation.policy import AGENT_LEASE_S
 from formation.v1 import agent_pb2, agent_pb2_grpc, control_pb2, types_pb2
+from formation_coordinator.guard import caller
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logrelay import Delivery, LogRelay
 from formation_coordinator.registration import AgentSession, Refused, Registrar
@@ -138,6 +139,10 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         if not HOST_NAME.fullmatch(status.host):
             reason = f"bad host name {status.host!r}: letters, digits, '.', '_' and '-' only"
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, reason)
+        if not caller().speaks_for(status.host):
+            who = caller().identity
+            reason = f"the certificate of {who} does not speak for host {status.host}"
+            raise Refused(grpc.StatusCode.PERMISSION_DENIED, reason)
         generation = status.generation or hello.generation
         return replace(status, departed=False, generation=generation)
 
@@ -349,12 +354,16 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 if found is None:
                     break
                 request, host = found
+                if not caller().speaks_for(host):
+                    break
+                for line in push.lines:
+                    line.host = host
                 lines = control_pb2.LogsResponse(lines=push.lines) if push.lines else None
                 delivery = Delivery(source=host, lines=lines, done=push.history_done)
                 await request.take(delivery, push.at_us)
         finally:
             found = self._relay.find(token)
-            if found is not None:
+            if found is not None and caller().speaks_for(found[1]):
                 await found[0].queue.put(Delivery(source=found[1], done=True, ended=True))
         return agent_pb2.LogPushed()
 

@@ -133,12 +133,12 @@ def test_the_help_names_every_setting() -> None:
 def test_without_a_home_directory_a_state_directory_must_be_named() -> None:
     program = (
         "import os; os.setgid(54321); os.setuid(54321); os.environ.pop('HOME', None)\n"
-        "from formation_agent.brain import RefusedError, default_state_dir\n"
+        "from formation_agent.agent import RefusedError, default_state_dir\n"
         "try: print(default_state_dir())\n"
         "except RefusedError as error: print(error)\n"
     )
     # Imported as root, since the sources may be out of reach for others.
-    program = "import formation_agent.brain\n" + program
+    program = "import formation_agent.agent\n" + program
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )

@@ -1,4 +1,4 @@
-"""`formctl hosts`: the machines, and `hosts forget` for one that will not come back."""
+"""`formctl hosts`: the machines; `hosts forget` and `hosts revoke` for those that are to go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import sys
 
 import click
 
+from formation.identity import Role
 from formctl import jsonview, render
+from formctl.commands.access import revoked
 from formctl.errors import CommandError, InputError
 from formctl.settings import (
     Settings,
@@ -95,6 +97,23 @@ def label(settings: Settings, host: str, words: tuple[str, ...], why: str) -> No
         else:
             raise InputError(f"{word!r} is no label: write NAME, NAME=VALUE or, to unset, NAME-")
     run(_label(settings, host, labels, unset, why))
+
+
+@command.command("revoke")
+@click.argument("hosts", nargs=-1, required=True, metavar="HOST...")
+@why_option
+@coordinator_option
+@pass_settings
+@examples("formctl hosts revoke stolen-box --why 'its disk was stolen'")
+def revoke(settings: Settings, hosts: tuple[str, ...], why: str) -> None:
+    """Cut hosts off at once: their certificates count no more.
+
+    What runs there is out of reach then, and is placed elsewhere as for any lost host. The host
+    comes back with a token of its own: formctl token create --role agent --name HOST.
+    """
+    for host in hosts:
+        run(revoked(settings, Role.AGENT, host, why))
+        say(f"{host} is cut off; formctl token create --role agent --name {host} lets it come back")
 
 
 async def _label(

@@ -7,8 +7,8 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from formation import grpcenv
 from formation.model import ProcessType, RestartPolicy
-from formctl.settings import QUIET_GRPC
 from formctl.spec import AppSpec
 
 # One letter each, and one slice of ports each below the kernel's ephemeral range.
@@ -111,7 +111,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if not name.startswith(_OUR_PREFIX) and (name, value) != QUIET_GRPC
+        if not name.startswith(_OUR_PREFIX) and grpcenv.VARIABLES.get(name) != value
     }
 
 

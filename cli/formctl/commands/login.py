@@ -1,0 +1,59 @@
+"""`formctl login`: a person becomes somebody in a cluster, by a token."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from formation import contexts
+from formation import settings as words
+from formation.identity import PEOPLE, TokenText, read_token
+from formctl.errors import CommandError, InputError, UnreachableError
+from formctl.settings import Settings, examples, pass_settings, run, say
+
+
+@click.command("login")
+@click.argument("address")
+@click.argument("token")
+@click.option(
+    "--context", default="default", show_default=True, help="What this cluster is called here."
+)
+@pass_settings
+@examples(
+    "formctl login 10.0.0.1:7100 FORM1…",
+    "formctl login 10.0.0.1:7100 - --context staging    reads the token from standard input",
+)
+def command(settings: Settings, address: str, token: str, context: str) -> None:
+    """Become who the token says. Your key is made here and never leaves this machine."""
+    if not contexts.CONTEXT_NAME.fullmatch(context):
+        raise InputError(f"--context {context!r}: letters, digits, '_' and '-' only")
+    try:
+        where = words.address(address)
+        read = read_token(sys.stdin.readline().strip() if token == "-" else token)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    run(_login(settings, where, read, context))
+
+
+async def _login(settings: Settings, address: str, token: TokenText, context: str) -> None:
+    from formation.credentials import CredentialError
+    from formation.enrolling import EnrolError, enrol
+    from formation.runtime import now_ms, utc
+
+    environ = settings.environ
+    try:
+        joined = await enrol(address, token, "", sorted(PEOPLE), now_ms())
+        current = contexts.add(environ, context, joined.coordinators)
+        joined.save(contexts.identity_dir(environ, context))
+    except EnrolError as error:
+        raise (CommandError if error.final else UnreachableError)(str(error)) from None
+    except (CredentialError, OSError, ValueError) as error:
+        path = os.path.dirname(contexts.context_path(environ))
+        raise CommandError(f"{path}: {error}") from None
+    seen = joined.seen
+    apps = f" of {', '.join(seen.identity.apps)}" if seen.identity.apps else ""
+    say(f"you are {seen.identity}{apps}, until {utc(seen.expires_at_ms)}; use renews it")
+    if not current:
+        say(f"to use this cluster: FORMATION_CONTEXT={context}")
