@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "harne
 import netns
 from lab import Lab
 
-from formation.runtime import client_channel_options
 from formation.v1 import control_pb2 as pb
 from formation.v1 import control_pb2_grpc, types_pb2
 from formation_coordinator.store import codec
@@ -43,9 +42,9 @@ Times = dict[str, list[float]]
 class Watcher:
     """The instances as one coordinator shows them, kept up to date."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.channel = grpc.aio.insecure_channel(address, client_channel_options())
+    def __init__(self, lab: Lab, name: str) -> None:
+        self.address = lab.address(name)
+        self.channel = lab.dialler().channel(self.address)
         self.stub = control_pb2_grpc.ControlStub(self.channel)
         self.views: dict[str, pb.InstanceView] = {}
         self._changed = asyncio.Condition()
@@ -128,7 +127,7 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def watching(self, name: str) -> AsyncIterator[Watcher]:
-        watcher = Watcher(self.lab.address(name))
+        watcher = Watcher(self.lab, name)
         try:
             yield watcher
         finally:
@@ -290,7 +289,7 @@ class Bench:
             await asyncio.sleep(3.0)
 
     async def _longest_change_gap(self, done: asyncio.Event) -> float:
-        stubs = [Watcher(self.lab.address(name)) for name in self.lab.coordinator_names]
+        stubs = [Watcher(self.lab, name) for name in self.lab.coordinator_names]
         number = 0
 
         async def change() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from formation import grpcenv
 from formation.credentials import CredentialError
 from formation.identity import Role, TokenText, read_token
-from formation.runtime import now_ms, utc
+from formation.runtime import now_ms, pasted, utc
 from formation.settings import ConfigError, address
 from formation_agent import facts
 from formation_agent.config import AgentConfig, load
@@ -60,9 +60,9 @@ def _read(argv: Sequence[str]) -> _Wish:
     words, options = argv[:2], argv[2:]
     if len(words) < len(("ADDRESS", "TOKEN")) or any(word.startswith("--") for word in words):
         raise ConfigError(["join: needs ADDRESS and TOKEN first; see join --help"])
-    where, pasted = words
+    where, word = words
     try:
-        token = read_token(sys.stdin.readline().strip() if pasted == "-" else pasted)
+        token = read_token(pasted(word))
         checked = address(where)
     except ValueError as error:
         raise ConfigError([f"join: {error}"]) from error

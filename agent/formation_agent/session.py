@@ -91,6 +91,10 @@ class NameTaken(Exception):
 Ended = SessionLost | NameTaken | None
 
 
+async def _no_idea(_: str) -> str:
+    return ""
+
+
 class Session:
     """`left` is set when a coordinator has taken our goodbye; `reached` is the one that we are
     connected to, or "". `addresses`: where to begin; none before this host has joined anything.
@@ -107,7 +111,7 @@ class Session:
         addresses: Callable[[], tuple[str, ...]],
         describe: Describe,
         dial: Dial,
-        explain: Explain,
+        explain: Explain = _no_idea,
         moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._supervisor = supervisor

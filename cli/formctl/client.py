@@ -127,11 +127,13 @@ class Client:
     async def _connect(self, addresses: Sequence[str], deadline_s: float) -> None:
         await self.close()
         share_s = deadline_s / len(addresses)
+        refused: list[NotTrustedError] = []
         for address in addresses:
             try:
                 channel = self._dialler.channel(address)
             except NotTrustedError as error:
-                raise CommandError(str(error)) from None
+                refused.append(error)
+                continue
             try:
                 if await _is_answering(channel, share_s):
                     self._channel, self.address = channel, address
@@ -140,6 +142,8 @@ class Client:
             finally:
                 if self._channel is not channel:
                     await channel.close()
+        if refused:
+            raise CommandError(str(refused[0]))
         raise UnreachableError(await self._nobody())
 
     def _credential(self) -> Credential | None:

@@ -17,7 +17,6 @@ from formation.credentials import Credential
 from formation.runtime import utc
 
 _LOOK_S = 2.0
-_HOUR_MS = 3_600_000
 # Coordinators renew daily, so what they show was signed not long ago by their own clock.
 _LEAF_AGE_MAX_MS = pki.MACHINE_LIFE_MS
 
@@ -108,6 +107,6 @@ def _of_ours(ours: pki.Seen, begins_ms: int, here: str, now_ms: int) -> str:
         return f"our certificate has run out, or the clock is wrong: {counts}, and {here}"
     if begins_ms > ours.expires_at_ms:
         return f"our certificate has run out by the coordinator's clock: {counts}, and {here}"
-    if begins_ms + _LEAF_AGE_MAX_MS < ours.issued_at_ms - _HOUR_MS:
+    if begins_ms + _LEAF_AGE_MAX_MS < ours.issued_at_ms:
         return f"the coordinator's clock is behind ours: {counts}, and {here}"
     return ""

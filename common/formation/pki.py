@@ -33,9 +33,10 @@ PublicKey = ec.EllipticCurvePublicKey
 
 _DAY_MS = 86_400_000
 # Clocks differ: what was signed a moment ago counts for whoever is late by less than this.
-BACKDATED_MS = 3_600_000
+BACKDATED_MS = _DAY_MS
 MACHINE_LIFE_MS = 7 * _DAY_MS
 PERSON_LIFE_MS = 90 * _DAY_MS
+ANCHOR_LIFE_MS = _DAY_MS
 AUTHORITY_LIFE_MS = 3650 * _DAY_MS
 # Machines renew daily, so that one that cannot for a while has six days left.
 MACHINE_RENEWS_AFTER_MS = _DAY_MS
@@ -235,7 +236,7 @@ def token_certificate(token: TokenText, now_ms: int) -> tuple[PrivateKey, bytes]
     identity = Identity(cluster="any", role=Role.TOKEN, name=fingerprint(signer.public_key()))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "joining")])
     issuer = _name(_TOKEN_SUBJECT, signer.public_key())
-    builder = _builder(subject, issuer, key.public_key(), now_ms, _DAY_MS)
+    builder = _builder(subject, issuer, key.public_key(), now_ms, ANCHOR_LIFE_MS)
     certificate = _as_holder(builder, identity).sign(signer, hashes.SHA256())
     return key, certificate_pem(certificate)
 
@@ -252,7 +253,7 @@ def authority_anchor(token: TokenText, now_ms: int) -> x509.Certificate:
 
 def _anchor(subject: str, key: PublicKey, now_ms: int) -> x509.Certificate:
     name = _name(subject, key)
-    builder = _as_authority(_builder(name, name, key, now_ms, _DAY_MS))
+    builder = _as_authority(_builder(name, name, key, now_ms, ANCHOR_LIFE_MS))
     return builder.sign(new_key(), hashes.SHA256())
 
 

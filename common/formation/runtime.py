@@ -97,6 +97,11 @@ def stop_event(
     return event
 
 
+def pasted(word: str) -> str:
+    """The word, or for "-" a line of standard input: what is secret need not be an argument."""
+    return sys.stdin.readline().strip() if word == "-" else word
+
+
 def runtime_dir() -> str:
     """Where this user's sockets and dev clusters live (not created here)."""
     base = os.environ.get("XDG_RUNTIME_DIR")

@@ -6,13 +6,20 @@ import asyncio
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import formation
 from formation import grpcenv
 from formation.runtime import setup_logging, stop_event
 from formation.settings import ConfigError, help_text
-from formation_coordinator.config import EMBEDDED, PROGRAM, CoordinatorConfig, read_config
+from formation_coordinator.config import (
+    EMBEDDED,
+    PROGRAM,
+    CoordinatorConfig,
+    default_identity_dir,
+    read_config,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +49,8 @@ def main() -> None:
         sys.exit(_complain(error.problems))
     grpcenv.prepare()
     setup_logging(PROGRAM.name, verbose=config.verbose)
-    sys.exit(asyncio.run(_run(config)))
+    directory = config.identity_dir or default_identity_dir()
+    sys.exit(asyncio.run(_run(replace(config, identity_dir=directory))))
 
 
 def _complain(problems: tuple[str, ...]) -> int:

@@ -25,7 +25,7 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorConfig:
-    """`id` and `advertise` are "" when not given: the program knows what to use then."""
+    """`id`, `advertise` and `identity_dir` are "" when not given: the program knows what then."""
 
     listen: str = "127.0.0.1:7100"
     advertise: str = ""
@@ -111,8 +111,7 @@ def read_config(
     argv: Sequence[str], environ: Mapping[str, str], read: ReadFile
 ) -> CoordinatorConfig:
     """Raises `ConfigError` with every problem found."""
-    found = {"identity_dir": default_identity_dir(), **load(PROGRAM, argv, environ, read)}
-    config = CoordinatorConfig(**found)
+    config = CoordinatorConfig(**load(PROGRAM, argv, environ, read))
     problems = _problems(config)
     if problems:
         raise ConfigError(problems)

@@ -16,7 +16,7 @@ from formation import contexts, credentials, grpcenv, pki
 from formation.credentials import CredentialError
 from formation.identity import Identity, Role, problem_with_name, read_token
 from formation.model import HOST_NAME
-from formation.runtime import new_id, now_ms, utc
+from formation.runtime import new_id, now_ms, pasted, utc
 from formation.settings import (
     ConfigError,
     Program,
@@ -181,9 +181,9 @@ def _join(argv: Sequence[str]) -> str:
     words, options = argv[:2], argv[2:]
     if len(words) < len(("ADDRESS", "TOKEN")) or any(word.startswith("--") for word in words):
         raise ConfigError(["join: needs ADDRESS and TOKEN first; see join --help"])
-    where, pasted = words
+    where, word = words
     try:
-        token = read_token(sys.stdin.readline().strip() if pasted == "-" else pasted)
+        token = read_token(pasted(word))
         where = address(where)
     except ValueError as error:
         raise ConfigError([f"join: {error}"]) from error

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -33,7 +33,8 @@ _TLS = "TLSv1.3"
 _LOCAL_PEERS = ("unix:",)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+if TYPE_CHECKING:  # the stubs' class is generic, the real one is not
+    Handler = grpc.RpcMethodHandler[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,7 @@ class ServerTls:
             self._notary.authorities(),
             tuple(t.id for t in self._world().tokens.values() if t.expires_at_ms > now_ms),
         )
-        aged = now_ms - self._made_at_ms > pki.BACKDATED_MS
+        aged = now_ms - self._made_at_ms > pki.ANCHOR_LIFE_MS // 2
         if made_of != self._made_of or aged:
             self._fresh = self._configuration()
             self._made_of, self._made_at_ms = made_of, now_ms

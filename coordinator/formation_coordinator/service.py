@@ -106,7 +106,18 @@ class Service:
             live=self.live,
             notary=self.notary,
         )
-        self._server = self._build_server()
+        self.tls = (
+            ServerTls(self.notary, world=lambda: self.live.world, now_ms=now_ms)
+            if self.notary
+            else None
+        )
+        self.guard = Guard(
+            world=lambda: self.live.world,
+            authorities=self.notary.authorities if self.notary else tuple,
+            now_ms=now_ms,
+            insecure=self.notary is None,
+        )
+        self._server: grpc.aio.Server | None = None
 
     def _build_rooms(self) -> ControlService:
         relay, self.desk = LogRelay(new_id), UsageDesk(new_id)
@@ -168,11 +179,8 @@ class Service:
         )
 
     def _build_notary(self) -> Notary | None:
-        """None without certificates. Raises `FatalError` when this coordinator may not serve so."""
-        certified = credentials.exists(self._config.identity_dir)
-        if wrong := problem_with_access(self._config, certified=certified):
-            raise FatalError(wrong)
-        if not certified:
+        """None without certificates."""
+        if not credentials.exists(self._config.identity_dir):
             return None
         try:
             notary = Notary(
@@ -195,24 +203,19 @@ class Service:
             )
         return name
 
-    def _build_server(self) -> grpc.aio.Server:
-        world = self.live
-        self.tls = (
-            None
-            if self.notary is None
-            else ServerTls(self.notary, world=lambda: world.world, now_ms=now_ms)
-        )
-        self.guard = Guard(
-            world=lambda: world.world,
-            authorities=self.notary.authorities if self.notary else tuple,
-            now_ms=now_ms,
-            insecure=self.notary is None,
-        )
-        server = new_server(self.guard)
+    async def _listen(self) -> None:
+        wrong = problem_with_access(self._config, certified=self.notary is not None)
+        if wrong:
+            raise FatalError(wrong)
+        server = self._server = new_server(self.guard)
         agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
         control_pb2_grpc.add_ControlServicer_to_server(self.api, server)
         access_pb2_grpc.add_AccessServicer_to_server(self.access, server)
-        return server
+        try:
+            await listen(server, self._config.listen, self.tls)
+        except ListenError as error:
+            raise FatalError(str(error)) from error
+        log.info("coordinator %s listens on %s", self.me.id, self._config.listen)
 
     def _cut_off(self) -> str:
         """Why we cannot know how things are, for people; or ""."""
@@ -226,11 +229,7 @@ class Service:
 
     async def run(self, stop: Callable[[], Coroutine[None, None, object]]) -> None:
         """Serve until `stop` returns. Raises `FatalError` when it cannot."""
-        try:
-            await listen(self._server, self._config.listen, self.tls)
-        except ListenError as error:
-            raise FatalError(str(error)) from error
-        log.info("coordinator %s listens on %s", self.me.id, self._config.listen)
+        await self._listen()
         stopping = asyncio.create_task(stop())
         work = asyncio.create_task(self.work())
         try:
@@ -364,7 +363,8 @@ class Service:
         """Hand over at once: leadership and registrations go with the lease."""
         await self.election.close()
         self.sessions.end_all(f"coordinator {self.me.id} is stopping")
-        await self._server.stop(STOP_GRACE_S)
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
         await self.lease.close()
 
 

@@ -31,6 +31,11 @@ class Mixed(Lab):
         fresh.symlink_to(tree)
         fresh.rename(self.link(name))
 
+    def plain(self, name: str) -> tuple[str, ...]:
+        """The release before knows no such word of agents: it is always so."""
+        before = self.link(name).resolve() != ROOT
+        return () if name.startswith("a") and before else super().plain(name)
+
     def command(self, name: str, *argv: str) -> list[str]:
         if not self.link(name).exists():
             return super().command(name, *argv)
@@ -63,7 +68,7 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def lab(previous: Path) -> Iterator[Mixed]:
     required()
-    with Mixed(coordinators=2, agents=2) as lab:
+    with Mixed(coordinators=2, agents=2, secure=False) as lab:
         for name in (*lab.coordinator_names, *lab.agent_names):
             lab.turn(name, previous)
         lab.up()

@@ -18,13 +18,18 @@ from typing import Any, Self
 import etcd_server
 import grpc
 import pytest
+from certified import CONTEXT, Authority, channel_credentials, channel_options
 from cluster import DEADLINE_S, Cluster
 from etcd3aio import _protobuf as pb
 from netns import Network, missing, names, run
 
+from formation.credentials import Credential
+from formation.dialling import Dialler
+
 PORT = 7100
 _ETCD_PORTS = (2379, 2380)
 _SAVED = "saved"
+_INSECURE = {"FORMATION_INSECURE": "1"}
 
 
 def required() -> None:
@@ -37,12 +42,24 @@ def required() -> None:
 
 
 class Lab(Cluster):
-    """`flags`: more words for every coordinator. Start with `up`, or each program by itself."""
+    """`flags`: more words for every coordinator. Start with `up`, or each program by itself.
+
+    Everybody has a certificate, as if it had joined long ago; with `secure=False` nobody, and all
+    is told to be insecure.
+    """
 
     def __init__(
-        self, *, etcds: int = 3, coordinators: int = 2, agents: int = 2, flags: Iterable[str] = ()
+        self,
+        *,
+        etcds: int = 3,
+        coordinators: int = 2,
+        agents: int = 2,
+        flags: Iterable[str] = (),
+        secure: bool = True,
     ) -> None:
         super().__init__(etcd="")
+        self.authority = Authority() if secure else None
+        self._operator: Credential | None = None
         self.network = Network()
         self.etcds = names("e", etcds)
         self.coordinator_names = names("c", coordinators)
@@ -55,8 +72,33 @@ class Lab(Cluster):
         self.network.__enter__()
         for name in (*self.etcds, *self.coordinator_names, *self.agent_names):
             self.network.add(name)
+        if self.authority:
+            config_home = Path(super().environment()["XDG_CONFIG_HOME"])
+            self._operator = self.authority.operator(config_home)
         self.etcd = ",".join(f"http://{self.address(name, _ETCD_PORTS[0])}" for name in self.etcds)
         return self
+
+    def identity(self, name: str) -> Path:
+        return self.directory / f"identity-{name}"
+
+    def environment(self) -> dict[str, str]:
+        found = super().environment()
+        return {**found, **({"FORMATION_CONTEXT": CONTEXT} if self.authority else _INSECURE)}
+
+    def plain(self, name: str) -> tuple[str, ...]:
+        """What a program must be told without certificates."""
+        return () if self.authority else ("--insecure",)
+
+    def channel(self, address: str) -> grpc.Channel:
+        """To a coordinator, as an operator."""
+        if self._operator is None:
+            return grpc.insecure_channel(address)
+        return grpc.secure_channel(
+            address, channel_credentials(self._operator), options=channel_options()
+        )
+
+    def dialler(self) -> Dialler:
+        return Dialler(lambda: self._operator, insecure=self.authority is None)
 
     def address(self, name: str, port: int = PORT) -> str:
         return f"{self.network.hosts[name].address}:{port}"
@@ -95,21 +137,28 @@ class Lab(Cluster):
 
     def start_coordinator(self, name: str = "c1", *flags: str) -> subprocess.Popen[bytes]:
         address = self.coordinators[name] = self.address(name)
+        if self.authority and not self.identity(name).exists():
+            self.authority.coordinator(self.identity(name), name)
         return self.start(
             name,
             "formation-coordinator",
-            *("--id", name, "--listen", address, "--insecure", "--etcd", self.etcd),
+            *("--id", name, "--listen", address, "--etcd", self.etcd),
+            *self.plain(name),
+            *("--identity-dir", str(self.identity(name))),
             *self._flags,
             *flags,
         )
 
     def start_agent(self, name: str, *flags: str, dials: str = "") -> subprocess.Popen[bytes]:
         """`dials`: what it calls first, in place of all coordinators."""
+        if self.authority and not (self.state(name) / "identity").exists():
+            self.authority.agent(self.state(name), name)
         addresses = dials or ",".join(self.address(c) for c in self.coordinator_names)
         return self.start(
             name,
             "formation-agent",
             *("--name", name, "--coordinator", addresses, "--state-dir", str(self.state(name))),
+            *self.plain(name),
             *self._agent_flags,
             *flags,
         )

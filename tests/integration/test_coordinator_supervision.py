@@ -324,7 +324,14 @@ async def test_who_does_not_answer_or_is_silent_is_a_notice(c1: RunningCoordinat
         await eventually(lambda: not c1.service.live.world.hosts["c"].connected)
         service = c1.service
         held = service.sessions.held.values
-        fan = UsageFan(held=held, desk=service.desk, live=service.live, me=service.me, answer_s=0.2)
+        fan = UsageFan(
+            held=held,
+            desk=service.desk,
+            live=service.live,
+            me=service.me,
+            dialler=service.dialler,
+            answer_s=0.2,
+        )
         response = await fan.read(pb.UsageRequest())
         assert [item.uid for item in response.instances] == ["a"]
         assert list(response.notices) == [

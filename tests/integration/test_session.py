@@ -16,8 +16,10 @@ from supervisor_bench import Bench, stay, wanted
 
 from formation import wire
 from formation.model import HostStatus, InstanceState, Usage
+from formation.runtime import now_ms
 from formation.v1 import agent_pb2 as pb
 from formation_agent.logs import Logs
+from formation_agent.membership import Membership
 from formation_agent.session import Session, SessionLost
 
 
@@ -56,8 +58,9 @@ async def session(tmp_path: Path, coordinator: FakeCoordinator, bench: Bench) ->
         journal=bench.journal,
         logs=Logs(tmp_path / "logs", max_bytes=10_000, files=2, host="b"),
         usage=Meter(),
-        coordinators=(coordinator.address,),
+        addresses=lambda: (coordinator.address,),
         describe=describe,
+        dial=Membership(tmp_path, (), insecure=False, now_ms=now_ms).dialled,
     )
 
 

@@ -22,7 +22,7 @@ NOT_READY = "coordinator one is not ready: the store is not read yet"
 
 
 def target(*addresses: str) -> Target:
-    return Target(addresses=addresses, origin="--coordinator")
+    return Target(addresses=addresses, origin="--coordinator", insecure=True)
 
 
 @pytest.fixture

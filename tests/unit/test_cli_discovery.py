@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from formation import contexts
 from formctl import discovery
 from formctl.dev import rundir
 from formctl.dev.rundir import DevCluster
@@ -24,7 +25,7 @@ class Surroundings:
         self.running = ExitStack()
 
     def contexts(self, text: str) -> None:
-        path = Path(discovery.context_path(self.environ))
+        path = Path(contexts.context_path(self.environ))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 

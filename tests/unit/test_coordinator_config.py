@@ -3,7 +3,7 @@
 import pytest
 
 from formation.settings import ConfigError
-from formation_coordinator.config import CoordinatorConfig, read_config
+from formation_coordinator.config import CoordinatorConfig, problem_with_access, read_config
 
 FILES = {"c.toml": 'listen = "unix:/run/c.sock"\netcd = ["http://e1:2379", "http://[::1]:2379"]\n'}
 
@@ -34,15 +34,24 @@ def test_a_flag_beats_the_environment_which_beats_the_file() -> None:
     assert found.etcd == ("http://e1:2379", "http://[::1]:2379")
 
 
-def test_listening_beyond_loopback_must_be_spelled_out() -> None:
-    (said,) = problems("--listen", "10.0.0.1:7100")
+@pytest.mark.parametrize("address", ["10.0.0.1:7100", "127.0.0.1:1", "[::1]:1", "localhost:1"])
+def test_tcp_without_certificates_must_be_spelled_out(address: str) -> None:
+    said = problem_with_access(config("--listen", address), certified=False)
     assert "--insecure" in said
-    assert config("--listen", "10.0.0.1:7100", "--insecure").insecure
+    assert "formation-coordinator init" in said
+    assert not problem_with_access(config("--listen", address, "--insecure"), certified=False)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/x"])
-def test_local_addresses_need_no_insecure(address: str) -> None:
-    assert config("--listen", address).listen == address
+@pytest.mark.parametrize(("address", "certified"), [("10.0.0.1:7100", True), ("unix:/x", False)])
+def test_certificates_or_a_socket_need_no_insecure(address: str, certified: bool) -> None:
+    assert not problem_with_access(config("--listen", address), certified=certified)
+
+
+def test_nobody_is_insecure_who_has_certificates() -> None:
+    said = problem_with_access(
+        config("--listen", "10.0.0.1:1", "--insecure", "--identity-dir", "/i"), certified=True
+    )
+    assert "there is a certificate in /i" in said
 
 
 def test_an_address_that_nobody_can_dial_needs_one_to_advertise() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import click
 
@@ -27,11 +26,13 @@ from formctl.settings import Settings, examples, pass_settings, run, say
 )
 def command(settings: Settings, address: str, token: str, context: str) -> None:
     """Become who the token says. Your key is made here and never leaves this machine."""
+    from formation.runtime import pasted
+
     if not contexts.CONTEXT_NAME.fullmatch(context):
         raise InputError(f"--context {context!r}: letters, digits, '_' and '-' only")
     try:
         where = words.address(address)
-        read = read_token(sys.stdin.readline().strip() if token == "-" else token)
+        read = read_token(pasted(token))
     except ValueError as error:
         raise InputError(str(error)) from None
     run(_login(settings, where, read, context))

@@ -41,6 +41,7 @@ class Duration(Seconds):
 
 
 @click.group("token")
+@examples("formctl token create --role agent", "formctl token list", "formctl token revoke ID")
 def command() -> None:
     """Let hosts, coordinators and people join: tokens to paste, each good for a while."""
 

@@ -101,7 +101,7 @@ class Run:
         operator = Operator(self._lab, self.result.seed)
         addresses = [self._lab.address(name) for name in self._lab.coordinator_names]
         hosts = {name: host.address for name, host in self._lab.network.hosts.items()}
-        traffic = Traffic(addresses, hosts, APP)
+        traffic = Traffic(addresses, hosts, APP, self._lab.channel)
         for thread in (recorder, operator, traffic):
             thread.start()
         self._let_it_happen(began_s)

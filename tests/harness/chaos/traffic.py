@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import grpc
 
@@ -17,12 +18,19 @@ _LOOK_S = 0.5
 
 
 class Traffic(threading.Thread):
-    """`answers`: good ones, and each kind of failure."""
+    """`answers`: good ones, and each kind of failure. `dial`: the way to a coordinator."""
 
-    def __init__(self, addresses: list[str], hosts: dict[str, str], app: str) -> None:
+    def __init__(
+        self,
+        addresses: list[str],
+        hosts: dict[str, str],
+        app: str,
+        dial: Callable[[str], grpc.Channel],
+    ) -> None:
         super().__init__(daemon=True)
         self.answers: Counter[str] = Counter()
         self._addresses, self._hosts, self._app = addresses, hosts, app
+        self._dial = dial
         self._targets: list[tuple[str, int]] = []
         self._over = threading.Event()
 
@@ -56,7 +64,7 @@ class Traffic(threading.Thread):
         turn = 0
         while not self._over.wait(_LOOK_S):
             address = self._addresses[turn % len(self._addresses)]
-            with grpc.insecure_channel(address) as channel:
+            with self._dial(address) as channel:
                 request = pb.WatchInstancesRequest(app=self._app, once=True)
                 try:
                     (update,) = control_pb2_grpc.ControlStub(channel).WatchInstances(

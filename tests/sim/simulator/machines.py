@@ -253,7 +253,7 @@ class Machine:
             journal=journal,
             logs=NoLogs(),
             usage=NoUsage(),
-            coordinators=self._coordinators,
+            addresses=lambda: self._coordinators,
             describe=self._describe,
             dial=self._dial,
         )
