@@ -155,7 +155,7 @@ def _apps(rest: str) -> tuple[str, ...]:
 
 
 def token_text(token: TokenText) -> str:
-    """72 characters without spaces, quotes or anything that a shell would read."""
+    """76 characters without spaces, quotes or anything that a shell would read."""
     body = token.authority_key + token.secret
     check = zlib.crc32(body).to_bytes(_CHECK_BYTES, "big")
     return TOKEN_PREFIX + base64.urlsafe_b64encode(body + check).decode().rstrip("=")

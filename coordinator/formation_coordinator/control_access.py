@@ -123,16 +123,20 @@ class AccessControl(Changing):
         raise RaceLost(f"{who}: asked for several certificates at the same time; try again")
 
     async def revoke(self, role: Role, name: str, who: str, why: str) -> IssuedIdentity:
-        """Whatever was issued for this name until now counts no more."""
+        """Whatever was issued for this name until now counts no more, whether or not we know of
+        it: a store may have been put back."""
+        if wrong := problem_with_name(name):
+            raise Invalid(wrong)
         for _ in range(ATTEMPTS_MAX):
             record = await self._record(role, name)
-            if record is None:
-                raise Unknown(f"no {role} {name!r} was given a certificate; see formctl access")
-            before = codec.decode(record.key, record.value)
-            assert isinstance(before, IssuedIdentity)
-            # Certificates tell whole seconds.
-            changed = replace(before, void_before_ms=(self.now_ms() // 1000 + 1) * 1000)
-            compare = ModRevision(record.key, record.mod_revision)
+            before = codec.decode(record.key, record.value) if record else None
+            known = before if isinstance(before, IssuedIdentity) else None
+            changed = replace(
+                known or IssuedIdentity(role=role, name=name),
+                # Certificates tell whole seconds.
+                void_before_ms=(self.now_ms() // 1000 + 1) * 1000,
+            )
+            compare = self._as_read(changed, record)
             audit = self.audit(who, "revoke", name, f"as {role}", why=why)
             if await self.commit([compare], [_put(changed, record)], audit):
                 return changed
@@ -141,7 +145,7 @@ class AccessControl(Changing):
     async def _record(self, role: Role, name: str) -> KeyValue | None:
         return await self.store.get(keys.identity(role, name))
 
-    def _as_read(self, who: Identity, record: KeyValue | None) -> ModRevision:
+    def _as_read(self, who: Identity | IssuedIdentity, record: KeyValue | None) -> ModRevision:
         key = keys.identity(who.role, who.name)
         return ModRevision(key, record.mod_revision if record else 0)
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from certified import Authority
 
+from formation.dialling import Dialler
+from formation.identity import Role
 from formation.runtime import client_channel_options
 from formation.v1 import control_pb2_grpc
 from formation_coordinator.config import CoordinatorConfig
@@ -17,6 +22,15 @@ from formation_coordinator.service import Service
 from formation_coordinator.store.base import Store
 
 DEADLINE_S = 10.0
+
+
+_numbers = itertools.count(1)
+
+
+def own_address() -> str:
+    """Nobody else's: every process of this machine has loopback addresses of its own."""
+    pid, number = os.getpid(), next(_numbers)
+    return f"127.{1 + (pid >> 8) % 254}.{pid % 256}.{1 + number % 254}:7100"
 
 
 @dataclass(slots=True, eq=False)
@@ -35,15 +49,32 @@ class RunningCoordinator:
 
 @asynccontextmanager
 async def coordinator(
-    store: Store, directory: Path, name: str = "c1", *, replace_after_s: float = 0.3
+    store: Store,
+    directory: Path,
+    name: str = "c1",
+    *,
+    replace_after_s: float = 0.3,
+    authority: Authority | None = None,
 ) -> AsyncIterator[RunningCoordinator]:
-    """Ready, and stopped at the end; `stop.set()` stops it earlier."""
-    address = f"unix:{directory / name}.sock"
-    config = CoordinatorConfig(listen=address, id=name, replace_after_s=replace_after_s)
+    """Ready, and stopped at the end; `stop.set()` stops it earlier.
+
+    On a Unix socket; with an authority on TCP with certificates, `control` being an operator's.
+    """
+    if authority is None:
+        address = f"unix:{directory / name}.sock"
+        config = CoordinatorConfig(listen=address, id=name, replace_after_s=replace_after_s)
+        channel = grpc.aio.insecure_channel(address, client_channel_options())
+    else:
+        address = own_address()
+        identity = authority.coordinator(directory / f"identity-{name}", name)
+        config = CoordinatorConfig(
+            listen=address, identity_dir=str(identity), replace_after_s=replace_after_s
+        )
+        ann = authority.issue(directory / "ann", Role.OPERATOR, "ann")
+        channel = Dialler(lambda: ann).channel(address)
     service = Service(config, store)
     stop = asyncio.Event()
     task = asyncio.create_task(service.run(stop.wait))
-    channel = grpc.aio.insecure_channel(address, client_channel_options())
     try:
         async with asyncio.timeout(DEADLINE_S):
             while service.live.world.cluster is None:
