@@ -70,11 +70,33 @@ class Denied(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """A call that goes on. `reason`: why it was ended from here."""
+    """A call that goes on. `reason`: why it was ended from here. `sending`: gRPC has an answer of
+    it in hand; a cancel there would leave the caller without any end."""
 
-    seen: pki.Seen
+    seen: pki.Seen | None
     task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
     reason: str = ""
+    sending: bool = False
+
+    def end(self, reason: str) -> None:
+        self.reason = reason
+        if self.task is not None and not self.sending:
+            self.task.cancel()
+
+    def signed(self, request: Any) -> Any:
+        """What a person asks for bears its name by the certificate, whatever the message says."""
+        if self.seen is None or self.seen.identity.role not in PEOPLE:
+            return request
+        name = self.seen.identity.name
+        if not isinstance(request, Message):
+            return _signed_stream(request, name)
+        _sign(request, name)
+        return request
+
+    def check(self) -> None:
+        """Raises `Denied` when it was ended."""
+        if self.reason:
+            raise Denied(grpc.StatusCode.UNAUTHENTICATED, self.reason)
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -121,8 +143,8 @@ class Guard(grpc.aio.ServerInterceptor):
     def _calling(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
             try:
-                with self._admitted(method, request, context) as asked:
-                    return await behaviour(asked, context)
+                with self._admitted(method, request, context) as held:
+                    return await behaviour(held.signed(request), context)
             except Denied as denied:
                 refused = denied
             return await context.abort(refused.code, str(refused))
@@ -132,9 +154,12 @@ class Guard(grpc.aio.ServerInterceptor):
     def _yielding(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                with self._admitted(method, request, context) as asked:
-                    async for answer in behaviour(asked, context):
+                with self._admitted(method, request, context) as held:
+                    async for answer in behaviour(held.signed(request), context):
+                        held.sending = True
                         yield answer
+                        held.sending = False
+                        held.check()
                 return
             except Denied as denied:
                 refused = denied
@@ -143,22 +168,19 @@ class Guard(grpc.aio.ServerInterceptor):
         return call
 
     @contextmanager
-    def _admitted(self, method: str, request: Any, context: Context) -> Iterator[Any]:
-        """The request as it shall be seen. Raises `Denied`, also when the call is ended later."""
+    def _admitted(self, method: str, request: Any, context: Context) -> Iterator[_Open]:
+        """Raises `Denied`, also when the call is ended later."""
         who = self._who(context)
-        if who.seen is None:
-            yield request
-            return
-        self._check(method, who.seen, request)
+        if who.seen is not None:
+            self._check(method, who.seen, request)
         held = _Open(who.seen)
         self._open.add(held)
         _CALLER.set(who)
         try:
-            yield _signed(request, who.seen.identity)
+            yield held
         except asyncio.CancelledError:
-            if not held.reason:
-                raise
-            raise Denied(grpc.StatusCode.UNAUTHENTICATED, held.reason) from None
+            held.check()
+            raise
         finally:
             self._open.discard(held)
 
@@ -232,11 +254,10 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _end_those_ended(self) -> None:
         for held in tuple(self._open):
-            ended = self._ended(held.seen)
-            if ended and not held.reason and held.task is not None:
-                held.reason = ended
+            ended = self._ended(held.seen) if held.seen else ""
+            if ended and not held.reason:
                 log.warning("ended: %s", ended)
-                held.task.cancel()
+                held.end(ended)
 
 
 def _of_token(certificate: x509.Certificate, world: World) -> pki.Seen | None:
@@ -252,16 +273,6 @@ def _of_token(certificate: x509.Certificate, world: World) -> pki.Seen | None:
         key=token.id,
         authority=token.id,
     )
-
-
-def _signed(request: Any, who: Identity) -> Any:
-    """What a person asks for bears its name by the certificate, whatever the message says."""
-    if who.role not in PEOPLE:
-        return request
-    if isinstance(request, Message):
-        _sign(request, who.name)
-        return request
-    return _signed_stream(request, who.name)
 
 
 async def _signed_stream(requests: AsyncIterator[Any], name: str) -> AsyncIterator[Any]:

@@ -42,7 +42,8 @@ def guard(authority: Authority, *, insecure: bool = False) -> Guard:
 
 def admitted(guarding: Guard, connection: Connection, request: Any = None) -> Caller:
     asked = request or control_pb2.ListHostsRequest()
-    with guarding._admitted(METHOD, asked, connection):  # type: ignore[arg-type]
+    with guarding._admitted(METHOD, asked, connection) as held:  # type: ignore[arg-type]
+        held.signed(asked)
         return caller()
 
 
@@ -58,7 +59,7 @@ async def test_a_certificate_says_who_calls(authority: Authority, tmp_path: Path
     assert not who.speaks_for("vic")
 
 
-def test_an_older_protocol_is_refused_although_the_certificate_is_right(
+async def test_an_older_protocol_is_refused_although_the_certificate_is_right(
     authority: Authority, tmp_path: Path
 ) -> None:
     vic = authority.issue(tmp_path, Role.VIEWER, "vic")
@@ -66,7 +67,9 @@ def test_an_older_protocol_is_refused_although_the_certificate_is_right(
         admitted(guard(authority), Connection(vic.certificate_pem, b"TLSv1.2"))
 
 
-def test_nobody_without_a_certificate_but_who_may_open_the_socket(authority: Authority) -> None:
+async def test_nobody_without_a_certificate_but_who_may_open_the_socket(
+    authority: Authority,
+) -> None:
     with pytest.raises(Denied, match="No certificate"):
         admitted(guard(authority), Connection())
     with pytest.raises(Denied):
