@@ -21,7 +21,7 @@ class AccessService(access_pb2_grpc.AccessServicer):
     """`notary` None: a cluster without certificates."""
 
     def __init__(self, *, control: AccessControl, live: LiveWorld, notary: Notary | None) -> None:
-        self._control, self._live, self._given_notary = control, live, notary
+        self.control, self._live, self._given_notary = control, live, notary
 
     @property
     def _notary(self) -> Notary:
@@ -38,7 +38,7 @@ class AccessService(access_pb2_grpc.AccessServicer):
             raise Refused("only who holds a token can join")
         key = _requested_key(request.request)
         roles = [wire_access.role_from_pb(role) for role in request.roles]
-        signed = await self._control.enrol(who.name, key, request.name, roles, self._sign)
+        signed = await self.control.enrol(who.name, key, request.name, roles, self._sign)
         is_coordinator = signed.seen.identity.role is Role.COORDINATOR
         return pb.EnrolResponse(
             grant=self._grant(signed), keyring=notary.keyring() if is_coordinator else b""
@@ -50,7 +50,7 @@ class AccessService(access_pb2_grpc.AccessServicer):
         if who is None:
             raise Refused("only who has a certificate can renew it")
         key = _requested_key(request.request)
-        return pb.RenewResponse(grant=self._grant(await self._control.renew(who, key, self._sign)))
+        return pb.RenewResponse(grant=self._grant(await self.control.renew(who, key, self._sign)))
 
     def _sign(self, *asked: Any) -> pki.Signed:
         try:
@@ -80,7 +80,7 @@ class AccessService(access_pb2_grpc.AccessServicer):
             uses_left=request.uses or 1,
             who=request.who,
         )
-        token = await self._control.create_token(wanted, request.ttl_s)
+        token = await self.control.create_token(wanted, request.ttl_s)
         return pb.CreateTokenResponse(
             token=wire_access.token_to_pb(token),
             authority_key=pki.point(notary.signer().key.public_key()),
@@ -90,13 +90,13 @@ class AccessService(access_pb2_grpc.AccessServicer):
     @worded
     async def ListTokens(self, request: pb.ListTokensRequest, context: Context) -> Any:  # noqa: N802
         found = sorted(self._live.world.tokens.values(), key=lambda token: token.expires_at_ms)
-        now_ms = self._control.now_ms()
+        now_ms = self.control.now_ms()
         usable = [token for token in found if token.expires_at_ms > now_ms and token.uses_left]
         return pb.ListTokensResponse(tokens=map(wire_access.token_to_pb, usable))
 
     @worded
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> Any:  # noqa: N802
-        await self._control.revoke_token(request.id, request.who)
+        await self.control.revoke_token(request.id, request.who)
         return pb.RevokeTokenResponse()
 
     @worded
@@ -107,7 +107,7 @@ class AccessService(access_pb2_grpc.AccessServicer):
     @worded
     async def RevokeIdentity(self, request: pb.RevokeIdentityRequest, context: Context) -> Any:  # noqa: N802
         role = wire_access.role_from_pb(request.role)
-        revoked = await self._control.revoke(role, request.name, request.who, request.why)
+        revoked = await self.control.revoke(role, request.name, request.who, request.why)
         return pb.RevokeIdentityResponse(identity=wire_access.issued_to_pb(revoked))
 
 

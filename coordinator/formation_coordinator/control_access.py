@@ -142,6 +142,12 @@ class AccessControl(Changing):
                 return changed
         raise RaceLost(f"{role} {name}: others are changing it at the same time; try again")
 
+    async def remember(self, seen: pki.Seen) -> None:
+        """Somebody with a good certificate of whom nothing is written: so that it can be seen."""
+        record = _record_of(seen)
+        key = keys.identity(record.role, record.name)
+        await self.store.commit([ModRevision(key, 0)], [Put(key, codec.encode(record))])
+
     async def _record(self, role: Role, name: str) -> KeyValue | None:
         return await self.store.get(keys.identity(role, name))
 
@@ -214,14 +220,16 @@ def _issued(
     before = codec.decode(record.key, record.value) if record else None
     void_before_ms = before.void_before_ms if isinstance(before, IssuedIdentity) else 0
     signed = sign(who, key, max(now_ms, void_before_ms))
-    seen = signed.seen
-    return signed, IssuedIdentity(
-        role=who.role,
-        name=who.name,
-        apps=who.apps,
+    return signed, replace(_record_of(signed.seen), void_before_ms=void_before_ms)
+
+
+def _record_of(seen: pki.Seen) -> IssuedIdentity:
+    return IssuedIdentity(
+        role=seen.identity.role,
+        name=seen.identity.name,
+        apps=seen.identity.apps,
         issued_at_ms=seen.issued_at_ms,
         expires_at_ms=seen.expires_at_ms,
-        void_before_ms=void_before_ms,
         key=seen.key,
         authority=seen.authority,
     )

@@ -51,7 +51,7 @@ _ID = Setting(name="id", field="id", parse=_name, meta="NAME",
 INIT = Program(
     name="formation-coordinator init",
     purpose="Makes a new cluster's authority, this coordinator's certificate, and an operator's.",
-    prefix="FORMATION_COORDINATOR_INIT_",
+    prefix="FORMATION_COORDINATOR_",
     settings=(
         _DIRECTORY,
         _ID,
@@ -68,7 +68,7 @@ INIT = Program(
 JOIN = Program(
     name="formation-coordinator join",
     purpose="Makes this machine another coordinator of a cluster.",
-    prefix="FORMATION_COORDINATOR_JOIN_",
+    prefix="FORMATION_COORDINATOR_",
     settings=(_DIRECTORY, _ID),
 )
 
@@ -112,7 +112,10 @@ def _failed(code: int, *problems: str) -> int:
 
 
 def _settings(program: Program, argv: Sequence[str]) -> dict[str, Any]:
-    return load(program, argv, os.environ, lambda path: Path(path).read_text("utf-8"))
+    """Of the coordinator's own variables those that mean something here."""
+    meant = {program.prefix + name.upper().replace("-", "_") for name in program.by_name()}
+    environ = {name: value for name, value in os.environ.items() if name in meant}
+    return load(program, argv, environ, lambda path: Path(path).read_text("utf-8"))
 
 
 def _host_name() -> str:

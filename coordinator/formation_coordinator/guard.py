@@ -115,6 +115,8 @@ class Guard(grpc.aio.ServerInterceptor):
         self._remembered: dict[bytes, pki.Seen] = {}
         self._trusted: tuple[x509.Certificate, ...] = ()
         self._open: set[_Open] = set()
+        # Holders whom the store does not know: of `init`, or from after it was put back.
+        self.strangers: dict[tuple[str, str], pki.Seen] = {}
 
     # ------------------------------------------------------------------ before a call
 
@@ -189,9 +191,16 @@ class Guard(grpc.aio.ServerInterceptor):
             raise Denied(grpc.StatusCode.UNAUTHENTICATED, ended)
         app = getattr(request, "app", "")
         values = bool(getattr(request, "values", False))
+        self._note(seen)
         if refused := access.refusal(method, seen.identity, app=app, values=values):
             log.warning("refused: %s", refused)
             raise Denied(grpc.StatusCode.PERMISSION_DENIED, refused)
+
+    def _note(self, seen: pki.Seen) -> None:
+        key = (seen.identity.role, seen.identity.name)
+        is_somebody = seen.identity.role is not Role.TOKEN
+        if is_somebody and key not in self._world().identities:
+            self.strangers.setdefault(key, seen)
 
     # ------------------------------------------------------------------ who it is
 

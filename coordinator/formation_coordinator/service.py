@@ -7,6 +7,7 @@ mirror has its first full view; it leads only after that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -257,6 +258,7 @@ class Service:
                 tasks.create_task(self.notary.run())
                 tasks.create_task(self.tls.watch(self.live.subscribe()))
                 tasks.create_task(self.guard.watch(self.live.subscribe()))
+                tasks.create_task(self._remember_strangers(self.notary))
             log.info("ready: cluster %s", self.live.world.cluster and self.live.world.cluster.id)
 
     async def _found_cluster(self) -> None:
@@ -332,6 +334,19 @@ class Service:
         compare = ModRevision(key, seen.mod_revision if seen else 0)
         await self._store.commit([compare], [put])
         return True
+
+    async def _remember_strangers(self, notary: Notary) -> None:
+        """So that `formctl access` shows everybody, us and those whom `init` made too."""
+        known, control = self.guard.strangers, self.access.control
+        mine = notary.identity
+        known[mine.role, mine.name] = notary.credential.seen
+        while True:
+            for key, seen in tuple(known.items()):
+                if key not in self.live.world.identities:
+                    with contextlib.suppress(StoreError):
+                        await control.remember(seen)
+                known.pop(key, None)
+            await asyncio.sleep(RETRY_S)
 
     async def _send_agents_on_when_cut_off(self) -> None:
         """Cut off from etcd while another coordinator is not: our agents are better off there.

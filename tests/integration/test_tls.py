@@ -456,6 +456,19 @@ async def test_a_certificate_that_runs_out_ends_what_goes_on(rig: Rig) -> None:
         assert "has run out" in (await end_of(call))[1]
 
 
+async def test_whoever_shows_a_certificate_can_be_seen_and_revoked(rig: Rig) -> None:
+    """Those whom `init` made, and all when the store was put back to before they joined."""
+    async with rig.channel(rig.somebody(Role.OPERATOR, "ann")) as channel:
+        stub = access_pb2_grpc.AccessStub(channel)
+        async with asyncio.timeout(CALL_S):
+            while True:
+                listed = await stub.ListIdentities(access_pb2.ListIdentitiesRequest())
+                found = {(item.role, item.name) for item in listed.identities}
+                if found == {(types_pb2.ROLE_OPERATOR, "ann"), (types_pb2.ROLE_COORDINATOR, "c1")}:
+                    break
+                await asyncio.sleep(0.05)
+
+
 async def test_what_is_done_bears_the_name_of_the_certificate(rig: Rig) -> None:
     async with rig.channel(rig.somebody(Role.OPERATOR, "mallory")) as channel:
         stub = access_pb2_grpc.AccessStub(channel)
