@@ -75,8 +75,15 @@ def _join(wish: _Wish) -> str:
     from formation.enrolling import enrol
 
     state_dir = prepare_state_dir(wish.config.state_dir or default_state_dir())
-    name = wish.config.name or facts.host_name()
-    joined = asyncio.run(enrol(wish.address, wish.token, name, [Role.AGENT], now_ms()))
+    joining = enrol(
+        wish.address,
+        wish.token,
+        wish.config.name,
+        [Role.AGENT],
+        now_ms(),
+        default_name=facts.host_name(),
+    )
+    joined = asyncio.run(joining)
     who = joined.seen.identity
     joined.save(str(state_dir / DIRECTORY))
     until = utc(joined.seen.expires_at_ms)

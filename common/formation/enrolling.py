@@ -52,14 +52,23 @@ class Enrolled:
 
 
 async def enrol(
-    address: str, token: TokenText, name: str, roles: Collection[Role], now_ms: int
+    address: str,
+    token: TokenText,
+    name: str,
+    roles: Collection[Role],
+    now_ms: int,
+    *,
+    default_name: str = "",
 ) -> Enrolled:
-    """`roles`: what the caller can be. Raises `EnrolError`."""
+    """`name`: what we insist on, or ""; `roles`: what we can be. Raises `EnrolError`."""
     shown_key, shown_pem = pki.token_certificate(token, now_ms)
     anchor = pki.authority_anchor(token, now_ms)
     key = pki.new_key()
     request = pb.EnrolRequest(
-        request=pki.request(key), name=name, roles=map(wire_access.role_to_pb, roles)
+        request=pki.request(key),
+        name=name,
+        default_name=default_name,
+        roles=map(wire_access.role_to_pb, roles),
     )
     channel = secure_channel(
         address,

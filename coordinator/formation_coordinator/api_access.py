@@ -11,7 +11,7 @@ from formation.v1 import access_pb2 as pb
 from formation.v1 import access_pb2_grpc
 from formation_coordinator.api_errors import Context, worded
 from formation_coordinator.changing import Invalid, Refused
-from formation_coordinator.control_access import AccessControl
+from formation_coordinator.control_access import AccessControl, Wish
 from formation_coordinator.guard import caller
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.notary import Notary
@@ -38,7 +38,10 @@ class AccessService(access_pb2_grpc.AccessServicer):
             raise Refused("only who holds a token can join")
         key = _requested_key(request.request)
         roles = [wire_access.role_from_pb(role) for role in request.roles]
-        signed = await self.control.enrol(who.name, key, request.name, roles, self._sign)
+        wish = Wish(
+            key=key, name=request.name, default_name=request.default_name, roles=frozenset(roles)
+        )
+        signed = await self.control.enrol(who.name, wish, self._sign)
         is_coordinator = signed.seen.identity.role is Role.COORDINATOR
         return pb.EnrolResponse(
             grant=self._grant(signed), keyring=notary.keyring() if is_coordinator else b""

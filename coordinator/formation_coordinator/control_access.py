@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from formation import pki
 from formation.identity import (
@@ -32,6 +32,17 @@ USES_MAX = 10_000
 TOKENS_MAX = 100
 # Signs a certificate for this holder and key, of this moment.
 Sign = Callable[[Identity, pki.PublicKey, int], pki.Signed]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a joiner asks for: a certificate for `key`, as one of `roles`. `name`: what it insists
+    on, or ""."""
+
+    key: pki.PublicKey
+    roles: Collection[Role]
+    name: str = ""
+    default_name: str = ""
 
 
 class AccessControl(Changing):
@@ -76,28 +87,21 @@ class AccessControl(Changing):
         if not await self.commit([ModRevision(key, item.mod_revision)], [Delete(key)], audit):
             raise RaceLost(f"token {token_id} was used at this moment; look again")
 
-    async def enrol(
-        self,
-        token_id: str,
-        key: pki.PublicKey,
-        name: str,
-        roles: Collection[Role],
-        sign: Sign,
-    ) -> pki.Signed:
+    async def enrol(self, token_id: str, wish: Wish, sign: Sign) -> pki.Signed:
         """The holder of that token becomes somebody. The same key may ask again."""
         for _ in range(ATTEMPTS_MAX):
             item = await self.store.get(keys.token(token_id))
             token = codec.decode(item.key, item.value) if item else None
             if item is None or not isinstance(token, JoinToken):
                 raise Refused("this token was revoked, or has run out")
-            used = pki.fingerprint(key)
+            used = pki.fingerprint(wish.key)
             _check_use(token, used, self.now_ms())
-            if token.role not in roles:
+            if token.role not in wish.roles:
                 raise Refused(f"this token is for a role of {token.role}: not for this program")
-            who = _identity(token, name)
+            who = _identity(token, wish)
             record = await self._record(who.role, who.name)
             _check_name(token, record, used, self.now_ms())
-            signed, issued = _issued(sign, who, key, record, self.now_ms())
+            signed, issued = _issued(sign, who, wish.key, record, self.now_ms())
             done = replace(
                 token,
                 uses_left=token.uses_left - (used not in token.used_by),
@@ -189,11 +193,11 @@ def _check_use(token: JoinToken, used: str, now_ms: int) -> None:
         raise Refused("this token was used already; ask for another")
 
 
-def _identity(token: JoinToken, name: str) -> Identity:
+def _identity(token: JoinToken, wish: Wish) -> Identity:
     """The cluster is filled in by who signs."""
-    if token.name and name and token.name != name:
-        raise Refused(f"this token is for {token.role} {token.name}, not for {name}")
-    chosen = token.name or name
+    if token.name and wish.name and token.name != wish.name:
+        raise Refused(f"this token is for {token.role} {token.name}, not for {wish.name}")
+    chosen = token.name or wish.name or wish.default_name
     if wrong := problem_with_name(chosen):
         raise Invalid(wrong)
     return Identity(cluster="", role=token.role, name=chosen, apps=token.apps)

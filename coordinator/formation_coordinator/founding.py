@@ -192,12 +192,19 @@ def _join(argv: Sequence[str]) -> str:
         raise ConfigError([f"join: {error}"]) from error
     told = _settings(JOIN, options)
     directory = _free(told.get("directory") or default_identity_dir())
-    name = told.get("id") or _host_name()
     from formation.enrolling import EnrolError, enrol
 
     grpcenv.prepare()
     try:
-        joined = asyncio.run(enrol(where, token, name, [Role.COORDINATOR], now_ms()))
+        joining = enrol(
+            where,
+            token,
+            told.get("id", ""),
+            [Role.COORDINATOR],
+            now_ms(),
+            default_name=_host_name(),
+        )
+        joined = asyncio.run(joining)
         keyring.save(directory, keyring.decode(joined.keyring))
         joined.save(directory)
     except (EnrolError, ValueError) as error:

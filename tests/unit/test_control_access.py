@@ -11,14 +11,13 @@ import pytest
 from formation import pki
 from formation.identity import Identity, IssuedIdentity, JoinToken, Role
 from formation_coordinator.changing import Invalid, Refused, Unknown
-from formation_coordinator.control_access import TOKENS_MAX, AccessControl
+from formation_coordinator.control_access import TOKENS_MAX, AccessControl, Wish
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import Span
 from formation_coordinator.store.memory import MemoryStore
 
 NOW_MS = 1_800_000_000_000
 HOUR_S = 3600.0
-AGENTS = [Role.AGENT]
 
 
 @dataclass
@@ -59,7 +58,8 @@ class Desk:
         self, token: JoinToken, name: str, key: pki.PublicKey | None = None
     ) -> Awaitable[pki.Signed]:
         key = key or pki.new_key().public_key()
-        return self.control.enrol(token.id, key, name, [token.role], self.sign)
+        wish = Wish(key=key, roles=[token.role], name=name, default_name="vm")
+        return self.control.enrol(token.id, wish, self.sign)
 
     async def record(self, role: Role, name: str) -> IssuedIdentity:
         item = await self.store.get(keys.identity(role, name))
@@ -155,17 +155,21 @@ async def test_a_token_with_a_name_is_for_that_one(desk: Desk) -> None:
     assert (await desk.enrol(token, "")).seen.identity.name == "web-1"
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a b", "a/b", "x" * 300, "a\n"])
+@pytest.mark.parametrize("name", ["../x", "a b", "a/b", "x" * 300, "a\n"])
 async def test_a_joiner_needs_a_name_that_is_one(desk: Desk, name: str) -> None:
     with pytest.raises(Invalid):
         await desk.enrol(await desk.token(), name)
+
+
+async def test_who_insists_on_no_name_is_called_as_its_machine(desk: Desk) -> None:
+    assert (await desk.enrol(await desk.token(), "")).seen.identity.name == "vm"
 
 
 async def test_a_token_is_for_one_role(desk: Desk) -> None:
     token = await desk.token(Role.COORDINATOR)
     key = pki.new_key().public_key()
     with pytest.raises(Refused, match="a role of coordinator"):
-        await desk.control.enrol(token.id, key, "web-1", AGENTS, desk.sign)
+        await desk.control.enrol(token.id, Wish(key=key, roles=[Role.AGENT]), desk.sign)
 
 
 async def test_a_deployer_has_the_apps_of_its_token_also_when_it_renews(desk: Desk) -> None:

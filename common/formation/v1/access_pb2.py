@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from formation.v1 import types_pb2 as formation_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66ormation/v1/access.proto\x12\x0c\x66ormation.v1\x1a\x18\x66ormation/v1/types.proto\"P\n\x0c\x45nrolRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x05roles\x18\x03 \x03(\x0e\x32\x12.formation.v1.Role\"D\n\rEnrolResponse\x12\"\n\x05grant\x18\x01 \x01(\x0b\x32\x13.formation.v1.Grant\x12\x0f\n\x07keyring\x18\x02 \x01(\x0c\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\"3\n\rRenewResponse\x12\"\n\x05grant\x18\x01 \x01(\x0b\x32\x13.formation.v1.Grant\"P\n\x05Grant\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x13\n\x0b\x61uthorities\x18\x02 \x03(\x0c\x12\x1d\n\x15\x63oordinator_addresses\x18\x03 \x03(\t\"\x90\x01\n\x12\x43reateTokenRequest\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12 \n\x04role\x18\x02 \x01(\x0e\x32\x12.formation.v1.Role\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04\x61pps\x18\x04 \x03(\t\x12\r\n\x05ttl_s\x18\x05 \x01(\x01\x12\x0c\n\x04uses\x18\x06 \x01(\r\x12\x0b\n\x03who\x18\x07 \x01(\t\"s\n\x13\x43reateTokenResponse\x12&\n\x05token\x18\x01 \x01(\x0b\x32\x17.formation.v1.JoinToken\x12\x15\n\rauthority_key\x18\x02 \x01(\x0c\x12\x1d\n\x15\x63oordinator_addresses\x18\x03 \x03(\t\"\x13\n\x11ListTokensRequest\"=\n\x12ListTokensResponse\x12\'\n\x06tokens\x18\x01 \x03(\x0b\x32\x17.formation.v1.JoinToken\"-\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\"\x15\n\x13RevokeTokenResponse\"\x17\n\x15ListIdentitiesRequest\"J\n\x16ListIdentitiesResponse\x12\x30\n\nidentities\x18\x01 \x03(\x0b\x32\x1c.formation.v1.IssuedIdentity\"a\n\x15RevokeIdentityRequest\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.formation.v1.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03who\x18\x03 \x01(\t\x12\x0b\n\x03why\x18\x04 \x01(\t\"H\n\x16RevokeIdentityResponse\x12.\n\x08identity\x18\x01 \x01(\x0b\x32\x1c.formation.v1.IssuedIdentity2\xbf\x04\n\x06\x41\x63\x63\x65ss\x12@\n\x05\x45nrol\x12\x1a.formation.v1.EnrolRequest\x1a\x1b.formation.v1.EnrolResponse\x12@\n\x05Renew\x12\x1a.formation.v1.RenewRequest\x1a\x1b.formation.v1.RenewResponse\x12R\n\x0b\x43reateToken\x12 .formation.v1.CreateTokenRequest\x1a!.formation.v1.CreateTokenResponse\x12O\n\nListTokens\x12\x1f.formation.v1.ListTokensRequest\x1a .formation.v1.ListTokensResponse\x12R\n\x0bRevokeToken\x12 .formation.v1.RevokeTokenRequest\x1a!.formation.v1.RevokeTokenResponse\x12[\n\x0eListIdentities\x12#.formation.v1.ListIdentitiesRequest\x1a$.formation.v1.ListIdentitiesResponse\x12[\n\x0eRevokeIdentity\x12#.formation.v1.RevokeIdentityRequest\x1a$.formation.v1.RevokeIdentityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66ormation/v1/access.proto\x12\x0c\x66ormation.v1\x1a\x18\x66ormation/v1/types.proto\"f\n\x0c\x45nrolRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x05roles\x18\x03 \x03(\x0e\x32\x12.formation.v1.Role\x12\x14\n\x0c\x64\x65\x66\x61ult_name\x18\x04 \x01(\t\"D\n\rEnrolResponse\x12\"\n\x05grant\x18\x01 \x01(\x0b\x32\x13.formation.v1.Grant\x12\x0f\n\x07keyring\x18\x02 \x01(\x0c\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\"3\n\rRenewResponse\x12\"\n\x05grant\x18\x01 \x01(\x0b\x32\x13.formation.v1.Grant\"P\n\x05Grant\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x13\n\x0b\x61uthorities\x18\x02 \x03(\x0c\x12\x1d\n\x15\x63oordinator_addresses\x18\x03 \x03(\t\"\x90\x01\n\x12\x43reateTokenRequest\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12 \n\x04role\x18\x02 \x01(\x0e\x32\x12.formation.v1.Role\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04\x61pps\x18\x04 \x03(\t\x12\r\n\x05ttl_s\x18\x05 \x01(\x01\x12\x0c\n\x04uses\x18\x06 \x01(\r\x12\x0b\n\x03who\x18\x07 \x01(\t\"s\n\x13\x43reateTokenResponse\x12&\n\x05token\x18\x01 \x01(\x0b\x32\x17.formation.v1.JoinToken\x12\x15\n\rauthority_key\x18\x02 \x01(\x0c\x12\x1d\n\x15\x63oordinator_addresses\x18\x03 \x03(\t\"\x13\n\x11ListTokensRequest\"=\n\x12ListTokensResponse\x12\'\n\x06tokens\x18\x01 \x03(\x0b\x32\x17.formation.v1.JoinToken\"-\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\"\x15\n\x13RevokeTokenResponse\"\x17\n\x15ListIdentitiesRequest\"J\n\x16ListIdentitiesResponse\x12\x30\n\nidentities\x18\x01 \x03(\x0b\x32\x1c.formation.v1.IssuedIdentity\"a\n\x15RevokeIdentityRequest\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.formation.v1.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03who\x18\x03 \x01(\t\x12\x0b\n\x03why\x18\x04 \x01(\t\"H\n\x16RevokeIdentityResponse\x12.\n\x08identity\x18\x01 \x01(\x0b\x32\x1c.formation.v1.IssuedIdentity2\xbf\x04\n\x06\x41\x63\x63\x65ss\x12@\n\x05\x45nrol\x12\x1a.formation.v1.EnrolRequest\x1a\x1b.formation.v1.EnrolResponse\x12@\n\x05Renew\x12\x1a.formation.v1.RenewRequest\x1a\x1b.formation.v1.RenewResponse\x12R\n\x0b\x43reateToken\x12 .formation.v1.CreateTokenRequest\x1a!.formation.v1.CreateTokenResponse\x12O\n\nListTokens\x12\x1f.formation.v1.ListTokensRequest\x1a .formation.v1.ListTokensResponse\x12R\n\x0bRevokeToken\x12 .formation.v1.RevokeTokenRequest\x1a!.formation.v1.RevokeTokenResponse\x12[\n\x0eListIdentities\x12#.formation.v1.ListIdentitiesRequest\x1a$.formation.v1.ListIdentitiesResponse\x12[\n\x0eRevokeIdentity\x12#.formation.v1.RevokeIdentityRequest\x1a$.formation.v1.RevokeIdentityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,35 +33,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'formation.v1.access_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENROLREQUEST']._serialized_start=69
-  _globals['_ENROLREQUEST']._serialized_end=149
-  _globals['_ENROLRESPONSE']._serialized_start=151
-  _globals['_ENROLRESPONSE']._serialized_end=219
-  _globals['_RENEWREQUEST']._serialized_start=221
-  _globals['_RENEWREQUEST']._serialized_end=252
-  _globals['_RENEWRESPONSE']._serialized_start=254
-  _globals['_RENEWRESPONSE']._serialized_end=305
-  _globals['_GRANT']._serialized_start=307
-  _globals['_GRANT']._serialized_end=387
-  _globals['_CREATETOKENREQUEST']._serialized_start=390
-  _globals['_CREATETOKENREQUEST']._serialized_end=534
-  _globals['_CREATETOKENRESPONSE']._serialized_start=536
-  _globals['_CREATETOKENRESPONSE']._serialized_end=651
-  _globals['_LISTTOKENSREQUEST']._serialized_start=653
-  _globals['_LISTTOKENSREQUEST']._serialized_end=672
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=674
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=735
-  _globals['_REVOKETOKENREQUEST']._serialized_start=737
-  _globals['_REVOKETOKENREQUEST']._serialized_end=782
-  _globals['_REVOKETOKENRESPONSE']._serialized_start=784
-  _globals['_REVOKETOKENRESPONSE']._serialized_end=805
-  _globals['_LISTIDENTITIESREQUEST']._serialized_start=807
-  _globals['_LISTIDENTITIESREQUEST']._serialized_end=830
-  _globals['_LISTIDENTITIESRESPONSE']._serialized_start=832
-  _globals['_LISTIDENTITIESRESPONSE']._serialized_end=906
-  _globals['_REVOKEIDENTITYREQUEST']._serialized_start=908
-  _globals['_REVOKEIDENTITYREQUEST']._serialized_end=1005
-  _globals['_REVOKEIDENTITYRESPONSE']._serialized_start=1007
-  _globals['_REVOKEIDENTITYRESPONSE']._serialized_end=1079
-  _globals['_ACCESS']._serialized_start=1082
-  _globals['_ACCESS']._serialized_end=1657
+  _globals['_ENROLREQUEST']._serialized_end=171
+  _globals['_ENROLRESPONSE']._serialized_start=173
+  _globals['_ENROLRESPONSE']._serialized_end=241
+  _globals['_RENEWREQUEST']._serialized_start=243
+  _globals['_RENEWREQUEST']._serialized_end=274
+  _globals['_RENEWRESPONSE']._serialized_start=276
+  _globals['_RENEWRESPONSE']._serialized_end=327
+  _globals['_GRANT']._serialized_start=329
+  _globals['_GRANT']._serialized_end=409
+  _globals['_CREATETOKENREQUEST']._serialized_start=412
+  _globals['_CREATETOKENREQUEST']._serialized_end=556
+  _globals['_CREATETOKENRESPONSE']._serialized_start=558
+  _globals['_CREATETOKENRESPONSE']._serialized_end=673
+  _globals['_LISTTOKENSREQUEST']._serialized_start=675
+  _globals['_LISTTOKENSREQUEST']._serialized_end=694
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=696
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=757
+  _globals['_REVOKETOKENREQUEST']._serialized_start=759
+  _globals['_REVOKETOKENREQUEST']._serialized_end=804
+  _globals['_REVOKETOKENRESPONSE']._serialized_start=806
+  _globals['_REVOKETOKENRESPONSE']._serialized_end=827
+  _globals['_LISTIDENTITIESREQUEST']._serialized_start=829
+  _globals['_LISTIDENTITIESREQUEST']._serialized_end=852
+  _globals['_LISTIDENTITIESRESPONSE']._serialized_start=854
+  _globals['_LISTIDENTITIESRESPONSE']._serialized_end=928
+  _globals['_REVOKEIDENTITYREQUEST']._serialized_start=930
+  _globals['_REVOKEIDENTITYREQUEST']._serialized_end=1027
+  _globals['_REVOKEIDENTITYRESPONSE']._serialized_start=1029
+  _globals['_REVOKEIDENTITYRESPONSE']._serialized_end=1101
+  _globals['_ACCESS']._serialized_start=1104
+  _globals['_ACCESS']._serialized_end=1679
 # @@protoc_insertion_point(module_scope)

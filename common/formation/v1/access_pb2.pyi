@@ -29,10 +29,13 @@ class EnrolRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
+    DEFAULT_NAME_FIELD_NUMBER: _builtins.int
     request: _builtins.bytes
     """PKCS#10 in DER"""
     name: _builtins.str
-    """what the joiner wants to be called"""
+    """what the joiner insists to be called; empty: no matter"""
+    default_name: _builtins.str
+    """when neither it nor the token says one"""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Role.ValueType]:
         """what it can be; refused when the token is for another"""
@@ -43,10 +46,11 @@ class EnrolRequest(_message.Message):
         request: _builtins.bytes = ...,
         name: _builtins.str = ...,
         roles: _abc.Iterable[_types_pb2.Role.ValueType] | None = ...,
+        default_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request", b"request", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_name", b"default_name", "name", b"name", "request", b"request", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
