@@ -288,14 +288,16 @@ class Service:
         return self.notary.identity.cluster if self.notary else ""
 
     async def _agree_on_trust(self, cluster: Cluster) -> None:
-        """The first coordinator with certificates says whose signatures count."""
+        """The first coordinator with certificates says whose signatures count. What only a newer
+        version can read stays; then what we were given counts for us."""
         mine = self._own_cluster()
         if mine and mine != cluster.id:
             raise FatalError(
                 f"this store is of cluster {cluster.id}, our certificate of cluster {mine}: give "
                 "another --etcd or --etcd-prefix, or another --identity-dir"
             )
-        while self.notary and self.live.world.trust is None:
+        unreadable = ("trust", ()) in self.live.world.unreadable
+        while self.notary and self.live.world.trust is None and not unreadable:
             try:
                 put = Put(keys.trust(), codec.encode(self.notary.first_trust()))
                 outcome = await self._store.commit([ModRevision(keys.trust(), 0)], [put])
