@@ -81,3 +81,15 @@ def test_every_program_that_the_reading_order_names_exists() -> None:
     tracked = {path.name for path in ROOT.glob("*/*/**/*.py")}
     named = {name.rsplit("/", 1)[-1] for name in re.findall(r"`([\w/]+\.py)`", section)}
     assert named - tracked == set()
+
+
+def test_every_test_that_the_security_page_names_exists() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert set(re.findall(r"`(test_\w+\.py)", text)) <= set(sources)
+    named = set(re.findall(r"(?:::|`)(test_\w+)`", text))
+    defined = {
+        name for source in sources.values() for name in re.findall(r"def (test_\w+)", source)
+    }
+    assert len(named) > 10
+    assert named - defined == set()

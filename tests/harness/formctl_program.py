@@ -36,6 +36,7 @@ class Formctl:
             "XDG_CONFIG_HOME": str(home),
             "XDG_RUNTIME_DIR": str(home),
             "FORMATION_COORDINATOR": address,
+            "FORMATION_INSECURE": "1",  # the fake one is on plain TCP
         }
 
     def write(self, name: str, text: str) -> None:
