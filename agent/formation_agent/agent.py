@@ -28,6 +28,7 @@ from formation_agent import facts, link, machine, takeover
 from formation_agent import journal as journals
 from formation_agent.config import AgentConfig, load
 from formation_agent.environment import Surroundings
+from formation_agent.guardrails import Guardrails
 from formation_agent.health import Health
 from formation_agent.journal import Journal, JournalError
 from formation_agent.launch import Launcher, Powers, powers_of
@@ -135,7 +136,9 @@ async def _agent(config: AgentConfig, state_dir: Path, processes: Processes) -> 
         log.error("%s", opened.problem)
     if not processes.children:
         await _end_leftovers(opened.memory)
-    contained = await processes.contain(opened.memory.agent_id)
+    contained = await processes.contain(
+        opened.memory.agent_id, new_privileges=config.new_privileges
+    )
     powers = powers_of(contained, is_root=os.geteuid() == 0)
     if powers.inability:
         log.info("not everything can be limited here: %s", powers.inability)
@@ -187,6 +190,11 @@ class Agent:
                 Ports(config.ports, config.foreman_ports),
                 _files_max(),
                 powers,
+                Guardrails(
+                    users=config.users,
+                    default_user=config.default_user,
+                    directories=config.directories,
+                ),
             ),
             journal=journal,
             jitter=random.random,

@@ -19,7 +19,7 @@ import select
 import signal
 import time
 
-from formation_agent import cgroups, procfs
+from formation_agent import cgroups, privileges, procfs
 from formation_agent.containment import Containment, discard
 from formation_agent.depot import PACK_FDS_MAX, Depot
 from formation_agent.spawnerror import NoEntry, SpawnError
@@ -179,8 +179,11 @@ class Children:
 
     # --- starting -------------------------------------------------------------------------------
 
-    def contain(self, name: str, brain_pid: int) -> Message:
-        """From here on every tree gets a cgroup, if that can be; the answer says whether."""
+    def contain(self, order: Message, brain_pid: int) -> Message:
+        """From here on every tree gets a cgroup, if that can be; the answer says whether. And no
+        more privileges than this machine's owner lets it have."""
+        privileges.drop(new_privileges=order.get("new_privileges", True))
+        name = order["name"]
         ours = {os.getpid(), brain_pid}
         self._containment.contain(name, ours, {child.cgroup for child in self})
         return {

@@ -28,6 +28,10 @@ class AgentConfig:
     foreman_ports: int = 0
     inherit_env: bool = False
     insecure: bool = False
+    users: tuple[str, ...] = ()
+    default_user: str = ""
+    directories: tuple[str, ...] = ()
+    new_privileges: bool = False
     log_bytes_max: int = 10 << 20
     log_files: int = 5
     verbose: bool = False
@@ -37,6 +41,18 @@ def _host_name(text: str) -> str:
     if not HOST_NAME.fullmatch(text):
         raise ValueError(f"{text!r} is no host name: letters, digits, '.', '_' and '-' are")
     return text
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _directories(text: str) -> tuple[str, ...]:
+    found = _words(text)
+    for path in found:
+        if not path.startswith("/"):
+            raise ValueError(f"{path!r}: must be absolute")
+    return found
 
 
 def _files(text: str) -> int:
@@ -86,6 +102,14 @@ _SETTINGS = (
             help="where instances get their PORT from (20000-29999)"),
     Setting(name="foreman-ports", field="foreman_ports", parse=_base_port, meta="BASE",
             help="development: BASE + 100 per type + ordinal - 1 when free; 0 is off (0)"),
+    Setting(name="allow-user", field="users", parse=_words, meta="USER", repeats=True,
+            help="who instances may run as, * for anybody; repeats (anybody but root)"),
+    Setting(name="default-user", field="default_user", parse=settings.filled, meta="USER",
+            help="who a type without a user runs as (the agent's own)"),
+    Setting(name="allow-dir", field="directories", parse=_directories, meta="DIR", repeats=True,
+            help="where instances may run, with all below; repeats (anywhere)"),
+    Setting(name="allow-new-privileges", field="new_privileges", parse=settings.switch, meta="",
+            help="let set-user-id programs such as sudo work in instances"),
     Setting(name="inherit-env", field="inherit_env", parse=settings.switch, meta="",
             help="give children the agent's whole environment, minus FORMATION_*"),
     Setting(name="log-max-bytes", field="log_bytes_max", parse=_log_bytes, meta="BYTES",

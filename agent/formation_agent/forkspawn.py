@@ -123,7 +123,7 @@ def _become(
         _set_limits(order.get("rlimits", {}))
         _switch_user(order.get("user"), keeper)
         os.umask(order.get("umask", os.umask(0)))
-        enter_directory(order["cwd"])
+        enter_directory(order["cwd"], order.get("within", ()))
         _execute(*program)
     except NoEntry as error:
         report = _CANNOT_ENTER + encode(str(error))

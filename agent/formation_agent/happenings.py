@@ -29,6 +29,7 @@ class SpawnOptions:
     those that shall hold, where a cgroup can hold them. `notify`: a socket for sd_notify. `join`:
     the key of a living process in whose cgroup it shall run, as a tree of its own nevertheless.
     `fence_s`: it is exclusive, and killed so long after the agent's lease; None: it is not.
+    `within`: the directories in or below which it may run; none is anywhere.
     """
 
     umask: int | None = None
@@ -39,6 +40,7 @@ class SpawnOptions:
     notify: bool = False
     join: str = ""
     fence_s: float | None = None
+    within: tuple[str, ...] = ()
 
     def fields(self) -> link.Message:
         """As `spawn` says them: what is not asked for is absent."""
@@ -55,6 +57,7 @@ class SpawnOptions:
             "limits": dict(self.limits),
             "notify": self.notify,
             "join": self.join,
+            "within": list(self.within),
         }
         numbers = {"umask": self.umask, "fence_s": self.fence_s}
         given = {name: number for name, number in numbers.items() if number is not None}

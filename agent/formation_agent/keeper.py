@@ -261,7 +261,7 @@ class Keeper:
                 case "lock":
                     self._lock(message["path"])
                 case "contain":
-                    self._brain.send(self._children.contain(message["name"], self._brain.pid))
+                    self._brain.send(self._children.contain(message, self._brain.pid))
                 case _:
                     self._on_word(message)
         except Exception as error:  # noqa: BLE001  whatever it is, the brain must not wait for ever

@@ -17,9 +17,10 @@ from formation.model import Ability, Assignment, Limits, ProcessType, Release
 from formation.running import spec_of
 from formation_agent import command
 from formation_agent.environment import Surroundings, instance_environment, type_environment
+from formation_agent.guardrails import OPEN, Guardrails, objection
 from formation_agent.ports import Port, PortError, Ports
-from formation_agent.processes import Contained, SpawnOptions
-from formation_agent.users import Account, NoAccount, account
+from formation_agent.processes import Contained, SpawnOptions, User
+from formation_agent.users import Account, NoAccount, account, name_of
 
 # What one instance takes here: two pipes, its pidfd, its log file, and one for a reader of that
 # or its notify socket.
@@ -102,11 +103,13 @@ class Launcher:
         ports: Ports,
         files_max: int | None = None,
         powers: Powers = _NONE,
+        rails: Guardrails = OPEN,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._around = around
         self._files_max = files_max
         self._powers = powers
+        self._rails = rails
         self._now_s = now_s
         self._plans: dict[tuple[str, int, str], tuple[_Plan, float]] = {}
         self._said: set[tuple[str, str, tuple[str, ...]]] = set()
@@ -161,7 +164,7 @@ class Launcher:
 
     def _plan(self, release: Release, spec: ProcessType) -> _Plan:
         notes = self._notes(release, spec)
-        who = _account(spec)
+        who = self._who(spec)
         env = type_environment(self._around, release, spec, who.env)
         base = release.workdir or env["HOME"]
         cwd = os.path.join(base, spec.workdir) if spec.workdir else base
@@ -175,8 +178,24 @@ class Launcher:
             limits=_enforced(spec.limits, self._powers.abilities),
             notify=spec.notify or spec.watchdog_s > 0,
             fence_s=spec.stop_grace_s if spec.exclusive else None,
+            within=self._rails.directories,
         )
         return _Plan(spec=spec, argv=planned.argv, env=env, cwd=cwd, options=options, notes=notes)
+
+    def _who(self, spec: ProcessType) -> Account:
+        """Raises `LaunchError` for whom there is not, or this machine does not allow."""
+        uid, gid = os.geteuid(), os.getegid()
+        user = spec.user or self._rails.default_user
+        try:
+            found = account(user, spec.group, our_uid=uid, our_gid=gid)
+        except NoAccount as error:
+            raise LaunchError(str(error)) from error
+        runs_as = found.user or User(uid=uid, gid=gid, groups=(), name=name_of(uid))
+        gids = {runs_as.gid, *runs_as.groups}
+        wrong = objection(self._rails, name=runs_as.name, uid=runs_as.uid, gids=gids)
+        if wrong:
+            raise LaunchError(wrong)
+        return found
 
     def _notes(self, release: Release, spec: ProcessType) -> tuple[str, ...]:
         """What is started without. Raises `LaunchError` for what the type requires."""
@@ -208,13 +227,6 @@ def _launch(plan: _Plan, assignment: Assignment, port: Port) -> Launch:
         moved_from=port.moved_from or 0,
         notes=plan.notes,
     )
-
-
-def _account(spec: ProcessType) -> Account:
-    try:
-        return account(spec.user, spec.group, our_uid=os.geteuid(), our_gid=os.getegid())
-    except NoAccount as error:
-        raise LaunchError(str(error)) from error
 
 
 def _asked(limits: Limits) -> Mapping[Ability, tuple[str, float]]:

@@ -145,9 +145,10 @@ class Processes:
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
 
-    async def contain(self, name: str) -> Contained:
+    async def contain(self, name: str, *, new_privileges: bool = True) -> Contained:
         """From here on every tree gets a cgroup, where this is possible; what an earlier agent of
-        this name left in cgroups is killed. Raises KeeperGone.
+        this name left in cgroups is killed. Without `new_privileges` nothing that is started gains
+        any, for as long as the keeper lives. Raises KeeperGone.
         """
         self._raise_if_gone()
         self._agent = name
@@ -155,7 +156,7 @@ class Processes:
             return Contained(path="", controllers=(), problem=_TOO_OLD)
         answer: asyncio.Future[Contained] = self._loop.create_future()
         self._contains.append(answer)
-        self._send({"op": "contain", "name": name})
+        self._send({"op": "contain", "name": name, "new_privileges": new_privileges})
         return await answer
 
     def spawn(

@@ -162,7 +162,7 @@ class Spawner:
             (os.POSIX_SPAWN_DUP2, self._low[1], 2),
         ]
         file, env = encode(order["file"]), encode_env(order["env"])
-        enter_directory(order["cwd"])
+        enter_directory(order["cwd"], order.get("within", ()))
         umask = os.umask(order["umask"]) if "umask" in order else None
         try:
             for end, low in zip(ends, self._low, strict=True):

@@ -42,8 +42,22 @@ def reason(error: OSError, file: str, name: str) -> str:
     return f"cannot run {name}: {error.strerror}"
 
 
-def enter_directory(cwd: str) -> None:
-    """Raises SpawnError."""
+def enter_directory(cwd: str, within: Sequence[str] = ()) -> None:
+    """Judged by where it has led to, not by its name: links may change at any moment.
+
+    Raises SpawnError.
+    """
+    _change_directory(cwd)
+    if not within:
+        return
+    here = os.getcwd()
+    for allowed in map(os.path.realpath, within):
+        if here == allowed or here.startswith(f"{allowed.rstrip('/')}/"):
+            return
+    raise SpawnError(f"may not run in {cwd} here, only in {', '.join(within)}")
+
+
+def _change_directory(cwd: str) -> None:
     try:
         os.chdir(encode(cwd))
     except FileNotFoundError:

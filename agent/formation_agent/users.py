@@ -41,6 +41,14 @@ def account(user: str, group: str, *, our_uid: int, our_gid: int) -> Account:
     return Account(user=User(uid=entry.pw_uid, gid=gid, groups=groups, name=entry.pw_name), env=env)
 
 
+def name_of(uid: int) -> str:
+    """Its number, for one that has no name here."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def _user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)

@@ -46,6 +46,7 @@ class ByHand(Cluster):
                 "FORMATION_AGENT_STATE_DIR": str(home / "agent"),
                 "FORMATION_AGENT_PORT_RANGE": self._ports(),
                 "FORMATION_AGENT_NAME": self.machine,
+                "FORMATION_AGENT_ALLOW_USER": "*",  # tests may run as root
             }
         return found
 

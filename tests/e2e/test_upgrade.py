@@ -31,10 +31,10 @@ class Mixed(Lab):
         fresh.symlink_to(tree)
         fresh.rename(self.link(name))
 
-    def plain(self, name: str) -> tuple[str, ...]:
-        """The release before knows no such word of agents: it is always so."""
+    def words(self, name: str) -> tuple[str, ...]:
+        """The release before knows none of agents: it is always so."""
         before = self.link(name).resolve() != ROOT
-        return () if name.startswith("a") and before else super().plain(name)
+        return () if name.startswith("a") and before else super().words(name)
 
     def command(self, name: str, *argv: str) -> list[str]:
         if not self.link(name).exists():

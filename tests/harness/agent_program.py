@@ -14,17 +14,25 @@ from eventually import eventually
 
 from formation_agent import cgroups, journal
 
+# Tests run as whoever runs them, often root.
+OPEN = ("--allow-user", "*")
 PROGRAM = Path(sys.executable).with_name("formation-agent")
 
 
 class AgentProgram:
     """`async with AgentProgram(directory, "--name", "b") as agent:`; nothing of it survives."""
 
-    def __init__(self, directory: Path, *argv: str, before: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *argv: str,
+        before: tuple[str, ...] = (),
+        rails: tuple[str, ...] = OPEN,
+    ) -> None:
         """`before`: a command that executes the rest of its words, such as setpriv."""
         self.state_dir = directory / "state"
         self.output = directory / "agent.log"
-        self.argv = (*before, str(PROGRAM), "--state-dir", str(self.state_dir), *argv)
+        self.argv = (*before, str(PROGRAM), "--state-dir", str(self.state_dir), *rails, *argv)
         self.process: subprocess.Popen[bytes] | None = None
         self._seen: dict[int, psutil.Process] = {}
 

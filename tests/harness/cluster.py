@@ -92,7 +92,8 @@ class Cluster:
         return self.start(
             name,
             "formation-agent",
-            *("--name", name, "--coordinator", addresses, "--state-dir", state_dir, *flags),
+            *("--name", name, "--coordinator", addresses, "--state-dir", state_dir),
+            *("--allow-user", "*", *flags),
         )
 
     def log(self, name: str) -> str:

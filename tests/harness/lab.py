@@ -85,9 +85,10 @@ class Lab(Cluster):
         found = super().environment()
         return {**found, **({"FORMATION_CONTEXT": CONTEXT} if self.authority else _INSECURE)}
 
-    def plain(self, name: str) -> tuple[str, ...]:
-        """What a program must be told without certificates."""
-        return () if self.authority else ("--insecure",)
+    def words(self, name: str) -> tuple[str, ...]:
+        """What a program must be told here: tests run as root, and some without certificates."""
+        anybody = ("--allow-user", "*") if name.startswith("a") else ()
+        return (*anybody, *(() if self.authority else ("--insecure",)))
 
     def channel(self, address: str) -> grpc.Channel:
         """To a coordinator, as an operator."""
@@ -143,7 +144,7 @@ class Lab(Cluster):
             name,
             "formation-coordinator",
             *("--id", name, "--listen", address, "--etcd", self.etcd),
-            *self.plain(name),
+            *self.words(name),
             *("--identity-dir", str(self.identity(name))),
             *self._flags,
             *flags,
@@ -158,7 +159,7 @@ class Lab(Cluster):
             name,
             "formation-agent",
             *("--name", name, "--coordinator", addresses, "--state-dir", str(self.state(name))),
-            *self.plain(name),
+            *self.words(name),
             *self._agent_flags,
             *flags,
         )

@@ -16,6 +16,7 @@ import pytest
 from formation.model import Ability, Assignment, Limits, ProcessType, Release, Slot
 from formation_agent import users
 from formation_agent.environment import Surroundings
+from formation_agent.guardrails import OPEN, Guardrails
 from formation_agent.launch import Launch, Launcher, LaunchError, Powers, powers_of
 from formation_agent.ports import Ports
 from formation_agent.processes import Contained, SpawnOptions, User
@@ -38,12 +39,12 @@ def stay(type_name: str = "web", ordinal: int = 1) -> Assignment:
 class Bench:
     """A launcher whose ports and time are the test's."""
 
-    def __init__(self, powers: Powers = ALL) -> None:
+    def __init__(self, powers: Powers = ALL, rails: Guardrails = OPEN) -> None:
         self.taken: set[int] = set()
         self.now_s = 0.0
         around = Surroundings(environ={"PATH": "/usr/bin:/bin"}, host="b", agent_id="a1")
         ports = Ports(range(20000, 20010), is_free=self._is_free)
-        self.launcher = Launcher(around, ports, None, powers, lambda: self.now_s)
+        self.launcher = Launcher(around, ports, None, powers, rails, lambda: self.now_s)
 
     def _is_free(self, number: int) -> bool:
         if number < 1024:
@@ -272,3 +273,31 @@ def test_the_agent_s_own_user_can_be_named() -> None:
     launch = Bench().launch(user=getpass.getuser())
     assert launch.options.user is None
     assert users.account(getpass.getuser(), "", our_uid=os.geteuid(), our_gid=os.getegid())
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != ROOT, reason="only root could run it as root")
+def test_root_is_refused_unless_the_machines_owner_says_so() -> None:
+    """Nomad CVE-2019-15928: what the agent's own settings forbid, no coordinator can ask for."""
+    closed = Bench(rails=Guardrails())
+    assert "would run as root: name a user in the type" in refused(closed)
+    assert "would run as root" in refused(closed, user="root")
+    assert "would run as root" in refused(closed, user="0")
+    assert "would run as root" in refused(closed, group="nogroup")
+    assert "root's group" in refused(closed, user="nobody", group="root")
+    assert closed.launch(user="nobody").options.user is not None
+    named = Bench(rails=Guardrails(users=("root",)))
+    assert named.launch().options.user is None
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != ROOT, reason="only root may run it as somebody else")
+def test_a_type_without_a_user_runs_as_the_machines_default() -> None:
+    user = Bench(rails=Guardrails(default_user="nobody")).launch().options.user
+    assert user is not None
+    assert user.name == "nobody"
+
+
+def test_where_it_may_run_reaches_the_keeper() -> None:
+    bench = Bench(rails=Guardrails(users=("*",), directories=("/srv",)))
+    assert bench.launch().options.within == ("/srv",)

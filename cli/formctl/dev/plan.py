@@ -101,6 +101,8 @@ def _agent(python: str, run_dir: str, plan: Plan, index: int) -> Program:
             *("--coordinator", f"unix:{run_dir}/c.sock", "--name", AGENT_NAMES[index]),
             *("--state-dir", os.path.join(run_dir, f"a{index + 1}"), "--address", "127.0.0.1"),
             *("--port-range", f"{first}-{first + _PORTS_EACH - 1}", *foreman, "--inherit-env"),
+            # Their own user's own project, as with any other tool of this kind.
+            *("--allow-user", "*", "--allow-new-privileges"),
         ),
         log=os.path.join(run_dir, f"agent-{AGENT_NAMES[index]}.log"),
     )

@@ -1,0 +1,150 @@
+"""What a child may: nothing more than this machine's owner lets it have, seen from within it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from agent_program import AgentProgram
+from eventually import eventually
+from running import RunningCoordinator, coordinator
+
+from formation.v1 import control_pb2, types_pb2
+from formation_coordinator.store.memory import MemoryStore
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may run it as somebody else")
+
+
+@asynccontextmanager
+async def host(
+    tmp_path: Path, *rails: str
+) -> AsyncIterator[tuple[RunningCoordinator, AgentProgram]]:
+    async with (
+        coordinator(MemoryStore(), tmp_path) as running,
+        AgentProgram(
+            tmp_path, "--name", "b", "--coordinator", running.address, rails=rails
+        ) as agent,
+    ):
+        yield running, agent
+
+
+async def apply(running: RunningCoordinator, command: str, workdir: Path) -> None:
+    spec = types_pb2.ProcessType(name="job", command=command, restart="never")
+    request = control_pb2.ApplyRequest(
+        app="shop", types=[spec], formation={"job": 1}, workdir=str(workdir)
+    )
+    await running.control.Apply(request)
+
+
+def reasons(running: RunningCoordinator) -> list[str]:
+    entry = running.service.live.world.hosts.get("b")
+    found = entry.status.instances if entry and entry.status else ()
+    return [status.reason for status in found if status.reason]
+
+
+async def written(path: Path, agent: AgentProgram) -> str:
+    await eventually(lambda: path.exists() and path.read_text(), what=f"{path}\n{agent.text}")
+    return path.read_text()
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """Where anybody may write; nobody but us may pass pytest's own directories."""
+    with tempfile.TemporaryDirectory(prefix="fmn-") as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+
+
+@pytest.mark.parametrize(
+    ("rails", "no_new"), [((), "1"), (("--allow-new-privileges",), "0")], ids=["kept", "allowed"]
+)
+async def test_children_gain_no_privileges_and_have_no_lent_ones(
+    tmp_path: Path, work: Path, rails: tuple[str, ...], no_new: str
+) -> None:
+    async with host(tmp_path, "--allow-user", "*", *rails) as (running, agent):
+        await apply(running, "cp /proc/self/status status", work)
+        text = await written(work / "status", agent)
+    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    assert fields["NoNewPrivs"] == no_new
+    assert int(fields["CapAmb"], 16) == 0
+
+
+@needs_root
+async def test_root_is_refused_and_said_so(tmp_path: Path, work: Path) -> None:
+    async with host(tmp_path) as (running, agent):
+        await apply(running, "touch here", work)
+        await eventually(lambda: reasons(running), what=agent.text)
+        assert "would run as root: name a user in the type" in reasons(running)[0]
+    assert not (work / "here").exists()
+
+
+@needs_root
+async def test_a_default_user_runs_what_names_none(tmp_path: Path, work: Path) -> None:
+    async with host(tmp_path, "--default-user", "nobody") as (running, agent):
+        await apply(running, "sh -c 'id -un > who'", work)
+        assert (await written(work / "who", agent)).strip() == "nobody"
+
+
+def spy(work: Path) -> Path:
+    """A library that writes down as whom it is run."""
+    source, library = work / "spy.c", work / "spy.so"
+    source.write_text(
+        "#include <stdio.h>\n#include <unistd.h>\n"
+        "__attribute__((constructor)) static void seen(void) {\n"
+        f'  FILE *f = fopen("{work}/seen", "a");\n'
+        '  if (f) { fprintf(f, "%d\\n", (int)geteuid()); fclose(f); }\n}\n'
+    )
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler: apt install gcc")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    return library
+
+
+@needs_root
+async def test_what_a_deployer_puts_into_the_environment_never_runs_as_root(
+    tmp_path: Path, work: Path
+) -> None:
+    """A library that is preloaded runs wherever the environment does: in no process of ours."""
+    library = spy(work)
+    (work / "seen").touch()
+    (work / "seen").chmod(0o666)
+    async with host(tmp_path) as (running, agent):
+        spec = types_pb2.ProcessType(
+            name="job", command="sleep 600", user="nobody", env={"LD_PRELOAD": str(library)}
+        )
+        spec.liveness.CopyFrom(
+            types_pb2.Probe(
+                kind="exec", target="true", period_s=1, timeout_s=1, failures=3, successes=1
+            )
+        )
+        request = control_pb2.ApplyRequest(
+            app="shop", types=[spec], formation={"job": 1}, workdir=str(work)
+        )
+        await running.control.Apply(request)
+        # The process, and its probe at least once.
+        await eventually(lambda: len((work / "seen").read_text().split()) > 2, what=agent.text)
+    assert "0" not in (work / "seen").read_text().split()
+
+
+async def test_a_directory_is_judged_by_where_it_leads(tmp_path: Path, work: Path) -> None:
+    """A link in an allowed directory that leads out of it, whenever it was made."""
+    allowed, outside = work / "allowed", work / "outside"
+    for path in (allowed, outside):
+        path.mkdir(mode=0o777)
+        path.chmod(0o777)
+    (allowed / "link").symlink_to(outside)
+    rails = ("--allow-user", "*", "--allow-dir", str(allowed))
+    async with host(tmp_path, *rails) as (running, agent):
+        await apply(running, "touch here", allowed / "link")
+        await eventually(lambda: reasons(running), what=agent.text)
+        assert "may not run in" in reasons(running)[0]
+        await apply(running, "touch here", allowed)
+        await eventually((allowed / "here").exists, what=agent.text)
+    assert not (outside / "here").exists()
