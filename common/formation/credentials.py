@@ -88,6 +88,16 @@ def read_private(path: str) -> bytes:
     return _read(path)
 
 
+def read_password(path: str) -> str:
+    """The first line of that private file; "" for no file. Raises `CredentialError`."""
+    if not path:
+        return ""
+    lines = read_private(path).decode("utf-8", "replace").splitlines()
+    if not lines or not lines[0]:
+        raise CredentialError(f"{path}: its first line is empty: no password")
+    return lines[0]
+
+
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:

@@ -60,23 +60,32 @@ def _complain(problems: tuple[str, ...]) -> int:
 
 
 async def _run(config: CoordinatorConfig) -> int:
+    from formation.credentials import CredentialError, read_password
+
     # Late, so that --help and bad settings answer before grpc is loaded.
     from formation_coordinator.embedded import EmbeddedError, EmbeddedEtcd
     from formation_coordinator.service import FatalError, Service
     from formation_coordinator.store.base import StoreError
     from formation_coordinator.store.endpoints import TlsFiles
     from formation_coordinator.store.etcd import EtcdStore
+    from formation_coordinator.store.login import Login
 
+    try:
+        password = read_password(config.etcd_password_file)
+    except CredentialError as error:
+        return _failed(str(error))
     stop = stop_event()
     embedded = EmbeddedEtcd(config.data_dir) if config.etcd == (EMBEDDED,) else None
     try:
         if embedded:
             await embedded.start()
+        login = Login(user=config.etcd_user, password=password) if password else None
         tls = TlsFiles(ca=config.etcd_ca, cert=config.etcd_cert, key=config.etcd_key)
         store = EtcdStore(
             [embedded.endpoint] if embedded else config.etcd,
             prefix=config.etcd_prefix,
             tls=tls if tls != TlsFiles() else None,
+            login=login,
         )
         try:
             await Service(config, store).run(stop.wait)

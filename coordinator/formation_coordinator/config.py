@@ -33,6 +33,8 @@ class CoordinatorConfig:
     etcd_ca: str = ""
     etcd_cert: str = ""
     etcd_key: str = ""
+    etcd_user: str = ""
+    etcd_password_file: str = ""
     etcd_prefix: str = "/formation/"
     data_dir: str = ""
     id: str = ""
@@ -61,7 +63,7 @@ def _id(text: str) -> str:
     return text
 
 
-def _prefix(text: str) -> str:
+def prefix(text: str) -> str:
     if not text.startswith("/") or not text.endswith("/") or len(text) < len("/x/"):
         raise ValueError(f"{text!r} must start and end with / and hold a name")
     return text
@@ -84,7 +86,11 @@ PROGRAM = Program(
                 help="our certificate towards etcd"),
         Setting(name="etcd-key", field="etcd_key", parse=filled, meta="FILE",
                 help="the key of --etcd-cert"),
-        Setting(name="etcd-prefix", field="etcd_prefix", parse=_prefix, meta="/NAME/",
+        Setting(name="etcd-user", field="etcd_user", parse=filled, meta="NAME",
+                help="who we are to an etcd with authentication on"),
+        Setting(name="etcd-password-file", field="etcd_password_file", parse=filled, meta="FILE",
+                help="the password of --etcd-user, on its first line"),
+        Setting(name="etcd-prefix", field="etcd_prefix", parse=prefix, meta="/NAME/",
                 help="where this cluster's keys start (/formation/)"),
         Setting(name="data-dir", field="data_dir", parse=filled, meta="DIR",
                 help="where an embedded etcd keeps its data"),
@@ -126,6 +132,8 @@ def _problems(config: CoordinatorConfig) -> list[str]:
         found.append("--data-dir: only an embedded etcd has one; add --etcd embedded or drop it")
     if bool(config.etcd_cert) != bool(config.etcd_key):
         found.append("--etcd-cert and --etcd-key: give both or neither")
+    if bool(config.etcd_user) != bool(config.etcd_password_file):
+        found.append("--etcd-user and --etcd-password-file: give both or neither")
     if unspecified(config.listen) and not config.advertise:
         found.append(f"--listen {config.listen}: give --advertise ADDR, so that others find it")
     return found

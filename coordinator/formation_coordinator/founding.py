@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -27,15 +28,20 @@ from formation.settings import (
     load,
 )
 from formation_coordinator import keyring
-from formation_coordinator.config import default_identity_dir
+from formation_coordinator.config import default_identity_dir, prefix
 
 _EXIT_FAILED, _EXIT_USAGE = 1, 2
+ETCD_PASSWORD = "etcd-password"  # noqa: S105  a file's name
 
 
 def _name(text: str) -> str:
     if wrong := problem_with_name(text):
         raise ValueError(wrong)
     return text
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _context(text: str) -> str:
@@ -61,6 +67,20 @@ INIT = Program(
                 help="who the first operator is (you)"),
         Setting(name="context", field="context", parse=_context, meta="NAME",
                 help="what formctl calls this cluster, for you (default)"),
+        Setting(name="etcd", field="etcd", parse=_words, meta="URL", repeats=True,
+                help="make a user in that etcd who may only touch our keys; needs root's password"),
+        Setting(name="etcd-root-password-file", field="root_password_file", parse=filled,
+                meta="FILE", help="the password of etcd's user root, on its first line"),
+        Setting(name="etcd-user", field="etcd_user", parse=_name, meta="NAME",
+                help="what the user that is made is called (formation)"),
+        Setting(name="etcd-prefix", field="etcd_prefix", parse=prefix, meta="/NAME/",
+                help="where this cluster's keys start (/formation/)"),
+        Setting(name="etcd-ca", field="etcd_ca", parse=filled, meta="FILE",
+                help="CA that signed etcd's certificates, for https endpoints"),
+        Setting(name="etcd-cert", field="etcd_cert", parse=filled, meta="FILE",
+                help="our certificate towards etcd"),
+        Setting(name="etcd-key", field="etcd_key", parse=filled, meta="FILE",
+                help="the key of --etcd-cert"),
         Setting(name="cluster", field="cluster", parse=_name, meta="ID",
                 help="give certificates to a cluster that exists: formctl version tells its id"),
     ),
@@ -83,6 +103,13 @@ class Founded:
     operator: str = ""
     context: str = "default"
     cluster: str = ""
+    etcd: tuple[str, ...] = ()
+    root_password_file: str = ""
+    etcd_user: str = "formation"
+    etcd_prefix: str = "/formation/"
+    etcd_ca: str = ""
+    etcd_cert: str = ""
+    etcd_key: str = ""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -136,6 +163,8 @@ def _free(directory: str) -> str:
 
 def _init(argv: Sequence[str]) -> str:
     wish = Founded(**_settings(INIT, argv))
+    if bool(wish.etcd) != bool(wish.root_password_file):
+        raise ConfigError(["--etcd and --etcd-root-password-file: give both or neither"])
     directory = _free(wish.directory or default_identity_dir())
     person = wish.operator or os.environ.get("SUDO_USER") or getpass.getuser()
     persons = contexts.identity_dir(os.environ, wish.context)
@@ -153,6 +182,7 @@ def _init(argv: Sequence[str]) -> str:
         credentials.save_identity(place, key, signed.certificate)
         return signed.seen
 
+    etcd = _make_etcd_user(wish, directory)
     keyring.save(directory, keyring.Keyring(authorities=(authority,)))
     ours = give(directory, Role.COORDINATOR, wish.id or _host_name())
     theirs = give(persons, Role.OPERATOR, person)
@@ -161,12 +191,48 @@ def _init(argv: Sequence[str]) -> str:
         f"cluster {cluster}: authority, certificate of coordinator {ours.identity.name} and keys",
         f"are in {directory}; keep a copy of it where nobody else can read it",
         f"{theirs.identity} can use formctl here until {utc(theirs.expires_at_ms)}",
-        f"now start it: formation-coordinator --listen {wish.advertise} --etcd …",
+        *etcd.said,
+        f"now start it: formation-coordinator --listen {wish.advertise} {etcd.flags}",
         "then let hosts join: formctl token create --role agent",
     ]
     if not current:
         lines[2] += f", with FORMATION_CONTEXT={wish.context}"
     return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Etcd:
+    """What was done there, for people, and the flags that a coordinator needs for it."""
+
+    said: tuple[str, ...] = ()
+    flags: str = "--etcd …"
+
+
+def _make_etcd_user(wish: Founded, directory: str) -> _Etcd:
+    """Its password is kept beside our keys."""
+    if not wish.etcd:
+        return _Etcd()
+    from formation_coordinator.store.endpoints import TlsFiles
+    from formation_coordinator.store.login import Login, LoginError, make_user
+
+    grpcenv.prepare()
+    root = Login(user="root", password=credentials.read_password(wish.root_password_file))
+    made = Login(user=wish.etcd_user, password=secrets.token_urlsafe(24))
+    tls = TlsFiles(ca=wish.etcd_ca, cert=wish.etcd_cert, key=wish.etcd_key)
+    try:
+        making = make_user(
+            wish.etcd, tls if tls != TlsFiles() else None, root, made, wish.etcd_prefix
+        )
+        is_on = asyncio.run(making)
+    except (LoginError, ValueError) as error:
+        raise _FailedError(str(error)) from error
+    credentials.write_private(directory, ETCD_PASSWORD, f"{made.password}\n".encode())
+    path = os.path.join(directory, ETCD_PASSWORD)
+    said = [f"etcd: user {made.user} may read and write below {wish.etcd_prefix} and nothing else"]
+    if not is_on:
+        said.append("etcd: authentication is off there, so anybody may: etcdctl auth enable")
+    flags = f"--etcd {','.join(wish.etcd)} --etcd-user {made.user} --etcd-password-file {path}"
+    return _Etcd(tuple(said), flags)
 
 
 def _add_context(wish: Founded) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import stat
 import tomllib
 from pathlib import Path
 
 import pytest
 from certified import Authority, now_ms
-from cluster import BIN
+from coordinator_program import program
 from eventually import eventually
 from running import coordinator, own_address
 
@@ -24,17 +23,6 @@ from formation_coordinator.store.base import Put
 from formation_coordinator.store.memory import MemoryStore
 
 DAY_MS = 86_400_000
-
-
-async def program(tmp_path: Path, *words: str) -> tuple[int, str]:
-    environ = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")}
-    process = await asyncio.create_subprocess_exec(
-        str(BIN / "formation-coordinator"), *words,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environ,
-    )  # fmt: skip
-    said, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, said.decode()
 
 
 def init(tmp_path: Path, *words: str) -> tuple[str, ...]:

@@ -47,8 +47,10 @@ from formation_coordinator.store.base import (
     subject,
 )
 from formation_coordinator.store.endpoints import Channels, TlsFiles, parse_endpoints
+from formation_coordinator.store.login import Login, log_in
 
 T = TypeVar("T")
+Metadata = tuple[tuple[str, str], ...]
 Words = Callable[[grpc.aio.AioRpcError], StoreError]
 
 # A member that follows may have handed a write to a leader that died: it is lost, and nobody says
@@ -59,7 +61,14 @@ _LEASE_S = 1.0
 # A quiet watch is asked for a sign of life this often, and broken after as long again.
 _WATCH_QUIET_S = 3.0
 # A member that has lost its cluster refuses at once instead of serving old data or waiting.
-_METADATA = (("hasleader", "true"),)
+_METADATA: Metadata = (("hasleader", "true"),)
+# etcd's words for a request of somebody whom it does not know: it was not begun.
+_NOT_LOGGED_IN = (
+    "invalid auth token",
+    "user name is empty",
+    "revision in header is old",
+    "auth: revision",
+)
 # Refusals in these codes may come after the request was carried out.
 _UNCERTAIN = frozenset(
     {
@@ -72,6 +81,10 @@ _UNCERTAIN = frozenset(
 )
 # etcd's words for a request that it did not begin.
 _NOT_BEGUN = ("etcdserver: no leader", "etcdserver: too many requests", "failed to connect to all")
+
+
+class _LoggedOut(StoreUnavailable):
+    """etcd knows our token no more: nothing was done. It gives another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +108,13 @@ class EtcdStore:
         *,
         prefix: str = "/formation/",
         tls: TlsFiles | None = None,
+        login: Login | None = None,
     ) -> None:
         if not prefix.endswith("/") or not prefix.isascii():
             raise ValueError(f"etcd prefix {prefix!r}: must be ASCII and end with /")
         self._prefix = prefix
         self._channels = Channels(parse_endpoints(endpoints, tls), tls)
+        self._login, self._token = login, ""
         self._closed = False
 
     async def ranges(self, spans: Sequence[Span], *, timeout_s: float = 30.0) -> Snapshot:
@@ -141,7 +156,8 @@ class EtcdStore:
 
     async def keep_lease(self, lease: int) -> float:
         peer = await self._peer(_LEASE_S)
-        response = await self._call(peer, _keep_alive(peer.channel, lease), self._unavailable(peer))
+        renewal = _keep_alive(peer.channel, lease, self._metadata())
+        response = await self._call(peer, renewal, self._unavailable(peer))
         if response is grpc.aio.EOF:
             raise self._broken(peer, "closed the stream of a lease")
         if response.TTL <= 0:
@@ -150,7 +166,7 @@ class EtcdStore:
 
     async def watch(self, span: Span, from_revision: int) -> AsyncGenerator[WatchBatch, None]:
         peer = await self._peer(_READ_TRY_S)
-        call = pb.WatchStub(peer.channel).Watch(metadata=_METADATA)
+        call = pb.WatchStub(peer.channel).Watch(metadata=self._metadata())
         try:
             create = pb.WatchCreateRequest(
                 key=self._name(span.start), range_end=self._end(span), start_revision=from_revision
@@ -188,14 +204,22 @@ class EtcdStore:
                 peer = await self._peer(max(0.05, deadline_s - monotonic_s()))
                 patience_s = max(0.05, min(try_s, deadline_s - monotonic_s()))
                 call = getattr(stub(peer.channel), method)(
-                    request, timeout=patience_s, metadata=_METADATA
+                    request, timeout=patience_s, metadata=self._metadata()
                 )
                 return await self._call(peer, call, self._unavailable(peer))
         raise AssertionError("tenacity ends with an answer or an exception")
 
     async def _write(self, stub: Any, method: str, request: Any, *, about: str) -> Any:
+        try:
+            return await self._write_once(stub, method, request, about)
+        except _LoggedOut:
+            return await self._write_once(stub, method, request, about)
+
+    async def _write_once(self, stub: Any, method: str, request: Any, about: str) -> Any:
         peer = await self._peer(_WRITE_S)
-        call = getattr(stub(peer.channel), method)(request, timeout=_WRITE_S, metadata=_METADATA)
+        call = getattr(stub(peer.channel), method)(
+            request, timeout=_WRITE_S, metadata=self._metadata()
+        )
         return await self._call(peer, call, self._unknown(peer), about=about)
 
     async def _peer(self, timeout_s: float) -> _Peer:
@@ -204,7 +228,22 @@ class EtcdStore:
         index = await self._channels.connected(timeout_s)
         if index is None:
             raise StoreUnavailable(f"etcd does not answer at {self._channels.names}")
-        return _Peer(index, self._channels.name(index), self._channels.channel(index))
+        peer = _Peer(index, self._channels.name(index), self._channels.channel(index))
+        if self._login and not self._token:
+            self._token = await self._log_in(peer, self._login)
+        return peer
+
+    async def _log_in(self, peer: _Peer, login: Login) -> str:
+        try:
+            return await log_in(peer.channel, login)
+        except grpc.aio.AioRpcError as error:
+            self._channels.rotate(peer.index)
+            raise StoreUnavailable(
+                f"etcd at {peer.name} does not let user {login.user} in: {_words(error)}"
+            ) from error
+
+    def _metadata(self) -> Metadata:
+        return (*_METADATA, ("token", self._token)) if self._token else _METADATA
 
     async def _call(
         self, peer: _Peer, call: Awaitable[T], uncertain: Words, *, about: str = "the request"
@@ -212,6 +251,9 @@ class EtcdStore:
         try:
             return await call
         except grpc.aio.AioRpcError as error:
+            if self._login and _says(error, *_NOT_LOGGED_IN):
+                self._token = ""
+                raise _LoggedOut(f"etcd at {peer.name} wants us to log in again") from error
             if error.code() in _UNCERTAIN or _says(error, *_NOT_BEGUN):
                 self._channels.rotate(peer.index)
             raise _translate(error, uncertain, self._unavailable(peer), about) from error
@@ -326,9 +368,9 @@ class EtcdStore:
         return Event(key=item.key, value=None if deleted else item, revision=item.mod_revision)
 
 
-async def _keep_alive(channel: grpc.aio.Channel, lease: int) -> Any:
+async def _keep_alive(channel: grpc.aio.Channel, lease: int, metadata: Metadata) -> Any:
     """One renewal on a stream of its own: nothing can queue up behind a stuck one."""
-    call = pb.LeaseStub(channel).LeaseKeepAlive(timeout=_LEASE_S, metadata=_METADATA)
+    call = pb.LeaseStub(channel).LeaseKeepAlive(timeout=_LEASE_S, metadata=metadata)
     try:
         await call.write(pb.LeaseKeepAliveRequest(ID=lease))
         return await call.read()
