@@ -108,7 +108,7 @@ async def test_a_token_that_etcd_forgot_is_asked_for_again(server: EtcdServer) -
     try:
         assert (await ours.commit([], [Put("a", b"1")])).succeeded
         server.kill()
-        await asyncio.to_thread(server.start)
+        server.start(wait=False)
         await eventually(lambda: served(ours))
         assert (await ours.commit([], [Put("a", b"2")])).succeeded
         ours._token = "forgotten"
