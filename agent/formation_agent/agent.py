@@ -167,7 +167,11 @@ class Agent:
         self._config = config
         self._powers = powers
         self._membership = Membership(
-            state_dir, config.coordinators, insecure=config.insecure, now_ms=now_ms
+            state_dir,
+            config.coordinators,
+            insecure=config.insecure,
+            cluster_id=journal.memory.cluster_id,
+            now_ms=now_ms,
         )
         self._name = self._chosen_name()
         self._processes = processes

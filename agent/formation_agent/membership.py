@@ -40,7 +40,11 @@ log = logging.getLogger(__name__)
 
 
 class Membership:
-    """`configured`: coordinators that somebody named; else those that we have joined."""
+    """`configured`: coordinators that somebody named; else those that we have joined.
+
+    `cluster_id`: the cluster whose orders were obeyed before, or "". Releases up to 0.1 knew no
+    certificates: an agent that was in a cluster and never had one goes on as it was, and says so.
+    """
 
     def __init__(
         self,
@@ -49,8 +53,13 @@ class Membership:
         *,
         insecure: bool,
         now_ms: Callable[[], int],
+        cluster_id: str = "",
     ) -> None:
         self._directory = str(state_dir / DIRECTORY)
+        if cluster_id and not insecure and not os.path.exists(self._directory):
+            insecure = True
+            if not all(map(is_socket, configured)):
+                log.warning("INSECURE, as before: whoever answers there is obeyed: %s", HOW_TO_JOIN)
         self._configured, self._now_ms = configured, now_ms
         self._read: tuple[int, Credential] | None = None
         self._dialler = Dialler(self.credential, insecure=insecure, remedy=HOW_TO_JOIN)

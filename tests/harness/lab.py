@@ -145,7 +145,7 @@ class Lab(Cluster):
             "formation-coordinator",
             *("--id", name, "--listen", address, "--etcd", self.etcd),
             *self.words(name),
-            *("--identity-dir", str(self.identity(name))),
+            *(("--identity-dir", str(self.identity(name))) if self.authority else ()),
             *self._flags,
             *flags,
         )

@@ -13,6 +13,7 @@ from eventually import eventually
 from running import RunningCoordinator, coordinator
 
 from formation import credentials, pki
+from formation.dialling import NotTrustedError
 from formation.identity import JoinToken, Role, TokenText, token_text
 from formation.v1 import control_pb2, types_pb2
 from formation_agent.membership import Membership
@@ -90,6 +91,28 @@ async def test_a_host_cannot_be_called_otherwise_than_it_has_joined(
     async with AgentProgram(tmp_path, "--name", "db-1") as agent:
         assert await agent.ended() == 2
         assert "this host has joined its cluster as web-1" in agent.text
+
+
+async def test_an_agent_of_the_release_before_goes_on_as_it_was_until_it_has_joined(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dials(cluster_id: str) -> bool:
+        member = Membership(
+            tmp_path, ("10.0.0.1:7100",), insecure=False, cluster_id=cluster_id, now_ms=now_ms
+        )
+        try:
+            member._dialler.channel("10.0.0.1:7100")
+        except NotTrustedError:
+            return False
+        return True
+
+    assert not dials("")
+    assert not caplog.text
+    assert dials("0123456789abcdef")
+    assert "INSECURE, as before" in caplog.text
+    authority.agent(tmp_path, "b")
+    (tmp_path / "identity" / "identity.pem").unlink()  # lost: no reason to believe anybody
+    assert not dials("0123456789abcdef")
 
 
 @pytest.mark.parametrize(
