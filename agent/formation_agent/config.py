@@ -43,12 +43,8 @@ def _host_name(text: str) -> str:
     return text
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
 def _directories(text: str) -> tuple[str, ...]:
-    found = _words(text)
+    found = settings.words(text)
     for path in found:
         if not path.startswith("/"):
             raise ValueError(f"{path!r}: must be absolute")
@@ -102,7 +98,7 @@ _SETTINGS = (
             help="where instances get their PORT from (20000-29999)"),
     Setting(name="foreman-ports", field="foreman_ports", parse=_base_port, meta="BASE",
             help="development: BASE + 100 per type + ordinal - 1 when free; 0 is off (0)"),
-    Setting(name="allow-user", field="users", parse=_words, meta="USER", repeats=True,
+    Setting(name="allow-user", field="users", parse=settings.words, meta="USER", repeats=True,
             help="who instances may run as, * for anybody; repeats (anybody but root)"),
     Setting(name="default-user", field="default_user", parse=settings.filled, meta="USER",
             help="who a type without a user runs as (the agent's own)"),

@@ -46,8 +46,13 @@ def is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and 0 < int(text) <= _PORT_MAX
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Between commas; empty ones do not count."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def addresses(text: str) -> tuple[str, ...]:
-    found = tuple(address(word.strip()) for word in text.split(",") if word.strip())
+    found = tuple(map(address, words(text)))
     if not found:
         raise ValueError("no address given")
     return found
@@ -55,11 +60,11 @@ def addresses(text: str) -> tuple[str, ...]:
 
 def labels(text: str) -> dict[str, str]:
     """`zone=eu-1,ssd`; a name alone has the value "true"."""
-    words = [word.strip().partition("=") for word in text.split(",") if word.strip()]
-    for key, equals, value in words:
+    pairs = [word.partition("=") for word in words(text)]
+    for key, equals, value in pairs:
         if not key or (equals and not value):
             raise ValueError(f"{key + equals!r} is not KEY=VALUE, or a name alone")
-    return {key: value if equals else "true" for key, equals, value in words}
+    return {key: value if equals else "true" for key, equals, value in pairs}
 
 
 def filled(text: str) -> str:

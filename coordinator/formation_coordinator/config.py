@@ -18,6 +18,7 @@ from formation.settings import (
     load,
     seconds,
     switch,
+    words,
 )
 
 EMBEDDED = "embedded"
@@ -45,16 +46,16 @@ class CoordinatorConfig:
 
 
 def _etcd(text: str) -> tuple[str, ...]:
-    words = tuple(word.strip() for word in text.split(",") if word.strip())
-    if not words:
+    found = words(text)
+    if not found:
         raise ValueError("no endpoint given")
-    if words == (EMBEDDED,):
-        return words
-    for word in words:
+    if found == (EMBEDDED,):
+        return found
+    for word in found:
         scheme, colon, rest = word.partition(":")
         if scheme not in ("http", "https", "unix") or not colon or not rest.strip("/"):
             raise ValueError(f"{word!r} is not http://HOST:PORT, https://…, unix:/PATH or embedded")
-    return words
+    return found
 
 
 def _id(text: str) -> str:

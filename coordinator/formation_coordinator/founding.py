@@ -26,6 +26,7 @@ from formation.settings import (
     filled,
     help_text,
     load,
+    words,
 )
 from formation_coordinator import keyring
 from formation_coordinator.config import default_identity_dir, prefix
@@ -38,10 +39,6 @@ def _name(text: str) -> str:
     if wrong := problem_with_name(text):
         raise ValueError(wrong)
     return text
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _context(text: str) -> str:
@@ -67,7 +64,7 @@ INIT = Program(
                 help="who the first operator is (you)"),
         Setting(name="context", field="context", parse=_context, meta="NAME",
                 help="what formctl calls this cluster, for you (default)"),
-        Setting(name="etcd", field="etcd", parse=_words, meta="URL", repeats=True,
+        Setting(name="etcd", field="etcd", parse=words, meta="URL", repeats=True,
                 help="make a user in that etcd who may only touch our keys; needs root's password"),
         Setting(name="etcd-root-password-file", field="root_password_file", parse=filled,
                 meta="FILE", help="the password of etcd's user root, on its first line"),
@@ -247,10 +244,10 @@ def _add_context(wish: Founded) -> bool:
 
 
 def _join(argv: Sequence[str]) -> str:
-    words, options = argv[:2], argv[2:]
-    if len(words) < len(("ADDRESS", "TOKEN")) or any(word.startswith("--") for word in words):
+    given, options = argv[:2], argv[2:]
+    if len(given) < len(("ADDRESS", "TOKEN")) or any(word.startswith("--") for word in given):
         raise ConfigError(["join: needs ADDRESS and TOKEN first; see join --help"])
-    where, word = words
+    where, word = given
     try:
         token = read_token(pasted(word))
         where = address(where)
