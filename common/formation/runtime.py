@@ -79,7 +79,10 @@ def server_channel_options() -> list[tuple[str, int | str]]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+        # A host's whole table, or a part of a backup; who connects and says nothing is dropped.
+        ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.max_concurrent_streams", 256),
         ("grpc.max_send_message_length", 64 * 1024 * 1024),
         # Two programs must never share a port without knowing it.
         ("grpc.so_reuseport", 0),

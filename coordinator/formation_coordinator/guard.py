@@ -23,11 +23,14 @@ from google.protobuf.message import Message
 from formation import pki
 from formation.identity import PEOPLE, Identity, Role
 from formation_coordinator import access
+from formation_coordinator.allowance import Allowance
 from formation_coordinator.world import World
 
 log = logging.getLogger(__name__)
 
 _LOOKS_EVERY_S = 5.0
+# More than any person, pipeline or host of ours needs.
+CALLS_PER_S, CALLS_BURST = 50.0, 500.0
 _REMEMBERED_MAX = 20_000
 _TLS = "TLSv1.3"
 _LOCAL_PEERS = ("unix:",)
@@ -108,8 +111,10 @@ class Guard(grpc.aio.ServerInterceptor):
         world: Callable[[], World],
         authorities: Callable[[], tuple[x509.Certificate, ...]],
         now_ms: Callable[[], int],
+        clock: Callable[[], float],
         insecure: bool,
     ) -> None:
+        self._clock = clock
         self._world, self._authorities, self._now_ms = world, authorities, now_ms
         self._insecure = insecure
         self._remembered: dict[bytes, pki.Seen] = {}
@@ -117,6 +122,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._open: set[_Open] = set()
         # Holders whom the store does not know: of `init`, or from after it was put back.
         self.strangers: dict[tuple[str, str], pki.Seen] = {}
+        self._allowances: dict[Identity, Allowance] = {}
 
     # ------------------------------------------------------------------ before a call
 
@@ -195,6 +201,22 @@ class Guard(grpc.aio.ServerInterceptor):
         if refused := access.refusal(method, seen.identity, app=app, values=values):
             log.warning("refused: %s", refused)
             raise Denied(grpc.StatusCode.PERMISSION_DENIED, refused)
+        self._count(seen.identity)
+
+    def _count(self, who: Identity) -> None:
+        now_s = self._clock()
+        if len(self._allowances) > _REMEMBERED_MAX:
+            self._allowances.clear()
+        allowance = self._allowances.get(who) or Allowance.full(
+            per_s=CALLS_PER_S, burst=CALLS_BURST, at_s=now_s
+        )
+        after, wait_s = allowance.spent(now_s)
+        if wait_s:
+            raise Denied(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{who} calls more than {CALLS_PER_S:g} times a second; slow down",
+            )
+        self._allowances[who] = after
 
     def _note(self, seen: pki.Seen) -> None:
         key = (seen.identity.role, seen.identity.name)

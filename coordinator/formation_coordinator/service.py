@@ -116,6 +116,7 @@ class Service:
             world=lambda: self.live.world,
             authorities=self.notary.authorities if self.notary else tuple,
             now_ms=now_ms,
+            clock=monotonic_s,
             insecure=self.notary is None,
         )
         self._server: grpc.aio.Server | None = None

@@ -28,6 +28,7 @@ from formation.model import (
 )
 from formation.policy import AGENT_LEASE_S
 from formation.v1 import agent_pb2, agent_pb2_grpc, control_pb2, types_pb2
+from formation_coordinator.allowance import Allowance
 from formation_coordinator.guard import caller
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logrelay import Delivery, LogRelay
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 10.0
 HEARTBEAT_PERIOD_S = 5.0
 HEARTBEATS_MISSED_MAX = 3
+# An agent of ours gathers what it has to say, and sends ten a second at most.
+MESSAGES_PER_S, MESSAGES_BURST = 50.0, 500.0
 
 Stream = grpc.aio.ServicerContext[agent_pb2.AgentMessage, agent_pb2.CoordinatorMessage]
 
@@ -189,8 +192,13 @@ class Sessions(agent_pb2_grpc.AgentServicer):
     async def _read(
         self, session: AgentSession, requests: AsyncIterator[agent_pb2.AgentMessage]
     ) -> None:
+        allowance = Allowance.full(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST, at_s=self._clock())
         async for message in requests:
             session.last_heard_s = self._clock()
+            allowance, wait_s = allowance.spent(session.last_heard_s)
+            if wait_s:
+                # What it sends meanwhile waits with it, and with nobody else.
+                await asyncio.sleep(wait_s)
             match message.WhichOneof("message"):
                 case "status":
                     self._take_status(session, message.status)

@@ -11,7 +11,7 @@ from certified import Authority, now_ms
 
 from formation.identity import Role
 from formation.v1 import control_pb2
-from formation_coordinator.guard import Caller, Denied, Guard, caller
+from formation_coordinator.guard import CALLS_BURST, Caller, Denied, Guard, caller
 from formation_coordinator.world import World
 
 METHOD = "/formation.v1.Control/ListHosts"
@@ -36,6 +36,7 @@ def guard(authority: Authority, *, insecure: bool = False) -> Guard:
         world=World,
         authorities=lambda: (authority.signer.certificate,),
         now_ms=now_ms,
+        clock=lambda: 0.0,
         insecure=insecure,
     )
 
@@ -84,6 +85,22 @@ async def test_what_is_refused_leaves_nothing_open(authority: Authority, tmp_pat
         admitted(guarding, Connection(agent.certificate_pem))
     assert denied.value.code is grpc.StatusCode.PERMISSION_DENIED
     assert not guarding._open
+
+
+async def test_who_calls_too_often_is_refused_and_others_are_not(
+    authority: Authority, tmp_path: Path
+) -> None:
+    guarding = guard(authority)
+    vic = authority.issue(tmp_path / "vic", Role.VIEWER, "vic").certificate_pem
+    for _ in range(int(CALLS_BURST)):
+        admitted(guarding, Connection(vic))
+    with pytest.raises(Denied, match="slow down") as denied:
+        admitted(guarding, Connection(vic))
+    assert denied.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    ann = authority.issue(tmp_path / "ann", Role.OPERATOR, "ann").certificate_pem
+    admitted(guarding, Connection(ann))
+    guarding._clock = lambda: 1.0
+    admitted(guarding, Connection(vic))
 
 
 async def test_a_person_signs_what_it_asks_for(authority: Authority, tmp_path: Path) -> None:

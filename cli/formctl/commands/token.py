@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from formation.identity import JOINABLE, PEOPLE, Role, TokenText, token_text
+from formation.settings import words
 from formctl import jsonview, renderaccess
 from formctl.errors import CommandError, InputError
 from formctl.settings import (
@@ -81,7 +82,7 @@ def create(settings: Settings, role: str, name: str, apps: str, ttl: float, uses
     Whoever has the line can use it, once if --uses says no more: hand it over as you would a
     password. The cluster keeps nothing of it that would let anybody join.
     """
-    patterns = [word.strip() for word in apps.split(",") if word.strip()]
+    patterns = list(words(apps))
     chosen = Role(role)
     if chosen in PEOPLE and not name:
         raise InputError(f"say who shall be this {role}: --name NAME")
