@@ -215,6 +215,7 @@ class Agent:
             addresses=self._membership.addresses,
             dial=self._membership.dialled,
             explain=self._membership.explain,
+            learn=self._membership.learn,
             describe=self._describe,
             moved=self._tell_status,
         )
@@ -250,7 +251,8 @@ class Agent:
                 group.create_task(self._supervisor.run())
                 group.create_task(self._health.run())
                 group.create_task(self._session.run())
-                group.create_task(self._membership.run(lambda: self._session.reached))
+                session = self._session
+                group.create_task(self._membership.run(lambda: session.reached, session.renewed))
                 group.create_task(self._end_when_asked())
                 group.create_task(self._go_when_asked())
                 group.create_task(self._go_when_renamed())

@@ -23,7 +23,7 @@ from formation.credentials import Credential, CredentialError
 from formation.diagnosis import diagnose
 from formation.dialling import Dialler, is_socket
 from formation.enrolling import EnrolError, renew, saved_over
-from formation.identity import Role
+from formation.identity import Role, Trust
 from formation.runtime import utc
 from formation.v1.agent_pb2_grpc import AgentStub
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the stubs know this class, the generated code does not
 DIRECTORY = "identity"
 HOW_TO_JOIN = "join a cluster: formation-agent join ADDRESS TOKEN (formctl token create says both)"
 _LOOKS_EVERY_S = 60.0
+_AGAIN_S = 5.0
 # Its own subchannel pool: a shared one would remember an earlier failure and not dial.
 _OPTIONS: tuple[tuple[str, int | str], ...] = (("grpc.use_local_subchannel_pool", 1),)
 
@@ -62,6 +63,7 @@ class Membership:
                 log.warning("INSECURE, as before: whoever answers there is obeyed: %s", HOW_TO_JOIN)
         self._configured, self._now_ms = configured, now_ms
         self._read: tuple[int, Credential] | None = None
+        self._due = asyncio.Event()
         self._dialler = Dialler(self.credential, insecure=insecure, remedy=HOW_TO_JOIN)
 
     def credential(self) -> Credential | None:
@@ -111,21 +113,45 @@ class Membership:
         except CredentialError as error:
             return str(error)
 
-    async def run(self, reached: Callable[[], str]) -> None:
-        """For ever: renews in time. `reached`: the coordinator that we are connected to, or ""."""
+    def learn(self, trust: Trust) -> None:
+        """Whose signatures count now. Ours is replaced when another authority signs."""
+        try:
+            found = self.credential()
+            if found is None:
+                return
+            authorities = tuple(map(pki.read_certificate, trust.authorities))
+            fits = found.seen.authority in map(pki.authority_fingerprint, authorities)
+            if fits and authorities != found.authorities:
+                credentials.save_authorities(self._directory, authorities)
+                self._read = None
+            if found.seen.authority != trust.signer:
+                self._due.set()
+        except (CredentialError, pki.CertificateError) as error:
+            log.warning("whom to trust was not kept: %s", error)
+
+    async def run(self, reached: Callable[[], str], renewed: Callable[[], None]) -> None:
+        """For ever: renews in time. `reached`: the coordinator that we are connected to, or "".
+        `renewed` is called when there is another certificate."""
         while True:
             try:
-                await self._renew_when_due(reached())
+                if await self._renew_when_due(reached()):
+                    renewed()
             except (EnrolError, CredentialError, grpc.aio.AioRpcError) as error:
                 log.warning("this host's certificate is not renewed: %s", error)
-            await asyncio.sleep(_LOOKS_EVERY_S)
+                await asyncio.sleep(_AGAIN_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOKS_EVERY_S):
+                    await self._due.wait()
 
-    async def _renew_when_due(self, address: str) -> None:
+    async def _renew_when_due(self, address: str) -> bool:
         found = self.credential()
         if not address or is_socket(address) or found is None:
-            return
-        if self._now_ms() < pki.renews_at_ms(found.seen):
-            return
+            self._due.clear()
+            return False
+        if not self._due.is_set() and self._now_ms() < pki.renews_at_ms(found.seen):
+            return False
         renewed = await renew(address, self._dialler, self._now_ms())
         saved_over(found, renewed)
+        self._due.clear()
         log.info("certificate renewed, until %s", utc(renewed.seen.expires_at_ms))
+        return True

@@ -13,17 +13,19 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 import tenacity
 
-from formation import wire
+from formation import wire, wire_access
 from formation.dialling import NotTrustedError
+from formation.identity import Trust
 from formation.model import HostStatus
 from formation.v1 import agent_pb2 as pb
+from formation.v1 import types_pb2
 from formation_agent import orders
 from formation_agent.fences import boottime_s
 from formation_agent.journal import Journal, JournalError
@@ -31,14 +33,12 @@ from formation_agent.lease import Sent
 from formation_agent.logpush import LogPusher, LogReader
 from formation_agent.slack import idle_slack
 from formation_agent.supervisor import Supervisor
+from formation_agent.telling import Call, State, Writer
 from formation_agent.usage import UsageReader
 
 if TYPE_CHECKING:  # the stubs know this class, the generated code does not
     from formation.v1.agent_pb2_grpc import AgentAsyncStub
 
-BATCH_PERIOD_S = 0.1
-# What follows at once from one event, such as a crash and the new process, is one message.
-GATHER_S = 0.02
 WELCOME_WITHIN_S = 10.0
 # A session that held this long was a good one: the next dial starts without back-off.
 STEADY_AFTER_S = 5.0
@@ -64,7 +64,6 @@ _HUMANS_ACT = frozenset(
 _NO_CONNECTION = "failed to connect"
 
 log = logging.getLogger(__name__)
-Call = grpc.aio.StreamStreamCall[pb.AgentMessage, pb.CoordinatorMessage]
 # What this host says of itself, reached through that coordinator, without its instances.
 Describe = Callable[[str], Awaitable[HostStatus]]
 Explain = Callable[[str], Awaitable[str]]
@@ -84,6 +83,10 @@ class Unreached(SessionLost):
     """There was no connection to begin with."""
 
 
+class Renewed(SessionLost):
+    """We have another certificate: dial again with it."""
+
+
 class NameTaken(Exception):
     """Another living host has our name, and nothing runs here: the agent was set up wrongly."""
 
@@ -98,7 +101,8 @@ async def _no_idea(_: str) -> str:
 class Session:
     """`left` is set when a coordinator has taken our goodbye; `reached` is the one that we are
     connected to, or "". `addresses`: where to begin; none before this host has joined anything.
-    `explain`: why nobody could be reached at an address, or "". `moved` is called when another
+    `explain`: why nobody could be reached at an address, or "". `learn` hears whose signatures
+    count. `moved` is called when another
     coordinator is reached, or none, or other orders are followed."""
 
     def __init__(
@@ -112,6 +116,7 @@ class Session:
         describe: Describe,
         dial: Dial,
         explain: Explain = _no_idea,
+        learn: Callable[[Trust], None] = lambda _: None,
         moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._supervisor = supervisor
@@ -122,6 +127,8 @@ class Session:
         self._given = addresses
         self._addresses: deque[str] = deque()
         self._explain = explain
+        self._told_of_trust = learn
+        self._renewed = asyncio.Event()
         self._describe = describe
         self._moved = moved
         self._dial = dial
@@ -147,6 +154,10 @@ class Session:
                 with attempt:
                     await self._hold_one()
 
+    def renewed(self) -> None:
+        """Our certificate is another one: what was opened with the one before shall end."""
+        self._renewed.set()
+
     def goodbye(self) -> None:
         """Everything here has stopped: say so, once what has changed was told."""
         self._leaving = True
@@ -171,8 +182,9 @@ class Session:
         try:
             await self._hold(address)
         except SessionLost as lost:
-            self._addresses.rotate(-1)
-            self._report(address, lost)
+            if not isinstance(lost, Renewed):
+                self._addresses.rotate(-1)
+                self._report(address, lost)
             if self.reached:
                 self.reached, self._alone_since = "", _time_of_day()
                 self._moved()
@@ -229,12 +241,19 @@ class Session:
     async def _serve(self, call: Call, stub: AgentAsyncStub, writer: Writer) -> None:
         async with asyncio.TaskGroup() as group:
             writing = group.create_task(writer.run())
+            redialling = group.create_task(self._until_renewed())
             pusher = LogPusher(self._logs, stub, group)
             await self._listen(call, pusher, group)
             if not writer.said_goodbye:
                 raise SessionLost("it ended the stream")
             self.left.set()
             writing.cancel()
+            redialling.cancel()
+
+    async def _until_renewed(self) -> None:
+        self._renewed.clear()
+        await self._renewed.wait()
+        raise Renewed("our certificate is another one")
 
     def _why(self, group: BaseExceptionGroup[BaseException]) -> SessionLost | NameTaken:
         """What ended the session, in words for people."""
@@ -332,6 +351,8 @@ class Session:
                     # After a break the whole table is sent: nothing waits for one of a batch.
                     until_s = self._sent.until_s(message.ack.heartbeat)
                     self._supervisor.lease.extend(until_s)
+                case "trust":
+                    self._learn(message.trust)
                 case other:
                     log.debug("coordinator: %s", other)
 
@@ -355,6 +376,10 @@ class Session:
             case orders.Refuse(complaint=complaint, older=older):
                 self._ahead = older
                 self._complain(complaint)
+
+    def _learn(self, message: types_pb2.Trust) -> None:
+        if message.authorities:
+            self._told_of_trust(wire_access.trust_from_pb(message))
 
     async def _sample(self, request: pb.SampleUsage) -> None:
         try:
@@ -405,83 +430,6 @@ class Session:
     @property
     def supervisor(self) -> Supervisor:
         return self._supervisor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """What a batch says beside the instances."""
-
-    generation: int
-    cluster_epoch: int
-    complaint: str
-    ahead: bool
-    leaving: bool
-
-
-class Writer:
-    """The only one who writes to the stream: grpc.aio allows one write at a time."""
-
-    def __init__(
-        self, session: Session, call: Call, heartbeat_period_s: float, told: State
-    ) -> None:
-        self._session = session
-        self._call = call
-        self._period_s = heartbeat_period_s
-        self._loop = asyncio.get_running_loop()
-        self._sequence = 0
-        self._told = told
-        self.said_goodbye = False
-        self._heartbeat_at_s = self._next_heartbeat_s()
-
-    async def run(self) -> None:
-        """Until the goodbye is written, or the stream breaks."""
-        wake = self._session.supervisor.news
-        wake.set()  # what was set before the Hello took the table
-        await self._call.write(self._session.next_heartbeat())
-        while True:
-            try:
-                async with asyncio.timeout_at(self._heartbeat_at_s):
-                    await wake.wait()
-            except TimeoutError:
-                await self._call.write(self._session.next_heartbeat())
-                self._heartbeat_at_s = self._next_heartbeat_s()
-                continue
-            await asyncio.sleep(GATHER_S)
-            if await self._tell():
-                return
-            await asyncio.sleep(BATCH_PERIOD_S - GATHER_S)
-
-    async def _tell(self) -> bool:
-        """All there is to say now; True when that was the goodbye."""
-        # First, since it clears the event: what comes while we write is told in the next round.
-        changes = self._session.supervisor.take_changes()
-        state = self._session.take_state()
-        if self._session.take_resend():
-            await self._call.write(pb.AgentMessage(resend=pb.ResendAssignments()))
-        for report in self._session.take_reports():
-            await self._call.write(pb.AgentMessage(usage=report))
-        if changes.changed or changes.gone_uids or state != self._told:
-            self._sequence += 1
-            batch = pb.StatusBatch(
-                sequence=self._sequence,
-                changed=[wire.instance_status_to_pb(item) for item in changes.changed],
-                gone_uids=changes.gone_uids,
-                generation=state.generation,
-                complaint=state.complaint,
-                cluster_epoch=state.cluster_epoch,
-                ahead=state.ahead,
-            )
-            await self._call.write(pb.AgentMessage(status=batch))
-            self._told = state
-        if state.leaving:
-            self.said_goodbye = True  # before: the answer may be here sooner than we are told
-            await self._call.write(pb.AgentMessage(goodbye=pb.Goodbye()))
-            await self._call.done_writing()
-        return state.leaving
-
-    def _next_heartbeat_s(self) -> float:
-        # Spread, so that ten thousand agents do not beat in step.
-        return self._loop.time() + self._period_s * random.uniform(0.9, 1.1)  # noqa: S311
 
 
 def _time_of_day() -> str:

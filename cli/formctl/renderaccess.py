@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from formation.identity import IssuedIdentity, JoinToken
+from formation.identity import IssuedIdentity, JoinToken, Trust
 from formctl.tables import table
 
 
@@ -49,6 +49,19 @@ def identities(found: Sequence[IssuedIdentity], *, width: int | None = None) -> 
         for item in found
     ]
     return table(("ROLE", "NAME", "APPS", "ISSUED", "UNTIL", "NOTE"), rows, width=width)
+
+
+def rotation(trust: Trust, behind: Sequence[IssuedIdentity], *, width: int | None = None) -> str:
+    """How far it is, and what comes next."""
+    lines = [f"authority {trust.signer} signs"]
+    if len(trust.authorities) == 1:
+        return f"{lines[0]}; no other counts"
+    lines[0] += "; the one before still counts"
+    if not behind:
+        return f"{lines[0]}, and nobody needs it: formctl access rotate --finish"
+    lines.append(identities(behind, width=width))
+    lines.append("these have nothing of it yet; they renew within a day when they are connected")
+    return "\n".join(lines)
 
 
 def is_revoked(item: IssuedIdentity) -> bool:

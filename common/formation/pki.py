@@ -38,9 +38,9 @@ MACHINE_LIFE_MS = 7 * _DAY_MS
 PERSON_LIFE_MS = 90 * _DAY_MS
 ANCHOR_LIFE_MS = _DAY_MS
 AUTHORITY_LIFE_MS = 3650 * _DAY_MS
-# Machines renew daily, so that one that cannot for a while has six days left.
-MACHINE_RENEWS_AFTER_MS = _DAY_MS
-PERSON_RENEWS_AFTER_MS = 30 * _DAY_MS
+# Daily: a machine that cannot for a while has six days left, and everybody has soon heard of
+# another authority.
+RENEWS_AFTER_MS = _DAY_MS
 
 _CURVE = ec.SECP256R1()
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -117,6 +117,12 @@ def key_of(encoded: bytes) -> PublicKey:
 def fingerprint(key: PublicKey) -> str:
     """16 hexadecimal digits that tell keys apart for people and as names."""
     return hashlib.sha256(point(key)).hexdigest()[:_FINGERPRINT_DIGITS]
+
+
+def authority_fingerprint(certificate: x509.Certificate) -> str:
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey), "we make no others"
+    return fingerprint(key)
 
 
 def key_pem(key: PrivateKey) -> bytes:
@@ -223,8 +229,7 @@ def validity_ms(certificate: x509.Certificate) -> tuple[int, int]:
 
 
 def renews_at_ms(seen: Seen) -> int:
-    person = seen.identity.role in PEOPLE
-    return seen.issued_at_ms + (PERSON_RENEWS_AFTER_MS if person else MACHINE_RENEWS_AFTER_MS)
+    return seen.issued_at_ms + RENEWS_AFTER_MS
 
 
 # -- tokens: a key that both sides know, without either sending it ---------------------------------

@@ -42,6 +42,8 @@ TABLE: Mapping[str, Rule] = {
     f"{_ACCESS}RevokeToken": _OPERATING,
     f"{_ACCESS}ListIdentities": _OPERATING,
     f"{_ACCESS}RevokeIdentity": _OPERATING,
+    f"{_ACCESS}RotateAuthority": _OPERATING,
+    f"{_ACCESS}GetKeyring": Rule(roles=frozenset({Role.COORDINATOR})),
     f"{_CONTROL}GetCluster": _SEEING_ALSO_OTHERS,
     f"{_CONTROL}Usage": _SEEING_ALSO_OTHERS,
     f"{_CONTROL}Logs": _SEEING_ALSO_OTHERS,

@@ -113,6 +113,28 @@ class AccessService(access_pb2_grpc.AccessServicer):
         revoked = await self.control.revoke(role, request.name, request.who, request.why)
         return pb.RevokeIdentityResponse(identity=wire_access.issued_to_pb(revoked))
 
+    @worded
+    async def RotateAuthority(self, request: pb.RotateAuthorityRequest, context: Context) -> Any:  # noqa: N802
+        notary = self._notary
+        if request.step == pb.RotateAuthorityRequest.STEP_BEGIN:
+            try:
+                trust = notary.another_authority()
+            except CredentialError as error:
+                raise Refused(str(error)) from error
+            await self.control.begin_rotation(trust, request.who)
+        elif request.step == pb.RotateAuthorityRequest.STEP_FINISH:
+            trust = await self.control.finish_rotation(request.who, force=request.force)
+        else:
+            trust = self._live.world.trust or notary.first_trust()
+        behind = await self.control.behind(trust)
+        return pb.RotateAuthorityResponse(
+            trust=wire_access.trust_to_pb(trust), behind=map(wire_access.issued_to_pb, behind)
+        )
+
+    @worded
+    async def GetKeyring(self, request: pb.GetKeyringRequest, context: Context) -> Any:  # noqa: N802
+        return pb.GetKeyringResponse(keyring=self._notary.keyring())
+
 
 def _requested_key(request: bytes) -> pki.PublicKey:
     try:

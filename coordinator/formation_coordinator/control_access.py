@@ -12,6 +12,7 @@ from formation.identity import (
     IssuedIdentity,
     JoinToken,
     Role,
+    Trust,
     problem_with_apps,
     problem_with_name,
 )
@@ -145,6 +146,53 @@ class AccessControl(Changing):
             if await self.commit([compare], [_put(changed, record)], audit):
                 return changed
         raise RaceLost(f"{role} {name}: others are changing it at the same time; try again")
+
+    async def begin_rotation(self, trust: Trust, who: str) -> None:
+        """`trust`: with one authority more than now, which signs. Nobody has two begun at once."""
+        key, item = keys.trust(), await self.store.get(keys.trust())
+        before = codec.decode(key, item.value) if item else None
+        if item is None or not isinstance(before, Trust):
+            raise Refused("this cluster has no authority yet")
+        if len(before.authorities) > 1:
+            raise Refused("a rotation is going on: finish it first, with --finish")
+        audit = self.audit(who, "begin rotation", trust.signer)
+        put = Put(key, codec.encode(trust, item.value))
+        if not await self.commit([ModRevision(key, item.mod_revision)], [put], audit):
+            raise RaceLost("others rotate the authority at the same time; look again")
+
+    async def finish_rotation(self, who: str, *, force: bool) -> Trust:
+        """Only the signer counts from now on."""
+        key, item = keys.trust(), await self.store.get(keys.trust())
+        trust = codec.decode(key, item.value) if item else None
+        if item is None or not isinstance(trust, Trust) or len(trust.authorities) < len("ab"):
+            raise Refused("no rotation is going on")
+        behind = [str(i.name) for i in await self.behind(trust) if i.role is not Role.COORDINATOR]
+        if behind and not force:
+            shown = ", ".join(behind[:5]) + (", …" if len(behind) > len("abcde") else "")
+            raise Refused(
+                f"{len(behind)} would be cut off, with nothing of the new authority yet: {shown}; "
+                "they renew within a day when they are connected. --force cuts them off"
+            )
+        last = replace(trust, authorities=trust.authorities[-1:])
+        audit = self.audit(who, "finish rotation", trust.signer, f"{len(behind)} cut off")
+        put = Put(key, codec.encode(last, item.value))
+        if not await self.commit([ModRevision(key, item.mod_revision)], [put], audit):
+            raise RaceLost("others rotate the authority at the same time; look again")
+        return last
+
+    async def behind(self, trust: Trust) -> list[IssuedIdentity]:
+        """Whose certificate counts and is not the signer's."""
+        items = (await self.store.ranges([Span.prefix("identities/")])).items
+        found = [codec.decode(item.key, item.value) for item in items]
+        now_ms = self.now_ms()
+        return [
+            one
+            for one in found
+            if isinstance(one, IssuedIdentity)
+            and one.authority != trust.signer
+            and one.expires_at_ms > now_ms
+            and one.issued_at_ms >= one.void_before_ms
+        ]
 
     async def remember(self, seen: pki.Seen) -> None:
         """Somebody with a good certificate of whom nothing is written: so that it can be seen."""

@@ -119,6 +119,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._insecure = insecure
         self._remembered: dict[bytes, pki.Seen] = {}
         self._trusted: tuple[x509.Certificate, ...] = ()
+        self._counted: tuple[object, frozenset[str]] = (None, frozenset())
         self._open: set[_Open] = set()
         # Holders whom the store does not know: of `init`, or from after it was put back.
         self.strangers: dict[tuple[str, str], pki.Seen] = {}
@@ -263,9 +264,18 @@ class Guard(grpc.aio.ServerInterceptor):
             return ""  # what is left of the token is looked at when it is used
         if now_ms >= seen.expires_at_ms:
             return f"the certificate of {who} has run out"
+        if seen.authority not in self._counting():
+            return f"the authority that signed the certificate of {who} counts no more; join again"
         if access.is_void(seen.issued_at_ms, self._world().identities.get((who.role, who.name))):
             return f"the certificates of {who} were revoked; it has to join again"
         return ""
+
+    def _counting(self) -> frozenset[str]:
+        """Fingerprints of the authorities that count."""
+        trusted = self._authorities()
+        if self._counted[0] is not trusted:
+            self._counted = trusted, frozenset(map(pki.authority_fingerprint, trusted))
+        return self._counted[1]
 
     # ------------------------------------------------------------------ while calls go on
 
@@ -275,12 +285,12 @@ class Guard(grpc.aio.ServerInterceptor):
         while True:
             try:
                 async with asyncio.timeout(_LOOKS_EVERY_S):
-                    while self._world().identities is known:
+                    while (self._world().identities, self._world().trust) == known:
                         await hint.wait()
                         hint.clear()
             except TimeoutError:
                 pass  # certificates run out without a word
-            known = self._world().identities
+            known = self._world().identities, self._world().trust
             self._end_those_ended()
 
     def _end_those_ended(self) -> None:

@@ -83,15 +83,56 @@ class Notary:
             await asyncio.sleep(_LOOKS_EVERY_S)
 
     def refresh(self) -> None:
-        """Also for one that was away for longer than its certificate counts."""
-        if self.authorities() != self.credential.authorities:
-            credentials.save_authorities(self._directory, self.authorities())
-            self.credential = credentials.load(self._directory)
-        seen = self.credential.seen
-        stale = seen.authority != self.signer().fingerprint
-        if stale or self._now_ms() >= pki.renews_at_ms(seen):
+        """Also for one that was away for longer than its certificate counts.
+
+        While there are several authorities ours is signed by the oldest: who has not heard of the
+        others yet knows us by that one. Raises `CredentialError`.
+        """
+        trusted, seen = self.authorities(), self.credential.seen
+        signer = self._oldest()
+        if seen.authority != signer.fingerprint or self._now_ms() >= pki.renews_at_ms(seen):
             key = pki.new_key()
-            signed = self.sign(seen.identity, key.public_key(), self._now_ms())
+            signed = pki.issue(signer, seen.identity, key.public_key(), self._now_ms())
+            # Whatever comes between: what lies there fits together.
+            both = dict.fromkeys((*self.credential.authorities, *trusted))
+            credentials.save_authorities(self._directory, tuple(both))
             credentials.save_identity(self._directory, key, signed.certificate)
             self.credential = credentials.load(self._directory)
             log.info("our certificate is renewed, until %s", utc(signed.seen.expires_at_ms))
+        if trusted != self.credential.authorities:
+            credentials.save_authorities(self._directory, trusted)
+            self.credential = credentials.load(self._directory)
+
+    def _oldest(self) -> pki.Authority:
+        """Of the authorities that count, of those that we can sign for."""
+        for authority in self.authorities():
+            found = self._keyring.signer(pki.authority_fingerprint(authority))
+            if found is not None:
+                return found
+        raise CredentialError("no key of an authority that counts is in our keyring")
+
+    # ------------------------------------------------------------------ another authority
+
+    def lacks_key(self) -> bool:
+        """Somebody else has begun a rotation, and has the key."""
+        trust = self._trust()
+        return trust is not None and self._keyring.signer(trust.signer) is None
+
+    def adopt(self, given: bytes) -> None:
+        """Keys of another coordinator. Raises ValueError, `CredentialError`."""
+        self._keep(keyring.decode(given).authorities)
+
+    def another_authority(self) -> Trust:
+        """Made, kept, and the one that shall sign; what counts now goes on to count."""
+        made = pki.new_authority(self._now_ms())
+        self._keep((made,))
+        certificates = (*self.authorities(), made.certificate)
+        return Trust(
+            authorities=tuple(map(pki.certificate_der, certificates)), signer=made.fingerprint
+        )
+
+    def _keep(self, authorities: tuple[pki.Authority, ...]) -> None:
+        known = {authority.fingerprint: authority for authority in self._keyring.authorities}
+        more = {a.fingerprint: a for a in authorities}
+        self._keyring = keyring.Keyring(authorities=tuple({**known, **more}.values()))
+        keyring.save(self._directory, self._keyring)

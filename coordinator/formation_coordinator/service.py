@@ -20,13 +20,14 @@ import formation
 from formation import credentials
 from formation.credentials import CredentialError
 from formation.dialling import Dialler, NotTrustedError
+from formation.identity import Trust
 from formation.model import Cluster, Coordinator
 from formation.runtime import (
     monotonic_s,
     new_id,
     now_ms,
 )
-from formation.v1 import access_pb2_grpc, agent_pb2_grpc, control_pb2, control_pb2_grpc
+from formation.v1 import access_pb2, access_pb2_grpc, agent_pb2_grpc, control_pb2, control_pb2_grpc
 from formation_coordinator.api import ControlService
 from formation_coordinator.api_access import AccessService
 from formation_coordinator.config import CoordinatorConfig, problem_with_access
@@ -260,6 +261,7 @@ class Service:
                 tasks.create_task(self.tls.watch(self.live.subscribe()))
                 tasks.create_task(self.guard.watch(self.live.subscribe()))
                 tasks.create_task(self._remember_strangers(self.notary))
+                tasks.create_task(self._follow_trust(self.notary))
             log.info("ready: cluster %s", self.live.world.cluster and self.live.world.cluster.id)
 
     async def _found_cluster(self) -> None:
@@ -337,6 +339,34 @@ class Service:
         compare = ModRevision(key, seen.mod_revision if seen else 0)
         await self._store.commit([compare], [put])
         return True
+
+    async def _follow_trust(self, notary: Notary) -> None:
+        """Level: our keys, our certificate and what agents know are as the store says."""
+        told: Trust | None = None
+        while True:
+            trust = self.live.world.trust
+            try:
+                if notary.lacks_key():
+                    await self._fetch_keyring(notary)
+                if trust is not told and trust is not None:
+                    notary.refresh()
+                    self.sessions.tell_trust()
+                    told = trust
+            except (CredentialError, ValueError) as error:
+                log.warning("the cluster's authorities: %s", error)
+            await asyncio.sleep(RETRY_S)
+
+    async def _fetch_keyring(self, notary: Notary) -> None:
+        """Of any coordinator that answers; the one that has begun a rotation has the key."""
+        for other in tuple(self.live.world.coordinators.values()):
+            if other.id == self.me.id or not notary.lacks_key():
+                continue
+            with contextlib.suppress(grpc.aio.AioRpcError, NotTrustedError):
+                async with self.dialler.channel(other.address) as channel:
+                    stub = access_pb2_grpc.AccessStub(channel)
+                    answer = await stub.GetKeyring(access_pb2.GetKeyringRequest(), timeout=RETRY_S)
+                notary.adopt(answer.keyring)
+                log.info("keys of another authority came from coordinator %s", other.id)
 
     async def _remember_strangers(self, notary: Notary) -> None:
         """So that `formctl access` shows everybody, us and those whom `init` made too."""

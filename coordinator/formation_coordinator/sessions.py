@@ -16,7 +16,7 @@ from dataclasses import replace
 import grpc
 from google.protobuf.message import DecodeError
 
-from formation import wire
+from formation import wire, wire_access
 from formation.model import (
     HOST_NAME,
     AssignmentDocument,
@@ -82,6 +82,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             session = await self._welcome(session_id, request_iterator)
             try:
                 await context.write(self._welcome_message(session))
+                session.send(self._trust_message())
                 log.info("host %s: session %s opened", session.host, session.id)
                 await self._serve(session, request_iterator, context)
             finally:
@@ -161,6 +162,18 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 lease_s=AGENT_LEASE_S,
                 coordinator_addresses=[self._me.address, *sorted(others)],
             )
+        )
+
+    def tell_trust(self) -> None:
+        """Whose signatures count has changed."""
+        for session in self.held.values():
+            session.send(self._trust_message())
+
+    def _trust_message(self) -> agent_pb2.CoordinatorMessage:
+        """Empty in a cluster without certificates."""
+        trust = self._live.world.trust
+        return agent_pb2.CoordinatorMessage(
+            trust=wire_access.trust_to_pb(trust) if trust else types_pb2.Trust()
         )
 
     async def _serve(

@@ -171,11 +171,14 @@ async def test_a_certificate_is_renewed_in_time_with_a_new_key(
     directory = tmp_path / "state" / "identity"
     old = authority.issue(directory, Role.AGENT, "b", at_ms=now_ms() - 2 * DAY_MS)
     member = Membership(tmp_path / "state", (), insecure=False, now_ms=now_ms)
-    renewing = asyncio.create_task(member.run(lambda: running.address))
+    told = asyncio.Event()
+    renewing = asyncio.create_task(member.run(lambda: running.address, told.set))
     try:
-        await eventually(lambda: credentials.load(str(directory)).seen.key != old.seen.key)
+        await asyncio.wait_for(told.wait(), 10)
+        assert credentials.load(str(directory)).seen.key != old.seen.key
     finally:
         renewing.cancel()
+    assert told.is_set()
     new = member.credential()
     assert new is not None
     assert new.seen.identity == old.seen.identity

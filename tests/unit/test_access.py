@@ -32,7 +32,7 @@ READS = (
 OWN = "Apply Scale Restart Retry DeleteApp SetConfig Rollback SteerRollout StartRun CancelRun"
 OPERATES = (
     "SetHost ForgetHost StartRebalance Backup Restore Reconcile CreateToken ListTokens RevokeToken "
-    "ListIdentities RevokeIdentity"
+    "ListIdentities RevokeIdentity RotateAuthority"
 )
 
 
@@ -47,7 +47,7 @@ def expected(role: Role, name: str, app: str) -> bool:
         DEPLOYER: {*READS.split(), *(OWN.split() if app == "shop-eu" else ()), "Renew"},
         VIEWER: {*READS.split(), "Renew"},
         AGENT: {"Session", "PushLogs", "Renew"},
-        COORDINATOR: {"GetCluster", "Usage", "Logs", "Renew"},
+        COORDINATOR: {"GetCluster", "Usage", "Logs", "Renew", "GetKeyring"},
         TOKEN: {"Enrol"},
     }
     return name in allowed[role]

@@ -11,6 +11,7 @@ from formation.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -376,3 +377,112 @@ class RevokeIdentityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeIdentityResponse: _TypeAlias = RevokeIdentityResponse  # noqa: Y015
+
+@_typing.final
+class RotateAuthorityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Step:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RotateAuthorityRequest._Step.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STEP_UNSPECIFIED: RotateAuthorityRequest._Step.ValueType  # 0
+        STEP_SHOW: RotateAuthorityRequest._Step.ValueType  # 1
+        """changes nothing"""
+        STEP_BEGIN: RotateAuthorityRequest._Step.ValueType  # 2
+        """another authority signs from now on, both are trusted"""
+        STEP_FINISH: RotateAuthorityRequest._Step.ValueType  # 3
+        """what the one before has signed counts no more"""
+
+    class Step(_Step, metaclass=_StepEnumTypeWrapper): ...
+    STEP_UNSPECIFIED: RotateAuthorityRequest.Step.ValueType  # 0
+    STEP_SHOW: RotateAuthorityRequest.Step.ValueType  # 1
+    """changes nothing"""
+    STEP_BEGIN: RotateAuthorityRequest.Step.ValueType  # 2
+    """another authority signs from now on, both are trusted"""
+    STEP_FINISH: RotateAuthorityRequest.Step.ValueType  # 3
+    """what the one before has signed counts no more"""
+
+    STEP_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    step: Global___RotateAuthorityRequest.Step.ValueType
+    force: _builtins.bool
+    """finish although somebody has nothing of the new one"""
+    who: _builtins.str
+    def __init__(
+        self,
+        *,
+        step: Global___RotateAuthorityRequest.Step.ValueType = ...,
+        force: _builtins.bool = ...,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "step", b"step", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateAuthorityRequest: _TypeAlias = RotateAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class RotateAuthorityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUST_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trust(self) -> _types_pb2.Trust: ...
+    @_builtins.property
+    def behind(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IssuedIdentity]:
+        """whose certificate that counts is not the signer's"""
+
+    def __init__(
+        self,
+        *,
+        trust: _types_pb2.Trust | None = ...,
+        behind: _abc.Iterable[_types_pb2.IssuedIdentity] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trust", b"trust"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "trust", b"trust"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateAuthorityResponse: _TypeAlias = RotateAuthorityResponse  # noqa: Y015
+
+@_typing.final
+class GetKeyringRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyringRequest: _TypeAlias = GetKeyringRequest  # noqa: Y015
+
+@_typing.final
+class GetKeyringResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYRING_FIELD_NUMBER: _builtins.int
+    keyring: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        keyring: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keyring", b"keyring"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyringResponse: _TypeAlias = GetKeyringResponse  # noqa: Y015

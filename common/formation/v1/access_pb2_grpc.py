@@ -70,6 +70,16 @@ class AccessStub:
                 request_serializer=formation_dot_v1_dot_access__pb2.RevokeIdentityRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_access__pb2.RevokeIdentityResponse.FromString,
                 _registered_method=True)
+        self.RotateAuthority = channel.unary_unary(
+                '/formation.v1.Access/RotateAuthority',
+                request_serializer=formation_dot_v1_dot_access__pb2.RotateAuthorityRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_access__pb2.RotateAuthorityResponse.FromString,
+                _registered_method=True)
+        self.GetKeyring = channel.unary_unary(
+                '/formation.v1.Access/GetKeyring',
+                request_serializer=formation_dot_v1_dot_access__pb2.GetKeyringRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_access__pb2.GetKeyringResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServicer:
@@ -122,6 +132,20 @@ class AccessServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateAuthority(self, request, context):
+        """Another authority beside the one that there is; then, when all have it, in its place.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeyring(self, request, context):
+        """Between coordinators alone: the keys of all authorities.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -159,6 +183,16 @@ def add_AccessServicer_to_server(servicer, server):
                     servicer.RevokeIdentity,
                     request_deserializer=formation_dot_v1_dot_access__pb2.RevokeIdentityRequest.FromString,
                     response_serializer=formation_dot_v1_dot_access__pb2.RevokeIdentityResponse.SerializeToString,
+            ),
+            'RotateAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateAuthority,
+                    request_deserializer=formation_dot_v1_dot_access__pb2.RotateAuthorityRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_access__pb2.RotateAuthorityResponse.SerializeToString,
+            ),
+            'GetKeyring': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyring,
+                    request_deserializer=formation_dot_v1_dot_access__pb2.GetKeyringRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_access__pb2.GetKeyringResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +385,60 @@ class Access:
             '/formation.v1.Access/RevokeIdentity',
             formation_dot_v1_dot_access__pb2.RevokeIdentityRequest.SerializeToString,
             formation_dot_v1_dot_access__pb2.RevokeIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Access/RotateAuthority',
+            formation_dot_v1_dot_access__pb2.RotateAuthorityRequest.SerializeToString,
+            formation_dot_v1_dot_access__pb2.RotateAuthorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyring(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Access/GetKeyring',
+            formation_dot_v1_dot_access__pb2.GetKeyringRequest.SerializeToString,
+            formation_dot_v1_dot_access__pb2.GetKeyringResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class AccessStub:
     ListIdentities: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListIdentitiesRequest, _access_pb2.ListIdentitiesResponse]
     RevokeIdentity: _grpc.UnaryUnaryMultiCallable[_access_pb2.RevokeIdentityRequest, _access_pb2.RevokeIdentityResponse]
     """Cuts off at once whoever holds this name, until it joins again."""
+    RotateAuthority: _grpc.UnaryUnaryMultiCallable[_access_pb2.RotateAuthorityRequest, _access_pb2.RotateAuthorityResponse]
+    """Another authority beside the one that there is; then, when all have it, in its place."""
+    GetKeyring: _grpc.UnaryUnaryMultiCallable[_access_pb2.GetKeyringRequest, _access_pb2.GetKeyringResponse]
+    """Between coordinators alone: the keys of all authorities."""
 
 @_typing.type_check_only
 class AccessAsyncStub(AccessStub):
@@ -64,6 +68,10 @@ class AccessAsyncStub(AccessStub):
     ListIdentities: _aio.UnaryUnaryMultiCallable[_access_pb2.ListIdentitiesRequest, _access_pb2.ListIdentitiesResponse]  # type: ignore[assignment]
     RevokeIdentity: _aio.UnaryUnaryMultiCallable[_access_pb2.RevokeIdentityRequest, _access_pb2.RevokeIdentityResponse]  # type: ignore[assignment]
     """Cuts off at once whoever holds this name, until it joins again."""
+    RotateAuthority: _aio.UnaryUnaryMultiCallable[_access_pb2.RotateAuthorityRequest, _access_pb2.RotateAuthorityResponse]  # type: ignore[assignment]
+    """Another authority beside the one that there is; then, when all have it, in its place."""
+    GetKeyring: _aio.UnaryUnaryMultiCallable[_access_pb2.GetKeyringRequest, _access_pb2.GetKeyringResponse]  # type: ignore[assignment]
+    """Between coordinators alone: the keys of all authorities."""
 
 class AccessServicer(metaclass=_abc_1.ABCMeta):
     """Served by every coordinator. Errors are those of Control."""
@@ -120,5 +128,21 @@ class AccessServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.RevokeIdentityResponse, _abc.Awaitable[_access_pb2.RevokeIdentityResponse]]:
         """Cuts off at once whoever holds this name, until it joins again."""
+
+    @_abc_1.abstractmethod
+    def RotateAuthority(
+        self,
+        request: _access_pb2.RotateAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.RotateAuthorityResponse, _abc.Awaitable[_access_pb2.RotateAuthorityResponse]]:
+        """Another authority beside the one that there is; then, when all have it, in its place."""
+
+    @_abc_1.abstractmethod
+    def GetKeyring(
+        self,
+        request: _access_pb2.GetKeyringRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.GetKeyringResponse, _abc.Awaitable[_access_pb2.GetKeyringResponse]]:
+        """Between coordinators alone: the keys of all authorities."""
 
 def add_AccessServicer_to_server(servicer: AccessServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -205,6 +205,7 @@ class CoordinatorMessage(_message.Message):
     OPEN_LOGS_FIELD_NUMBER: _builtins.int
     CLOSE_LOGS_FIELD_NUMBER: _builtins.int
     SAMPLE_USAGE_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """first, exactly once"""
@@ -219,6 +220,10 @@ class CoordinatorMessage(_message.Message):
     def close_logs(self) -> Global___CloseLogs: ...
     @_builtins.property
     def sample_usage(self) -> Global___SampleUsage: ...
+    @_builtins.property
+    def trust(self) -> _types_pb2.Trust:
+        """after the welcome, and when it changes"""
+
     def __init__(
         self,
         *,
@@ -228,12 +233,13 @@ class CoordinatorMessage(_message.Message):
         open_logs: Global___OpenLogs | None = ...,
         close_logs: Global___CloseLogs | None = ...,
         sample_usage: Global___SampleUsage | None = ...,
+        trust: _types_pb2.Trust | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "ack", "open_logs", "close_logs", "sample_usage"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "ack", "open_logs", "close_logs", "sample_usage", "trust"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
