@@ -165,7 +165,7 @@ async def test_a_cgroup_whose_main_process_is_gone_is_killed_only_with_the_lock(
         keeper.say(op="locked")
         await asyncio.wait_for(locking, DEADLINE_S)
         containing = asyncio.create_task(processes.contain("me"))
-        assert await keeper.hear() == {"op": "contain", "name": "me"}
+        assert await keeper.hear() == {"op": "contain", "name": "me", "new_privileges": True}
         keeper.say(op="contained", path=cgroup, controllers=["cpu"], problem="")
         contained = await asyncio.wait_for(containing, DEADLINE_S)
         assert contained == Contained(path=cgroup, controllers=("cpu",), problem="")
