@@ -93,12 +93,28 @@ def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
     for _, _, content in ancillary:
         fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     received = list(fds)
-    message: Message = json.loads(data)
-    if "memfd" in message and not received:
-        raise Lost(message)
-    if "memfd" in message:
-        message = json.loads(_take_memory_file(received.pop(), message["memfd"]))
+    try:
+        message = _message(data)
+        if "memfd" in message:
+            if not received:
+                raise Lost(message)
+            message = _message(_take_memory_file(received.pop(), message["memfd"]))
+    except ValueError:
+        for fd in received:
+            os.close(fd)
+        raise
     return message, received
+
+
+def _message(data: bytes) -> Message:
+    """Raises ValueError for what no end of ours has sent."""
+    try:
+        message = json.loads(data)
+    except RecursionError:
+        raise ValueError("a message that is nested without end") from None
+    if not isinstance(message, dict):
+        raise ValueError("a message that is no object")  # noqa: TRY004  as of any other rubbish
+    return message
 
 
 def _send_packet(end: socket.socket, payload: bytes, fds: Sequence[int]) -> None:
@@ -116,8 +132,10 @@ def _memory_file(payload: bytes) -> int:
     return memory
 
 
-def _take_memory_file(memory: int, size: int) -> bytes:
+def _take_memory_file(memory: int, size: object) -> bytes:
     try:
+        if not isinstance(size, int) or not 0 <= size <= os.fstat(memory).st_size:
+            raise ValueError("a message's content is not as long as it says")
         return os.pread(memory, size, 0)
     finally:
         os.close(memory)

@@ -76,7 +76,7 @@ class Formation(Contestant):
         fake = self.coordinator.fake
         before = len(fake.hellos)
         argv = [str(_PROGRAM), "--state-dir", str(self.state), "--name", "bench"]
-        argv += ["--coordinator", fake.address]
+        argv += ["--coordinator", fake.address, "--allow-user", "*"]
         if self.load.logs and not self.load.rotated:
             argv += ["--log-max-bytes", "1000MiB"]
         self.launch(argv)

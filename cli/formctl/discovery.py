@@ -7,11 +7,10 @@ context file's current one. Reads files, dials nothing.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from formation import settings
+from formation import settings, tomltext
 from formation.contexts import context_path, identity_of
 from formctl.dev.rundir import DevCluster, running_clusters
 from formctl.errors import InputError
@@ -131,9 +130,9 @@ def _address_list(value: object) -> list[str] | None:
 
 def _context_file(path: str) -> dict[str, object]:
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        with open(path, encoding="utf-8") as file:
+            return tomltext.loads(file.read())
+    except (tomltext.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None

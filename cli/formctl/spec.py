@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from formation import manifest, procfile
+from formation import manifest, procfile, tomltext
 from formation.model import APP_NAME, ProcessType
 from formation.quantities import initial_quantity
 from formctl.errors import InputError
@@ -100,8 +99,8 @@ def named_app(directory: str) -> str:
         return ""
     try:
         # Only the name is asked for: other mistakes in the file are for `apply` to tell.
-        app = tomllib.loads(_text(path).removeprefix("\ufeff")).get("app", "")
-    except tomllib.TOMLDecodeError as error:
+        app = tomltext.loads(_text(path)).get("app", "")
+    except tomltext.TOMLDecodeError as error:
         raise InputError(f"{path}: {error}; --app NAME goes on without this file") from None
     return app if isinstance(app, str) else ""
 

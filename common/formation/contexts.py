@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
+
+from formation import tomltext
 
 # The file in it that holds key and certificate; see `formation.credentials`.
 IDENTITY = "identity.pem"
@@ -41,7 +42,7 @@ def with_context(text: str, name: str, addresses: Sequence[str]) -> str:
 
     Raises ValueError when the text is no TOML, or knows that name with other addresses.
     """
-    table = tomllib.loads(text)
+    table = tomltext.loads(text)
     known = table.get("contexts", {}).get(name)
     listed = f"[{', '.join(json.dumps(address) for address in addresses)}]"
     if known is not None:
@@ -67,4 +68,4 @@ def add(environ: Mapping[str, str], name: str, addresses: Sequence[str]) -> bool
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(changed)
     os.replace(temporary, path)
-    return bool(tomllib.loads(changed).get("current") == name)
+    return bool(tomltext.loads(changed).get("current") == name)

@@ -18,10 +18,10 @@ A formation.toml alone defines the types: a Procfile beside it is not read. All 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from formation import tomltext
 from formation.manifest_keys import ELSEWHERE, FILE, STOP_SIGNALS
 from formation.manifest_kinds import DURATION_MAX_S
 from formation.manifest_type import read_type
@@ -53,9 +53,8 @@ class Manifest:
 
 def parse(text: str, source: str = "formation.toml") -> Manifest:
     try:
-        # As in every text file, line ends and a byte order mark are not content.
-        table = tomllib.loads(text.removeprefix("\ufeff"))
-    except tomllib.TOMLDecodeError as error:
+        table = tomltext.loads(text)
+    except tomltext.TOMLDecodeError as error:
         raise ManifestError((_syntax_problem(str(error), source),)) from None
     problems: list[tuple[str, str]] = []
     manifest = _manifest(table, problems)

@@ -8,11 +8,12 @@ problems at once with their places. Does not touch the machine. A program brings
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from formation import tomltext
 
 _PORT_MAX = 65535
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -235,11 +236,11 @@ def _upper(name: str) -> str:
 
 def _file(program: Program, path: str, read: ReadFile, problems: list[str]) -> Words:
     try:
-        table = tomllib.loads(read(path))
+        table = tomltext.loads(read(path))
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomltext.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(f"{path}: {error}")
         return {}
     words: Words = {}

@@ -46,10 +46,19 @@ def decode(content: bytes) -> Keyring:
             )
             for item in table["authorities"]
         )
-    except (ValueError, KeyError, TypeError, AttributeError, pki.CertificateError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        pki.CertificateError,
+        RecursionError,
+    ) as error:
         raise ValueError("not a keyring") from error
     if not found:
         raise ValueError("a keyring without an authority")
+    if any(pki.authority_fingerprint(a.certificate) != a.fingerprint for a in found):
+        raise ValueError("a keyring with a key that is not its certificate's")
     return Keyring(authorities=found)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from running import RunningCoordinator, coordinator
+from running import coordinator
+from secure_rig import Rig
 
 from formation import pki
 from formation.credentials import Credential
@@ -49,45 +49,6 @@ METHODS = {
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-
-
-@dataclass
-class Rig:
-    """A coordinator on TCP with certificates, and whoever wants to talk to it."""
-
-    directory: Path
-    authority: Authority
-    running: RunningCoordinator
-    people: dict[str, Credential] = field(default_factory=dict)
-
-    @property
-    def address(self) -> str:
-        return self.running.address
-
-    def somebody(self, role: Role, name: str = "x", apps: tuple[str, ...] = ()) -> Credential:
-        key = f"{role}-{name}"
-        if key not in self.people:
-            self.people[key] = self.authority.issue(self.directory / key, role, name, apps)
-        return self.people[key]
-
-    def channel(self, credential: Credential) -> grpc.aio.Channel:
-        return Dialler(lambda: credential).channel(self.address)
-
-    async def token(
-        self, role: Role = Role.AGENT, *, name: str = "", uses: int = 1, ttl_s: float = 60.0
-    ) -> TokenText:
-        secret = pki.new_secret()
-        async with self.channel(self.somebody(Role.OPERATOR)) as channel:
-            made = await access_pb2_grpc.AccessStub(channel).CreateToken(
-                access_pb2.CreateTokenRequest(
-                    public_key=pki.point(pki.token_key(secret).public_key()),
-                    role=types_pb2.ROLE_AGENT if role is Role.AGENT else types_pb2.ROLE_COORDINATOR,
-                    name=name,
-                    uses=uses,
-                    ttl_s=ttl_s,
-                )
-            )
-        return TokenText(authority_key=made.authority_key, secret=secret)
 
 
 @pytest.fixture
