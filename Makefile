@@ -1,12 +1,13 @@
 # make run    the example app on three agents      make test   the whole suite
 # make lint   what CI checks before the tests      make bench  the measurements
+# make audit  known weaknesses of what we depend on, where PyPI can be asked
 # make sim SEEDS=0..999   histories of a whole cluster in virtual time
 # make chaos SEED=7 MINUTES=10   a live cluster on test hosts, and everything going wrong (as root)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format proto schema sim chaos bench wheel clean
+.PHONY: run test lint audit format proto schema sim chaos bench wheel clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.run: pyproject.toml
@@ -38,6 +39,9 @@ lint: $(VENV)/.dev
 	$(BIN)/python tools/genschema.py --check
 	$(BIN)/lint-imports
 
+audit: $(VENV)/.dev
+	$(BIN)/python tools/audit.py
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -62,6 +66,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/supervise.py
 	$(BIN)/python bench/placement.py
 	$(BIN)/python bench/failover.py
+	$(BIN)/python bench/flood.py
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist .

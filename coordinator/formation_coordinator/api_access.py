@@ -18,9 +18,12 @@ from formation_coordinator.notary import Notary
 
 
 class AccessService(access_pb2_grpc.AccessServicer):
-    """`notary` None: a cluster without certificates."""
+    """`notary` None: a cluster without certificates. `address`: where others reach us."""
 
-    def __init__(self, *, control: AccessControl, live: LiveWorld, notary: Notary | None) -> None:
+    def __init__(
+        self, *, control: AccessControl, live: LiveWorld, notary: Notary | None, address: str
+    ) -> None:
+        self._address = address
         self.control, self._live, self._given_notary = control, live, notary
 
     @property
@@ -69,7 +72,9 @@ class AccessService(access_pb2_grpc.AccessServicer):
         )
 
     def _addresses(self) -> list[str]:
-        return sorted(c.address for c in self._live.world.coordinators.values())
+        """Ours first: we surely are there."""
+        others = sorted(c.address for c in self._live.world.coordinators.values())
+        return list(dict.fromkeys((self._address, *others)))
 
     @worded
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> Any:  # noqa: N802

@@ -98,7 +98,7 @@ PROGRAM = Program(
         Setting(name="id", field="id", parse=_id, meta="NAME",
                 help="name of this coordinator (host name and listen address)"),
         Setting(name="identity-dir", field="identity_dir", parse=filled, meta="DIR",
-                help="our certificate and keys (root: /var/lib/formation/coordinator)"),
+                help="our certificate and keys (root: /var/lib/formation-coordinator)"),
         Setting(name="replace-after", field="replace_after_s", parse=seconds, meta="SECONDS",
                 help="silence after which a host's instances are placed elsewhere (5)"),
         Setting(name="insecure", field="insecure", parse=switch, meta="",
@@ -110,8 +110,8 @@ PROGRAM = Program(
 
 def default_identity_dir() -> str:
     if os.geteuid() == 0:
-        return "/var/lib/formation/coordinator"
-    return os.path.expanduser("~/.local/state/formation/coordinator")
+        return "/var/lib/formation-coordinator"
+    return os.path.expanduser("~/.local/state/formation-coordinator")
 
 
 def read_config(

@@ -48,7 +48,7 @@ def _context(text: str) -> str:
 
 
 _DIRECTORY = Setting(name="identity-dir", field="directory", parse=filled, meta="DIR",
-                     help="where they go (root: /var/lib/formation/coordinator)")  # fmt: skip
+                     help="where they go (root: /var/lib/formation-coordinator)")  # fmt: skip
 _ID = Setting(name="id", field="id", parse=_name, meta="NAME",
               help="name of this coordinator (its host name)")  # fmt: skip
 INIT = Program(

@@ -107,6 +107,7 @@ class Service:
             control=AccessControl(store=store, now_ms=now_ms, new_id=new_id),
             live=self.live,
             notary=self.notary,
+            address=self.me.address,
         )
         self.tls = (
             ServerTls(self.notary, world=lambda: self.live.world, now_ms=now_ms)

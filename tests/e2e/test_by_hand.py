@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -9,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from cluster import BIN, Cluster
 from etcd_server import EtcdServer
@@ -81,8 +81,14 @@ def machines() -> Iterator[ByHand]:
         yield cluster
 
 
+def own_address(number: int) -> str:
+    """Of loopback, and no other process's."""
+    pid = os.getpid()
+    return f"127.{77 + number}.{(pid >> 8) % 256}.{pid % 256}"
+
+
 def test_three_pasted_lines_are_three_hosts(machines: ByHand) -> None:
-    address = f"127.77.{(psutil.Process().pid >> 8) % 256}.{psutil.Process().pid % 256}"
+    address = own_address(0)
     init, serve, create, join, agent, login, apply, scale = [
         line.replace("10.0.0.1:7100", f"{address}:7100").replace(
             "http://10.0.0.1:2379", machines.etcd
@@ -117,15 +123,37 @@ def test_three_pasted_lines_are_three_hosts(machines: ByHand) -> None:
     print(f"three lines: {joined_s:.2f} s")
 
 
-def wait_until_it_serves(machines: ByHand) -> None:
-    deadline_s = time.monotonic() + 30
-    while "ready: cluster" not in machines.log("server"):
-        assert time.monotonic() < deadline_s, machines.log("server")
-        time.sleep(0.05)
+def test_a_second_coordinator_joins_with_a_line_and_takes_over(machines: ByHand) -> None:
+    first, second = f"{own_address(1)}:7100", f"{own_address(2)}:7100"
+    machines.type_in("server", f"formation-coordinator init --advertise {first}")
+    machines.leave_running(
+        "server", f"formation-coordinator --listen {first} --etcd {machines.etcd}"
+    )
+    wait_until_it_serves(machines)
+    pasted = machines.type_in("server", "formctl token create --role coordinator")
+    assert "has joined cluster" in machines.type_in("second", f"{pasted} --id c2")
+    machines.leave_running(
+        "second", f"formation-coordinator --listen {second} --etcd {machines.etcd}"
+    )
+    wait_until_it_serves(machines, "second")
+    # It signs, too: the first is gone before anybody has joined.
+    machines.kill("server")
+    create = f"formctl --coordinator {second} token create --role agent"
+    machines.wait(lambda: machines.type_in("server", create), what="the second signs")
+    joining = machines.type_in("server", create)
+    assert second in joining
+    assert "has joined cluster" in machines.type_in("web-1", joining)
+    machines.leave_running("web-1", "formation-agent")
+    hosts = f"formctl --coordinator {second} hosts"
+    machines.wait(lambda: " ready " in machines.type_in("server", hosts), what="web-1 is ready")
+
+
+def wait_until_it_serves(machines: ByHand, name: str = "server") -> None:
+    machines.wait(lambda: "ready: cluster" in machines.log(name), what=f"{name} serves")
 
 
 def wait_for_three(machines: ByHand) -> None:
-    deadline_s = time.monotonic() + 30
-    while machines.type_in("desk", "formctl hosts").count(" ready ") < len(HOSTS):
-        assert time.monotonic() < deadline_s, machines.log(HOSTS[0])
-        time.sleep(0.05)
+    machines.wait(
+        lambda: machines.type_in("desk", "formctl hosts").count(" ready ") == len(HOSTS),
+        what="three hosts",
+    )

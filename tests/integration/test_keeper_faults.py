@@ -52,13 +52,45 @@ async def test_a_brain_that_a_real_time_signal_killed_is_started_again() -> None
         assert f"signal {signal.SIGRTMIN + 6}" in rig.said
 
 
+BYE = 'os.write(3, b\'{"op":"bye"}\')'
+# A keeper with a mistake in it, made once.
+MISTAKEN = """
+import sys
+from formation_agent import keeper
+
+class Mistaken(keeper.Keeper):
+    made = False
+
+    def _reap(self):
+        if not self.made:
+            self.made = True
+            raise RuntimeError("a mistake")
+        super()._reap()
+
+keeper.Keeper = Mistaken
+sys.exit(keeper.run(sys.argv[1:]))
+"""
+
+
+def kept(brain: str, keeper: str) -> subprocess.CompletedProcess[str]:
+    """A keeper of this script with a brain of that one, run to its end."""
+    command = [sys.executable, "-c", keeper, sys.executable, "-c", f"import os; {brain}"]
+    return subprocess.run(command, timeout=20, check=False, capture_output=True, text=True)
+
+
 def test_an_error_in_the_keeper_is_said_and_survived() -> None:
-    nonsense = "import os; os.write(3, b'7'); os.write(3, b'{\"op\":\"bye\"}')"
-    script = "import sys; from formation_agent.keeper import run; sys.exit(run(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, sys.executable, "-c", nonsense]
-    done = subprocess.run(command, timeout=20, check=False, capture_output=True, text=True)
+    done = kept(BYE, MISTAKEN)
     assert done.returncode == 0
-    assert "an error of the keeper, which goes on" in done.stderr
+    assert "an error of the keeper, which goes on: RuntimeError('a mistake')" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("nonsense", ["7", "[]", "null", "{", "\\xff", "[" * 5000])
+def test_what_is_no_message_is_dropped_and_said(nonsense: str) -> None:
+    keeper = "import sys; from formation_agent.keeper import run; sys.exit(run(sys.argv[1:]))"
+    done = kept(f"os.write(3, b'{nonsense}'); {BYE}", keeper)
+    assert done.returncode == 0
+    assert "dropped a message of the brain that cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 
