@@ -45,6 +45,10 @@ HEARTBEAT_PERIOD_S = 5.0
 HEARTBEATS_MISSED_MAX = 3
 # An agent of ours gathers what it has to say, and sends ten a second at most.
 MESSAGES_PER_S, MESSAGES_BURST = 50.0, 500.0
+# A long one counts as several.
+BYTES_EACH = 64 * 1024
+# A sentence or two for people; everybody who lists hosts is sent it.
+COMPLAINT_MAX = 1_000
 
 Stream = grpc.aio.ServicerContext[agent_pb2.AgentMessage, agent_pb2.CoordinatorMessage]
 
@@ -148,7 +152,12 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             reason = f"the certificate of {who} does not speak for host {status.host}"
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, reason)
         generation = status.generation or hello.generation
-        return replace(status, departed=False, generation=generation)
+        return replace(
+            status,
+            departed=False,
+            generation=generation,
+            complaint=status.complaint[:COMPLAINT_MAX],
+        )
 
     def _welcome_message(self, session: AgentSession) -> agent_pb2.CoordinatorMessage:
         world = self._live.world
@@ -208,7 +217,8 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         allowance = Allowance.full(per_s=MESSAGES_PER_S, burst=MESSAGES_BURST, at_s=self._clock())
         async for message in requests:
             session.last_heard_s = self._clock()
-            allowance, wait_s = allowance.spent(session.last_heard_s)
+            cost = 1.0 + message.ByteSize() / BYTES_EACH
+            allowance, wait_s = allowance.spent(session.last_heard_s, cost)
             if wait_s:
                 # What it sends meanwhile waits with it, and with nobody else.
                 await asyncio.sleep(wait_s)
@@ -257,7 +267,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         session.status = replace(
             session.status,
             instances=tuple(table.values()),
-            complaint=batch.complaint,
+            complaint=batch.complaint[:COMPLAINT_MAX],
             generation=batch.generation,
             cluster_epoch=batch.cluster_epoch,
             ahead=batch.ahead,

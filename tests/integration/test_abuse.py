@@ -21,7 +21,7 @@ from formation.enrolling import EnrolError, Enrolled, enrol
 from formation.identity import Role
 from formation.v1 import agent_pb2, control_pb2, control_pb2_grpc, types_pb2
 from formation.v1.agent_pb2_grpc import AgentStub
-from formation_coordinator.sessions import MESSAGES_BURST
+from formation_coordinator.sessions import COMPLAINT_MAX, MESSAGES_BURST
 from formation_coordinator.store.memory import MemoryStore
 
 CALL_S = 5.0
@@ -143,6 +143,16 @@ async def test_an_agent_that_talks_without_end_slows_down_itself_alone(rig: Rig)
     finally:
         flooding.cancel()
         await asyncio.gather(flooding, return_exceptions=True)
+
+
+async def test_a_long_complaint_is_cut_for_all_who_list_hosts(rig: Rig) -> None:
+    await flood(rig, 1)
+    await eventually(lambda: hosts_complaint(rig) == "x" * COMPLAINT_MAX)
+
+
+def hosts_complaint(rig: Rig) -> str:
+    entry = rig.running.service.live.world.hosts.get("loud")
+    return entry.status.complaint if entry and entry.status else ""
 
 
 async def flood(rig: Rig, messages: int) -> None:

@@ -43,6 +43,12 @@ def test_who_waits_is_slowed_down_to_its_allowance(pauses: list[float]) -> None:
         assert number <= BURST + PER_S * now_s + 1.0 + 1e-6
 
 
+def test_what_costs_more_waits_longer() -> None:
+    allowance, wait_s = full().spent(0.0, 25.0)
+    assert wait_s == 0.5
+    assert allowance.spent(0.0)[1] == 0.6
+
+
 def test_a_clock_that_goes_back_gives_nothing() -> None:
     allowance, _ = full().spent(100.0)
     back, _ = allowance.spent(50.0)
