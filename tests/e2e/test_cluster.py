@@ -158,12 +158,14 @@ def test_an_agent_that_is_stopped_takes_its_children_along_and_they_move(
 
 
 def test_a_command_that_is_not_found_backs_off_with_a_countdown(cluster: Cluster) -> None:
-    cluster.app({"Procfile": "web: no-such-program --flag\n"})
-    done = cluster.formctl("apply", "-f", "shop/Procfile", "--timeout", "5", check=False)
-    assert done.returncode == 1
-    rows = cluster.wait(lambda: [r for r in cluster.ps() if r["state"] == "backoff"])
+    # An app's first release: there is none that it could be taken back to meanwhile.
+    new = ("--app", "new")
+    cluster.app({"Procfile": "web: no-such-program --flag\n"}, name="new")
+    words = ("apply", "-f", "new/Procfile", "-m", "web=1", "--timeout", "5")
+    assert cluster.formctl(*words, check=False).returncode == 1
+    rows = cluster.wait(lambda: [r for r in cluster.json("ps", *new) if r["state"] == "backoff"])
     assert rows[0]["reason"] == "command not found: no-such-program"
-    shown = cluster.formctl("ps").stdout
+    shown = cluster.formctl("ps", *new).stdout
     assert "command not found: no-such-program" in shown
     assert "retry in " in shown
 
