@@ -38,6 +38,7 @@ from formation_agent.ports import Ports
 from formation_agent.probe_exec import ExecProbes
 from formation_agent.probes import ProbeRuns
 from formation_agent.processes import KeeperGone, KeeperTooNew, Processes, kill_leftovers
+from formation_agent.secretfiles import place_for
 from formation_agent.session import JOINED_LOOK_S, NameTaken, Session
 from formation_agent.statedir import (
     LOCK_NAME,
@@ -198,6 +199,9 @@ class Agent:
                     users=config.users,
                     default_user=config.default_user,
                     directories=config.directories,
+                ),
+                place_for(
+                    journal.memory.agent_id, os.environ, Path("/proc/self/mounts").read_text()
                 ),
             ),
             journal=journal,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from formation.model import Assignment, ProcessType, Release
+from formation.secrets import needed
 
 # What a program needs to know about the machine it runs on.
 _FROM_AGENT = ("PATH", "HOME", "LANG", "TZ")
@@ -42,6 +43,7 @@ def type_environment(
 
     A release may change PATH and the like, but not who the instance is. What the operator has
     configured goes before what the type says, and that before what the project says for all.
+    Secrets go before all of these; those that it gets as files are not among them.
     """
     watchdog = {"WATCHDOG_USEC": str(int(spec.watchdog_s * 1e6))} if spec.watchdog_s > 0 else {}
     return {
@@ -50,6 +52,11 @@ def type_environment(
         **release.env,
         **spec.env,
         **release.config,
+        **{
+            name: release.secrets[name].value
+            for name in needed(spec, release.secrets)
+            if name not in spec.secret_files
+        },
         "FORMATION_APP": release.app,
         "FORMATION_TYPE": spec.name,
         "FORMATION_RELEASE": f"v{release.number}",

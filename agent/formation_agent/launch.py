@@ -11,15 +11,17 @@ import os
 import resource
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from formation.model import Ability, Assignment, Limits, ProcessType, Release
 from formation.running import spec_of
+from formation.secrets import missing, needed
 from formation_agent import command
 from formation_agent.environment import Surroundings, instance_environment, type_environment
 from formation_agent.guardrails import OPEN, Guardrails, objection
 from formation_agent.ports import Port, PortError, Ports
 from formation_agent.processes import Contained, SpawnOptions, User
+from formation_agent.secretfiles import NOWHERE, NoPlaceError, SecretFiles
 from formation_agent.users import Account, NoAccount, account, name_of
 
 # What one instance takes here: two pipes, its pidfd, its log file, and one for a reader of that
@@ -41,7 +43,7 @@ class Launch:
     for and does not get here, for people."""
 
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     cwd: str
     port: int
     options: SpawnOptions
@@ -81,10 +83,11 @@ class _Plan:
 
     spec: ProcessType
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     cwd: str
     options: SpawnOptions
     notes: tuple[str, ...]
+    in_files: Mapping[str, str] = field(repr=False)
 
 
 _CONTROLLED = (Ability.CPU, Ability.MEMORY, Ability.PIDS)
@@ -104,9 +107,11 @@ class Launcher:
         files_max: int | None = None,
         powers: Powers = _NONE,
         rails: Guardrails = OPEN,
+        files: SecretFiles = NOWHERE,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._around = around
+        self.files = files
         self._files_max = files_max
         self._powers = powers
         self._rails = rails
@@ -129,9 +134,10 @@ class Launcher:
         plan = self._planned(release, spec)
         try:
             port = self._port(assignment, release, spec)
-        except PortError as error:
+            self.files.place(assignment.uid, plan.in_files, plan.options.user)
+        except (PortError, NoPlaceError) as error:
             raise LaunchError(str(error)) from error
-        return _launch(plan, assignment, port)
+        return self._launch(plan, assignment, port)
 
     def recall(self, assignment: Assignment, release: Release | None, port: int) -> Launch | None:
         """How a process that runs already would be started now; takes nothing. None: not known."""
@@ -142,7 +148,19 @@ class Launcher:
             plan = self._planned(release, spec)
         except LaunchError:
             return None
-        return _launch(plan, assignment, Port(number=port))
+        return self._launch(plan, assignment, Port(number=port))
+
+    def _launch(self, plan: _Plan, assignment: Assignment, port: Port) -> Launch:
+        env = instance_environment(plan.env, assignment, port.number)
+        return Launch(
+            argv=plan.argv,
+            env={**env, **self.files.variables(assignment.uid, plan.in_files)},
+            cwd=plan.cwd,
+            port=port.number,
+            options=plan.options,
+            moved_from=port.moved_from or 0,
+            notes=plan.notes,
+        )
 
     def _port(self, assignment: Assignment, release: Release, spec: ProcessType) -> Port:
         if spec.port:
@@ -164,6 +182,7 @@ class Launcher:
 
     def _plan(self, release: Release, spec: ProcessType) -> _Plan:
         notes = self._notes(release, spec)
+        _check_secrets(release, spec)
         who = self._who(spec)
         env = type_environment(self._around, release, spec, who.env)
         base = release.workdir or env["HOME"]
@@ -180,7 +199,15 @@ class Launcher:
             fence_s=spec.stop_grace_s if spec.exclusive else None,
             within=self._rails.directories,
         )
-        return _Plan(spec=spec, argv=planned.argv, env=env, cwd=cwd, options=options, notes=notes)
+        return _Plan(
+            spec=spec,
+            argv=planned.argv,
+            env=env,
+            cwd=cwd,
+            options=options,
+            notes=notes,
+            in_files={name: release.secrets[name].value for name in spec.secret_files},
+        )
 
     def _who(self, spec: ProcessType) -> Account:
         """Raises `LaunchError` for whom there is not, or this machine does not allow."""
@@ -217,16 +244,18 @@ class Launcher:
                 log.warning("%s/%s %s", app, type_name, note)
 
 
-def _launch(plan: _Plan, assignment: Assignment, port: Port) -> Launch:
-    return Launch(
-        argv=plan.argv,
-        env=instance_environment(plan.env, assignment, port.number),
-        cwd=plan.cwd,
-        port=port.number,
-        options=plan.options,
-        moved_from=port.moved_from or 0,
-        notes=plan.notes,
-    )
+def _check_secrets(release: Release, spec: ProcessType) -> None:
+    """Raises `LaunchError` for what is not there: a process that does without fails later, and
+    says less."""
+    absent = missing(spec, release.secrets)
+    if absent:
+        raise LaunchError(f"secret {absent[0]} is not set: formctl secret set {absent[0]}")
+    for name in sorted(needed(spec, release.secrets)):
+        if not release.secrets[name].value:
+            raise LaunchError(
+                f"secret {name} came without its value, since no coordinator has its key: "
+                f"give them the key, or set it again: formctl secret set {name}"
+            )
 
 
 def _asked(limits: Limits) -> Mapping[Ability, tuple[str, float]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from formation.memory import AgentMemory
 from formation.model import Assignment, Assignments, Release
 from formation.running import spec_of
+from formation.secrets import for_agent
 
 Releases = Mapping[tuple[str, int], Release]
 
@@ -100,8 +101,10 @@ def _changed(known: tuple[Assignment, ...], order: Assignments) -> tuple[Assignm
 
 
 def _obey(memory: AgentMemory, order: Assignments, assigned: tuple[Assignment, ...]) -> Verdict:
-    releases = {**by_key(memory.releases), **by_key(order.releases)}
+    known = by_key(memory.releases)
+    releases = {**known, **by_key(order.releases)}
     needed: dict[tuple[str, int], Release] = {}
+    types: dict[tuple[str, int], set[str]] = {}
     for item in assigned:
         release = releases.get((item.slot.app, item.release))
         if release is None or spec_of(release, item) is None:
@@ -109,7 +112,12 @@ def _obey(memory: AgentMemory, order: Assignments, assigned: tuple[Assignment, .
                 complaint=f"{item.slot} shall run v{item.release}, which has not reached this"
                 " agent with a command for it: nothing was changed here; restart the coordinator"
             )
-        needed[item.slot.app, item.release] = release
+        key = item.slot.app, item.release
+        needed[key] = release
+        if release.secrets:
+            types.setdefault(key, set()).add(item.like or item.slot.type)
+    for key, names in types.items():
+        needed[key] = for_agent(needed[key], names, known.get(key))
     return Obey(
         epoch=order.epoch,
         generation=order.results_in,

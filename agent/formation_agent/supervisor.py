@@ -115,6 +115,7 @@ class Supervisor:
             self._hold.add(item.uid for item in new)
         for item in new:
             self._add(item)
+        self._launcher.files.sweep(self._entries.keys())
         self._hold.begin()
 
     def _find(self, child: processes.Child, assignment: Assignment | None) -> None:
@@ -430,6 +431,7 @@ class Supervisor:
     def _ended(self, entry: Entry) -> None:
         """The tree is gone: its slot is free for the next stay."""
         self._live.discard(entry.uid)
+        self._launcher.files.remove(entry.uid)
         if not self._live:
             self._idle.set()
         following = self._slots.leave(entry.slot, entry.uid)

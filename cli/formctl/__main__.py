@@ -41,6 +41,7 @@ _COMMANDS = {
     "rollback": "rollback",
     "diff": "diff",
     "config": "config",
+    "secret": "secret",
     "apps": "apps",
     "releases": "releases",
     "runs": "runs",

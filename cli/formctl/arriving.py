@@ -14,7 +14,7 @@ from formctl.watching import Goal
 
 async def wait_for_release(
     client: Client,
-    response: pb.ApplyResponse | pb.SetConfigResponse | pb.RollbackResponse,
+    response: pb.ApplyResponse | pb.SetConfigResponse | pb.RollbackResponse | pb.SetSecretsResponse,
     *,
     timeout_s: float,
     started_s: float,

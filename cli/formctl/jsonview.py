@@ -13,9 +13,11 @@ from formation.identity import IssuedIdentity, JoinToken
 from formation.model import App, AuditRecord, Probe, ProcessType, Release, Usage
 from formation.requests import Run
 from formation.rules import Schedule
+from formation.secrets import changed_secrets
 from formctl import render, renderaccess, renderchange, wording
 from formctl.details import Details
 from formctl.loglines import Line
+from formctl.rendersecret import SecretLine
 from formctl.views import AppLine, HostLine, Instance
 
 Json = dict[str, object]
@@ -129,6 +131,8 @@ def process_type(spec: ProcessType) -> Json:
         "env_names": sorted(spec.env),
         "exclusive": spec.exclusive,
         "per_host": spec.per_host,
+        "secrets": None if spec.secrets is None else list(spec.secrets),
+        "secret_files": list(spec.secret_files),
         **_rules(spec),
     }
 
@@ -233,6 +237,7 @@ def release(item: Release, *, app: App) -> Json:
         "types": [process_type(spec) for spec in item.types],
         "env_names": sorted(item.env),
         "config_names": sorted(item.config),
+        "secrets": {name: secret.version for name, secret in sorted(item.secrets.items())},
         "workdir": item.workdir,
         "created_at": _time(item.created_at_ms),
         "created_by": item.created_by,
@@ -259,6 +264,21 @@ def config(found: Sequence[tuple[str, str, str]], *, app: str, release: int) -> 
     return {"app": app, "release": release, "variables": variables}
 
 
+def secrets(found: Sequence[SecretLine], *, app: str, release: int) -> Json:
+    listed = [
+        {
+            "name": item.name,
+            "version": item.version or None,
+            "set_at": _time(item.set_at_ms),
+            "set_by": item.set_by,
+            "key": item.key,
+            "types": list(item.types),
+        }
+        for item in found
+    ]
+    return {"app": app, "release": release, "secrets": listed}
+
+
 def diff(before: Release, after: Release, changed_env: Sequence[str]) -> Json:
     old, new = ({spec.name: spec for spec in r.types} for r in (before, after))
     env = [{*r.env, *r.config} for r in (before, after)]
@@ -276,6 +296,9 @@ def diff(before: Release, after: Release, changed_env: Sequence[str]) -> Json:
         "env_added": sorted(env[1] - env[0]),
         "env_removed": sorted(env[0] - env[1]),
         "env_changed": list(changed_env),
+        "secrets_added": sorted(after.secrets.keys() - before.secrets.keys()),
+        "secrets_removed": sorted(before.secrets.keys() - after.secrets.keys()),
+        "secrets_changed": changed_secrets(before.secrets, after.secrets),
         "workdir_changed": before.workdir != after.workdir,
     }
 

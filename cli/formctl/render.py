@@ -19,6 +19,7 @@ from formation.model import (
 )
 from formation.quantities import show
 from formation.requests import Run
+from formation.secrets import Secret, changed_secrets
 from formctl import typelines, wording
 from formctl.tables import Paint, printable, table
 from formctl.views import AppLine, HostLine, Instance
@@ -311,9 +312,23 @@ def release_changes(
         _listed("env added", sorted(_variables(after) - _variables(before))),
         _listed("env removed", sorted(_variables(before) - _variables(after))),
         _listed("env changed", changed_env),
+        *_secret_changes(before.secrets, after.secrets),
         f"workdir: {after.workdir}" if after.workdir != before.workdir else "",
     ]
     return [printable(line) for line in lines if line]
+
+
+def _secret_changes(before: Mapping[str, Secret], after: Mapping[str, Secret]) -> list[str]:
+    """Versions only: nobody is told a value."""
+    changed = [
+        f"{name} (v{before[name].version} -> v{after[name].version})"
+        for name in changed_secrets(before, after)
+    ]
+    return [
+        _listed("secrets added", sorted(after.keys() - before.keys())),
+        _listed("secrets removed", sorted(before.keys() - after.keys())),
+        _listed("secrets changed", changed),
+    ]
 
 
 def _variables(release: Release) -> set[str]:

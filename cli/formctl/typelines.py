@@ -38,6 +38,7 @@ def described(spec: ProcessType) -> list[tuple[str, str]]:
         ("limits", _limits(spec.limits)),
         ("runs", _runs(spec)),
         ("env", " ".join(spec.env)),
+        ("secrets", _secrets(spec)),
         ("requires", " ".join(ability.value for ability in spec.requires)),
         ("resources", _resources(spec.resources)),
         ("placement", _placement(spec.where)),
@@ -65,6 +66,8 @@ _PARTS: dict[str, Callable[[ProcessType], object]] = {
     "umask": lambda spec: spec.umask,
     "requires": lambda spec: spec.requires,
     "env": lambda spec: spec.env,
+    "secrets": lambda spec: spec.secrets,
+    "secret_files": lambda spec: spec.secret_files,
     "resources": lambda spec: spec.resources,
     "placement": lambda spec: spec.where,
     "rollout": lambda spec: spec.rollout,
@@ -78,6 +81,14 @@ _PARTS: dict[str, Callable[[ProcessType], object]] = {
 def changed(before: ProcessType, after: ProcessType) -> list[str]:
     """The keys of formation.toml that mean something else now; without command and quantity."""
     return [key for key, part in _PARTS.items() if part(before) != part(after)]
+
+
+def _secrets(spec: ProcessType) -> str:
+    in_files = [f"{name} as a file" for name in spec.secret_files]
+    if spec.secrets is None:
+        return ", ".join(("all of the app's", *in_files)) if in_files else ""
+    in_env = [name for name in spec.secrets if name not in spec.secret_files]
+    return ", ".join((*in_env, *in_files)) or "none"
 
 
 def _ready(spec: ProcessType) -> str:

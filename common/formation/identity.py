@@ -67,10 +67,11 @@ class Identity:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """Whose signatures count in a cluster: certificates in DER. `signer`: fingerprint of the key
-    that signs now."""
+    that signs now; `sealer`: id of the one that seals secrets now, "" before there was any."""
 
     authorities: tuple[bytes, ...]
     signer: str
+    sealer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ from formation.model import (
     ProcessType,
 )
 from formation.rules import Schedule
+from formation.secrets import NAME as SECRET_NAME
 
 DEFAULTS = ProcessType(name="default", command="true")
 PROBE_DEFAULTS = Probe(kind=ProbeKind.TCP)
@@ -315,6 +316,9 @@ ON_HOST_LOSS = Keys(
 
 # -- a type and the file ---------------------------------------------------------------------------
 
+_SECRETS = Texts(
+    pattern=SECRET_NAME.pattern, rule="is no name of a secret: letters, digits and _ are"
+)
 TYPE = Keys(
     keys={
         "command": _key(
@@ -331,6 +335,10 @@ TYPE = Keys(
             "Which ends are followed by another start; never with a schedule.",
         ),
         "env": _key(Variables(), "Names and texts for this type; goes before the file's [env]."),
+        "secrets": _key(_SECRETS, "Which of the app's secrets it gets; default: all. []: none."),
+        "secret_files": _key(
+            _SECRETS, "Secrets that it gets as files in memory; NAME_FILE says where."
+        ),
         "port": _key(Whole(low=1, high=PORT_MAX), "A fixed PORT: one instance for each host."),
         "user": _key(_account("user"), "Name or number; needs an agent that is root."),
         "group": _key(_account("group"), "Name or number; needs an agent that is root."),

@@ -86,6 +86,8 @@ def read_type(spec: Section, name: str, others: Collection[str], app: str) -> Pr
         per_host=per_host,
         schedule=schedule(inner["schedule"], given=scheduled),
         on_host_loss=host_loss(inner["on_host_loss"]),
+        secrets=spec.texts("secrets") if "secrets" in spec else None,
+        secret_files=spec.texts("secret_files"),
     )
     _check_ready(ready, live, found)
     _check_requires(spec, limits, found)

@@ -21,6 +21,7 @@ from formation.rules import (
     Schedule,
     Where,
 )
+from formation.secrets import Secret
 
 # An app's, host's and process type's name end up in keys, file names and host names.
 APP_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
@@ -49,21 +50,6 @@ class HostState(IntEnum):
     READY = 1
     SUSPECT = 2
     LOST = 3
-
-
-class ChangeKind(StrEnum):
-    SET = "="
-    ADD = "+"
-    SUBTRACT = "-"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantityChange:
-    """One word of `formctl scale`: `web=5`, `worker+1`, `worker-2`."""
-
-    type: str
-    kind: ChangeKind
-    quantity: int
 
 
 class RestartPolicy(StrEnum):
@@ -135,7 +121,8 @@ class ProcessType:
     agent's own. `workdir` is absolute, or below the release's. `umask` -1 and `nice` 0 are the
     agent's. `port` 0: any free one. `env` goes before the release's, `exclusive`: never two copies
     of a slot at once, whatever breaks. `per_host`: the quantity is that of every host that fits.
-    With a `schedule` it runs at those times only, the quantity at once.
+    With a `schedule` it runs at those times only, the quantity at once. `secrets`: which it gets,
+    None is all; those of `secret_files` as files.
     """
 
     name: str
@@ -167,14 +154,16 @@ class ProcessType:
     per_host: bool = False
     schedule: Schedule | None = None
     on_host_loss: HostLoss = HostLoss()
+    secrets: tuple[str, ...] | None = None
+    secret_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Immutable and numbered per app; holds no quantity.
 
-    `env` is the project's own, `config` the operator's: it goes before everything else, and is
-    handed on from release to release.
+    `env` is the project's own, `config` the operator's: it goes before that, and `secrets` before
+    everything. Both are handed on from release to release.
     """
 
     app: str
@@ -186,6 +175,7 @@ class Release:
     created_at_ms: int = 0
     reason: str = ""
     config: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
 
     def type_named(self, name: str) -> ProcessType | None:
         return next((spec for spec in self.types if spec.name == name), None)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from formation.model import QUANTITY_MAX, ChangeKind, QuantityChange
+from formation.model import QUANTITY_MAX
+from formation.requests import ChangeKind, QuantityChange
 
 # Greedy, so that the last sign is the operator: `foo-bar-2` takes two from `foo-bar`.
 _WORD = re.compile(r"([A-Za-z0-9_-]{1,63})([=+-])([0-9]+)")

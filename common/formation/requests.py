@@ -1,11 +1,26 @@
-"""What operators ask for once, and the leader carries out: runs to an end, and moves. Data only."""
+"""What operators ask for once: other quantities, runs to an end, moves. Data only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 from formation.model import Slot
+
+
+class ChangeKind(StrEnum):
+    SET = "="
+    ADD = "+"
+    SUBTRACT = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantityChange:
+    """One word of `formctl scale`: `web=5`, `worker+1`, `worker-2`."""
+
+    type: str
+    kind: ChangeKind
+    quantity: int
 
 
 class RunState(IntEnum):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from formation import model as m
 from formation import rules
 from formation.memory import AgentMemory, Tries
+from formation.requests import ChangeKind, QuantityChange
+from formation.secrets import Secret
 from formation.v1 import agent_pb2 as agent
 from formation.v1 import control_pb2 as control
 from formation.v1 import journal_pb2 as journal
@@ -58,6 +60,7 @@ def release_to_pb(release: m.Release) -> pb.Release:
         created_at_ms=release.created_at_ms,
         reason=release.reason,
         config=dict(release.config),
+        secrets={name: secret_to_pb(secret) for name, secret in release.secrets.items()},
     )
 
 
@@ -72,6 +75,19 @@ def release_from_pb(message: pb.Release) -> m.Release:
         created_at_ms=message.created_at_ms,
         reason=message.reason,
         config=dict(message.config),
+        secrets={name: secret_from_pb(item) for name, item in message.secrets.items()},
+    )
+
+
+def secret_to_pb(secret: Secret) -> pb.Secret:
+    return pb.Secret(
+        version=secret.version, key=secret.key, sealed=secret.sealed, value=secret.value
+    )
+
+
+def secret_from_pb(message: pb.Secret) -> Secret:
+    return Secret(
+        version=message.version, key=message.key, sealed=message.sealed, value=message.value
     )
 
 
@@ -388,22 +404,22 @@ def audit_from_pb(message: pb.AuditRecord) -> m.AuditRecord:
 
 
 _CHANGE_KINDS = {
-    m.ChangeKind.SET: control.QuantityChange.KIND_SET,
-    m.ChangeKind.ADD: control.QuantityChange.KIND_ADD,
-    m.ChangeKind.SUBTRACT: control.QuantityChange.KIND_SUBTRACT,
+    ChangeKind.SET: control.QuantityChange.KIND_SET,
+    ChangeKind.ADD: control.QuantityChange.KIND_ADD,
+    ChangeKind.SUBTRACT: control.QuantityChange.KIND_SUBTRACT,
 }
 
 
-def quantity_change_to_pb(change: m.QuantityChange) -> control.QuantityChange:
+def quantity_change_to_pb(change: QuantityChange) -> control.QuantityChange:
     return control.QuantityChange(
         type=change.type, kind=_CHANGE_KINDS[change.kind], quantity=change.quantity
     )
 
 
-def quantity_change_from_pb(message: control.QuantityChange) -> m.QuantityChange:
+def quantity_change_from_pb(message: control.QuantityChange) -> QuantityChange:
     for kind, value in _CHANGE_KINDS.items():
         if value == message.kind:
-            return m.QuantityChange(type=message.type, kind=kind, quantity=message.quantity)
+            return QuantityChange(type=message.type, kind=kind, quantity=message.quantity)
     raise WireError(f"unknown kind of quantity change: {message.kind}")
 
 

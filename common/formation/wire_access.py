@@ -29,13 +29,15 @@ def role_from_pb(number: int) -> Role:
 
 
 def trust_to_pb(trust: Trust) -> pb.Trust:
-    return pb.Trust(authorities=trust.authorities, signer=trust.signer)
+    return pb.Trust(authorities=trust.authorities, signer=trust.signer, sealer=trust.sealer)
 
 
 def trust_from_pb(message: pb.Trust) -> Trust:
     if not message.authorities:
         raise WireError("a cluster that trusts nobody")
-    return Trust(authorities=tuple(message.authorities), signer=message.signer)
+    return Trust(
+        authorities=tuple(message.authorities), signer=message.signer, sealer=message.sealer
+    )
 
 
 def issued_to_pb(issued: IssuedIdentity) -> pb.IssuedIdentity:

@@ -57,6 +57,8 @@ def process_type_to_pb(spec: m.ProcessType) -> pb.ProcessType:
             after_s=spec.on_host_loss.after_s,
             keep=spec.on_host_loss.keep.value,
         ),
+        secrets=None if spec.secrets is None else pb.SecretNames(names=spec.secrets),
+        secret_files=spec.secret_files,
     )
 
 
@@ -94,6 +96,8 @@ def process_type_from_pb(message: pb.ProcessType) -> m.ProcessType:
         per_host=message.per_host,
         schedule=_schedule_from_pb(message.schedule, message.name) if has("schedule") else None,
         on_host_loss=_loss_from_pb(message.on_host_loss, message.name),
+        secrets=tuple(message.secrets.names) if has("secrets") else None,
+        secret_files=tuple(message.secret_files),
     )
 
 

@@ -18,7 +18,7 @@ from formation.model import App, AuditRecord, Coordinator, Release, Slot
 from formation.v1 import control_pb2 as pb
 from formation.v1 import types_pb2
 from formation_coordinator import views
-from formation_coordinator.api_changes import ChangeApi
+from formation_coordinator.api_changes import ChangeApi, without_values
 from formation_coordinator.api_errors import Context, status_of, worded
 from formation_coordinator.changing import ControlError, Refused, Unknown
 from formation_coordinator.checks import release_wanted
@@ -29,6 +29,7 @@ from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import StoreError
 from formation_coordinator.usagefan import UsageFan
 from formation_coordinator.watching import InstanceWatch
+from formation_coordinator.world import World
 
 MIRROR_WAIT_S = 5.0
 
@@ -90,7 +91,7 @@ class ControlService(ChangeApi):
             found.append(
                 pb.AppView(
                     app=wire.app_to_pb(app),
-                    release=_without_values(release) if release else None,
+                    release=without_values(release) if release else None,
                     healthy=views.healthy_count(world, name),
                     wanted=sum(views.wanted_of(world, app).values()),
                 )
@@ -104,7 +105,7 @@ class ControlService(ChangeApi):
         found = [r for (name, _), r in world.releases.items() if name == app.name and r.types]
         newest_first = sorted(found, key=lambda release: -release.number)
         return pb.ListReleasesResponse(
-            releases=[_without_values(release) for release in newest_first], current=app.release
+            releases=[without_values(release) for release in newest_first], current=app.release
         )
 
     @worded
@@ -147,14 +148,24 @@ class ControlService(ChangeApi):
         )
 
     @worded
+    async def ListSecrets(self, request: pb.ListSecretsRequest, context: Context) -> Any:  # noqa: N802
+        self._ready()
+        app, world = self._known_app(request.app), self._live.world
+        release = world.current_release(app)
+        if release is None:
+            raise Refused(f"app {app.name}: its release v{app.release} cannot be read")
+        found = [_secret_view(world, release, name) for name in views.secret_names(release)]
+        return pb.ListSecretsResponse(secrets=found, release=release.number)
+
+    @worded
     async def DiffReleases(self, request: pb.DiffReleasesRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         app = self._known_app(request.app)
         before, after = (self._release(app, n) for n in (request.before, request.after))
         old, new = ({**r.env, **r.config} for r in (before, after))
         return pb.DiffReleasesResponse(
-            before=_without_values(before),
-            after=_without_values(after),
+            before=without_values(before),
+            after=without_values(after),
             changed_env=sorted(n for n in old.keys() & new.keys() if old[n] != new[n]),
         )
 
@@ -244,16 +255,6 @@ class ControlService(ChangeApi):
             yield response
 
 
-def _without_values(release: Release) -> types_pb2.Release:
-    """Names of variables only: values may be secrets."""
-    message = wire.release_to_pb(release)
-    of_types = (spec.env for spec in message.types)
-    for variables in (message.env, message.config, *of_types):
-        for name in variables:
-            variables[name] = ""
-    return message
-
-
 def _variables(release: Release, *, values: bool) -> list[pb.Variable]:
     """What wins, with where it comes from; those of single types after those of all."""
     origins = {**dict.fromkeys(release.env, "project"), **dict.fromkeys(release.config, "config")}
@@ -269,6 +270,19 @@ def _variables(release: Release, *, values: bool) -> list[pb.Variable]:
         pb.Variable(name=name, value=value if values else "", origin=origin)
         for name, value, origin in found
     ]
+
+
+def _secret_view(world: World, release: Release, name: str) -> pb.SecretView:
+    secret = release.secrets.get(name)
+    made = world.releases.get((release.app, secret.version)) if secret else None
+    return pb.SecretView(
+        name=name,
+        version=secret.version if secret else 0,
+        key=secret.key if secret else "",
+        set_at_ms=made.created_at_ms if made else 0,
+        set_by=made.created_by if made else "",
+        types=views.types_with_secret(release, name),
+    )
 
 
 def _host_view(view: views.HostView) -> pb.HostView:

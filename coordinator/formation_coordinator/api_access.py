@@ -12,18 +12,27 @@ from formation.v1 import access_pb2_grpc
 from formation_coordinator.api_errors import Context, worded
 from formation_coordinator.changing import Invalid, Refused
 from formation_coordinator.control_access import AccessControl, Wish
+from formation_coordinator.control_secrets import SecretControl
 from formation_coordinator.guard import caller
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.notary import Notary
+from formation_coordinator.vault import Vault
 
 
 class AccessService(access_pb2_grpc.AccessServicer):
     """`notary` None: a cluster without certificates. `address`: where others reach us."""
 
     def __init__(
-        self, *, control: AccessControl, live: LiveWorld, notary: Notary | None, address: str
+        self,
+        *,
+        control: AccessControl,
+        secrets: SecretControl,
+        vault: Vault,
+        live: LiveWorld,
+        notary: Notary | None,
+        address: str,
     ) -> None:
-        self._address = address
+        self._address, self._secrets, self._vault = address, secrets, vault
         self.control, self._live, self._given_notary = control, live, notary
 
     @property
@@ -135,6 +144,17 @@ class AccessService(access_pb2_grpc.AccessServicer):
         return pb.RotateAuthorityResponse(
             trust=wire_access.trust_to_pb(trust), behind=map(wire_access.issued_to_pb, behind)
         )
+
+    @worded
+    async def RotateSealingKey(  # noqa: N802
+        self, request: pb.RotateSealingKeyRequest, context: Context
+    ) -> Any:
+        vault = self._vault
+        if not request.finish:
+            before, key = vault.sealer, vault.another_key()
+            await self._live.reach(await self._secrets.turn_to(key, before, request.who))
+        secrets, releases = await self._secrets.seal_all_anew(vault)
+        return pb.RotateSealingKeyResponse(key=vault.sealer, secrets=secrets, releases=releases)
 
     @worded
     async def GetKeyring(self, request: pb.GetKeyringRequest, context: Context) -> Any:  # noqa: N802

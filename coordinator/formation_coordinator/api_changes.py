@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from formation import wire
+from formation.model import Release
 from formation.v1 import control_pb2 as pb
-from formation.v1 import control_pb2_grpc
+from formation.v1 import control_pb2_grpc, types_pb2
 from formation_coordinator.api_errors import Context, status_of, worded
 from formation_coordinator.backup import SIZE_MAX
 from formation_coordinator.changing import Applied, ControlError, Invalid, plan_again
@@ -18,12 +19,14 @@ from formation_coordinator.control import Control
 from formation_coordinator.control_hosts import HostControl, HostWord
 from formation_coordinator.control_releases import ReleaseControl, Steering
 from formation_coordinator.control_runs import RunControl
+from formation_coordinator.control_secrets import SecretControl
 from formation_coordinator.control_store import StoreControl
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.planning import Planning, spread_to_pb
 from formation_coordinator.store import keys
 from formation_coordinator.store.base import Span, Store, StoreError
 from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.vault import Vault
 
 _STEERINGS = {
     pb.SteerRolloutRequest.ACTION_PAUSE: Steering.PAUSE,
@@ -31,7 +34,6 @@ _STEERINGS = {
     pb.SteerRolloutRequest.ACTION_ABORT: Steering.ABORT,
     pb.SteerRolloutRequest.ACTION_PROMOTE: Steering.PROMOTE,
 }
-MIRROR_WAIT_S = 5.0
 LEASE_WAIT_S = 1.0
 LEASE_LOOK_S = 0.05
 PART_BYTES = 1 << 20
@@ -51,6 +53,8 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         releases: ReleaseControl,
         hosts: HostControl,
         runs: RunControl,
+        secrets: SecretControl,
+        vault: Vault,
         whole: StoreControl,
         plans: Planning,
         clock: Callable[[], float],
@@ -58,6 +62,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
     ) -> None:
         self._store, self._mirror, self._live = store, mirror, live
         self._apps, self._releases, self._hosts, self._runs = apps, releases, hosts, runs
+        self._secrets, self._vault = secrets, vault
         self._whole, self._plans, self._clock = whole, plans, clock
         self._cut_off = cut_off
 
@@ -83,11 +88,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         """
         if not revision:
             return
-        newest = (await self._store.ranges([Span.prefix(keys.LEADER)])).revision
-        try:
-            await self._mirror.wait_for(newest, MIRROR_WAIT_S)
-        except TimeoutError as error:
-            raise StoreError("this coordinator lags behind etcd; try again") from error
+        await self._live.reach((await self._store.ranges([Span.prefix(keys.LEADER)])).revision)
         decided = self._live.world.decided_revision
         if decided > revision:
             raise plan_again(revision, decided)
@@ -158,6 +159,23 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
             canary=request.canary,
         )
         return pb.SetConfigResponse(**_applied(applied))
+
+    @worded
+    async def SetSecrets(self, request: pb.SetSecretsRequest, context: Context) -> Any:  # noqa: N802
+        await self._may_change()
+        if request.set and not self._vault.sealer:  # the first secret of this cluster
+            key = self._vault.another_key()
+            await self._live.reach(await self._secrets.turn_to(key, "", request.who))
+        applied = await self._secrets.set_secrets(
+            request.app,
+            dict(request.set),
+            list(request.unset),
+            request.who,
+            self._vault,
+            reason=request.reason,
+            canary=request.canary,
+        )
+        return pb.SetSecretsResponse(**_applied(applied))
 
     @worded
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> Any:  # noqa: N802
@@ -281,9 +299,21 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         return pb.ReconcileResponse(cluster_epoch=epoch, revision=revision)
 
 
+def without_values(release: Release) -> types_pb2.Release:
+    """Names of variables only: values may be secrets. Of secrets the versions."""
+    message = wire.release_to_pb(release)
+    of_types = (spec.env for spec in message.types)
+    for variables in (message.env, message.config, *of_types):
+        for name in variables:
+            variables[name] = ""
+    for secret in message.secrets.values():
+        secret.CopyFrom(types_pb2.Secret(version=secret.version))
+    return message
+
+
 def _applied(applied: Applied) -> dict[str, Any]:
     return {
-        "release": wire.release_to_pb(applied.release),
+        "release": without_values(applied.release),
         "app": wire.app_to_pb(applied.app),
         "unchanged": applied.unchanged,
         "revision": applied.revision,

@@ -261,6 +261,13 @@ def same_release(current: Release, wanted: Release) -> bool:
     )
 
 
+def handed_on(current: Release | None, wanted: Release) -> Release:
+    """With what operators have set: it outlives what the project says."""
+    if current is None:
+        return wanted
+    return replace(wanted, config=current.config, secrets=current.secrets)
+
+
 def with_release(
     app: App | None, release: Release, quantities: Mapping[str, int], word: Rollout
 ) -> App:

@@ -34,6 +34,7 @@ from formation.model import (
     RestartPolicy,
 )
 from formation.rules import Constraint, Share
+from formation.secrets import problem_with_name
 from formation.v1 import control_pb2 as pb
 
 UMASK_MAX = 0o777
@@ -113,6 +114,7 @@ def type_problems(spec: ProcessType) -> list[str]:
     found += _environment_problems(spec.env)
     found += [*_resource_problems(spec), *_placement_problems(spec), *_rollout_problems(spec)]
     found += _schedule_problems(spec)
+    found += filter(None, map(problem_with_name, (*(spec.secrets or ()), *spec.secret_files)))
     bad_name = [] if TYPE_NAME.fullmatch(spec.name) else [f"bad type name {spec.name!r}"]
     return bad_name + [f"{spec.name}: {what}" for what in found]
 

@@ -40,6 +40,7 @@ class CoordinatorConfig:
     data_dir: str = ""
     id: str = ""
     identity_dir: str = ""
+    sealing_key_file: str = ""
     replace_after_s: float = 5.0
     insecure: bool = False
     verbose: bool = False
@@ -99,6 +100,8 @@ PROGRAM = Program(
                 help="name of this coordinator (host name and listen address)"),
         Setting(name="identity-dir", field="identity_dir", parse=filled, meta="DIR",
                 help="our certificate and keys (root: /var/lib/formation-coordinator)"),
+        Setting(name="sealing-key-file", field="sealing_key_file", parse=filled, meta="FILE",
+                help="keys that seal secrets, the first now; else they are made in our directory"),
         Setting(name="replace-after", field="replace_after_s", parse=seconds, meta="SECONDS",
                 help="silence after which a host's instances are placed elsewhere (5)"),
         Setting(name="insecure", field="insecure", parse=switch, meta="",

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from formation.model import Assignment, InstanceState, QuantityChange, Release
+from formation.model import Assignment, InstanceState, Release
 from formation.quantities import QuantityError, apply_changes, show
+from formation.requests import QuantityChange
 from formation.rules import FormationChange, Rollout
 from formation_coordinator.changing import (
     ATTEMPTS_MAX,
@@ -17,6 +18,7 @@ from formation_coordinator.changing import (
     Invalid,
     Refused,
     Unknown,
+    handed_on,
     race_lost,
     same_release,
     with_release,
@@ -59,7 +61,7 @@ class Control(Changing):
         for _ in range(ATTEMPTS_MAX):
             app, seen = await self.read_app(wanted.app)
             current = await self.read_readable(app) if app else None
-            release = replace(wanted, config=current.config if current else {})
+            release = handed_on(current, wanted)
             if app and current and same_release(current, release):
                 return Applied(app=app, release=current, unchanged=True, revision=seen.revision)
             number = await self.next_number(app, wanted.app)
@@ -76,7 +78,7 @@ class Control(Changing):
         """What `apply` would write, for a plan."""
         app, _ = await self.read_app(wanted.app)
         current = await self.read_readable(app) if app else None
-        release = replace(wanted, config=current.config if current else {})
+        release = handed_on(current, wanted)
         if app and current and same_release(current, release):
             return []
         release = replace(release, number=await self.next_number(app, wanted.app))

@@ -156,7 +156,8 @@ class AccessControl(Changing):
         if len(before.authorities) > 1:
             raise Refused("a rotation is going on: finish it first, with --finish")
         audit = self.audit(who, "begin rotation", trust.signer)
-        put = Put(key, codec.encode(trust, item.value))
+        both = replace(trust, sealer=before.sealer)
+        put = Put(key, codec.encode(both, item.value))
         if not await self.commit([ModRevision(key, item.mod_revision)], [put], audit):
             raise RaceLost("others rotate the authority at the same time; look again")
 

@@ -48,6 +48,9 @@ class ReleaseControl(Changing):
             missing = [variable for variable in unset if variable not in current.config]
             if missing:
                 raise Invalid(_not_set(name, missing, current))
+            hidden = [variable for variable in values if variable in current.secrets]
+            if hidden:
+                raise Invalid(_is_secret(name, hidden))
             config = {n: v for n, v in current.config.items() if n not in unset} | dict(values)
             if config == dict(current.config):
                 return Applied(app=app, release=current, unchanged=True, revision=seen.revision)
@@ -153,6 +156,11 @@ def _not_set(app: str, missing: list[str], current: Release) -> str:
     of_project = [name for name in missing if name in current.env]
     said = f"app {app}: {', '.join(missing)} is not set by formctl config"
     return said + (", the project's files say it" if of_project else "")
+
+
+def _is_secret(app: str, hidden: list[str]) -> str:
+    names = " ".join(hidden)
+    return f"app {app}: {names} is a secret: formctl secret set {names}, or unset it there first"
 
 
 def _reason(values: Mapping[str, str], unset: Collection[str]) -> str:

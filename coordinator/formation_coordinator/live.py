@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from formation.model import AuditRecord, HostStatus
 from formation.wire import WireError
 from formation_coordinator.store import codec, keys
-from formation_coordinator.store.base import Event
+from formation_coordinator.store.base import Event, StoreError
 from formation_coordinator.store.mirror import Mirror
 from formation_coordinator.world import Change, World, apply, restamp_silence
+
+_REACH_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,13 @@ class LiveWorld:
         hints.discard(hint)
         if not hints:
             self._document_hints.pop(host, None)
+
+    async def reach(self, revision: int) -> None:
+        """Returns when the world is at least of that revision. Raises `StoreError`."""
+        try:
+            await self._mirror.wait_for(revision, _REACH_S)
+        except TimeoutError as error:
+            raise StoreError("this coordinator lags behind etcd; try again") from error
 
     def hold(self, host: str) -> None:
         """From now on this host's status comes from `publish`, not from etcd."""

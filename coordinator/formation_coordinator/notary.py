@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from cryptography import x509
@@ -17,7 +18,8 @@ from formation import credentials, pki
 from formation.credentials import CredentialError
 from formation.identity import Identity, Role, Trust
 from formation.runtime import utc
-from formation_coordinator import keyring
+from formation_coordinator import keyring, sealing
+from formation_coordinator.keyring import Keyring
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +28,20 @@ _LOOKS_EVERY_S = 60.0
 
 class Notary:
     """`trust`: what the store says now. Raises `CredentialError` when there is none to begin with,
-    or it is not a coordinator's."""
+    or it is not a coordinator's. `sealing_file`: its keys seal secrets instead of such as we make,
+    and are given to nobody."""
 
     def __init__(
-        self, directory: str, *, trust: Callable[[], Trust | None], now_ms: Callable[[], int]
+        self,
+        directory: str,
+        *,
+        trust: Callable[[], Trust | None],
+        now_ms: Callable[[], int],
+        sealing_file: str = "",
     ) -> None:
         self._directory, self._trust, self._now_ms = directory, trust, now_ms
         self._keyring = keyring.load(directory)
+        self._own_keys = _keys_of_file(sealing_file) if sealing_file else ()
         self.credential = credentials.load(directory)
         self._read: tuple[tuple[bytes, ...], tuple[x509.Certificate, ...]] = ((), ())
         if self.identity.role is not Role.COORDINATOR:
@@ -116,23 +125,56 @@ class Notary:
     def lacks_key(self) -> bool:
         """Somebody else has begun a rotation, and has the key."""
         trust = self._trust()
-        return trust is not None and self._keyring.signer(trust.signer) is None
+        if trust is None:
+            return False
+        sealed = bool(trust.sealer) and trust.sealer not in self.sealing_keys()
+        return sealed or self._keyring.signer(trust.signer) is None
 
     def adopt(self, given: bytes) -> None:
         """Keys of another coordinator. Raises ValueError, `CredentialError`."""
-        self._keep(keyring.decode(given).authorities)
+        self._keep(keyring.decode(given))
 
     def another_authority(self) -> Trust:
         """Made, kept, and the one that shall sign; what counts now goes on to count."""
         made = pki.new_authority(self._now_ms())
-        self._keep((made,))
+        self._keep(Keyring(authorities=(made,)))
         certificates = (*self.authorities(), made.certificate)
         return Trust(
             authorities=tuple(map(pki.certificate_der, certificates)), signer=made.fingerprint
         )
 
-    def _keep(self, authorities: tuple[pki.Authority, ...]) -> None:
-        known = {authority.fingerprint: authority for authority in self._keyring.authorities}
-        more = {a.fingerprint: a for a in authorities}
-        self._keyring = keyring.Keyring(authorities=tuple({**known, **more}.values()))
+    def _keep(self, more: Keyring) -> None:
+        authorities = (*self._keyring.authorities, *more.authorities)
+        self._keyring = Keyring(
+            authorities=tuple({a.fingerprint: a for a in authorities}.values()),
+            sealing=tuple(dict.fromkeys((*self._keyring.sealing, *more.sealing))),
+        )
         keyring.save(self._directory, self._keyring)
+
+    # ------------------------------------------------------------------ keys that seal
+
+    def sealing_keys(self) -> Mapping[str, bytes]:
+        """All that we have, by id: what was sealed with an earlier one can still be opened."""
+        return {sealing.key_id(key): key for key in (*self._keyring.sealing, *self._own_keys)}
+
+    def another_sealing_key(self, now: str) -> str:
+        """Id of one that shall seal instead of `now` ("": there was none): made and kept here, or
+        the first one of our file. Raises `CredentialError`."""
+        if not self._own_keys:
+            made = os.urandom(sealing.KEY_BYTES)
+            self._keep(Keyring(authorities=(), sealing=(made,)))
+            return sealing.key_id(made)
+        first = sealing.key_id(self._own_keys[0])
+        if first == now:
+            raise CredentialError(
+                f"--sealing-key-file: its first key, {now}, seals already: put another one before "
+                "it, on every coordinator, start them anew, and try again"
+            )
+        return first
+
+
+def _keys_of_file(path: str) -> tuple[bytes, ...]:
+    try:
+        return sealing.read_keys(credentials.read_private(path).decode("utf-8", "replace"))
+    except ValueError as error:
+        raise CredentialError(f"{path}: {error}") from None

@@ -36,6 +36,7 @@ from formation_coordinator.control_access import AccessControl
 from formation_coordinator.control_hosts import HostControl
 from formation_coordinator.control_releases import ReleaseControl
 from formation_coordinator.control_runs import RunControl
+from formation_coordinator.control_secrets import SecretControl
 from formation_coordinator.control_store import SCHEMA_VERSION, StoreControl
 from formation_coordinator.driver import Driver
 from formation_coordinator.election import Election, LeaseKeeper
@@ -53,6 +54,7 @@ from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import ModRevision, Put, Store, StoreError
 from formation_coordinator.store.mirror import Mirror
 from formation_coordinator.usagefan import UsageDesk, UsageFan
+from formation_coordinator.vault import Vault
 from formation_coordinator.watching import InstanceWatch
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,8 @@ class Service:
         self.api = self._build_rooms()
         self.access = AccessService(
             control=AccessControl(store=store, now_ms=now_ms, new_id=new_id),
+            secrets=SecretControl(store=store, now_ms=now_ms, new_id=new_id),
+            vault=self.vault,
             live=self.live,
             notary=self.notary,
             address=self.me.address,
@@ -125,6 +129,7 @@ class Service:
 
     def _build_rooms(self) -> ControlService:
         relay, self.desk = LogRelay(new_id), UsageDesk(new_id)
+        self.vault = Vault(self.notary, lambda: self.live.world.trust)
         self.registrar = Registrar(
             store=self._store,
             mirror=self.mirror,
@@ -139,6 +144,7 @@ class Service:
             relay=relay,
             desk=self.desk,
             registrar=self.registrar,
+            vault=self.vault,
             me=self.me,
             clock=monotonic_s,
             now_ms=now_ms,
@@ -153,6 +159,8 @@ class Service:
             releases=ReleaseControl(**shell),
             hosts=HostControl(**shell),
             runs=RunControl(**shell),
+            secrets=SecretControl(**shell),
+            vault=self.vault,
             whole=StoreControl(**shell),
             plans=Planning(
                 self.live,
@@ -188,7 +196,10 @@ class Service:
             return None
         try:
             notary = Notary(
-                self._config.identity_dir, trust=lambda: self.live.world.trust, now_ms=now_ms
+                self._config.identity_dir,
+                trust=lambda: self.live.world.trust,
+                now_ms=now_ms,
+                sealing_file=self._config.sealing_key_file,
             )
             notary.refresh()
         except CredentialError as error:
@@ -367,7 +378,8 @@ class Service:
                     stub = access_pb2_grpc.AccessStub(channel)
                     answer = await stub.GetKeyring(access_pb2.GetKeyringRequest(), timeout=RETRY_S)
                 notary.adopt(answer.keyring)
-                log.info("keys of another authority came from coordinator %s", other.id)
+                self.sessions.send_anew()
+                log.info("keys came from coordinator %s", other.id)
 
     async def _remember_strangers(self, notary: Notary) -> None:
         """So that `formctl access` shows everybody, us and those whom `init` made too."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -27,6 +27,7 @@ from formation.model import (
     InstanceStatus,
 )
 from formation.policy import AGENT_LEASE_S
+from formation.secrets import needed_by
 from formation.v1 import agent_pb2, agent_pb2_grpc, control_pb2, types_pb2
 from formation_coordinator.allowance import Allowance
 from formation_coordinator.guard import caller
@@ -36,6 +37,7 @@ from formation_coordinator.registration import AgentSession, Refused, Registrar
 from formation_coordinator.store import keys
 from formation_coordinator.store.mirror import Mirror
 from formation_coordinator.usagefan import UsageDesk
+from formation_coordinator.vault import Vault
 from formation_coordinator.world import is_over
 
 log = logging.getLogger(__name__)
@@ -64,13 +66,14 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         relay: LogRelay,
         desk: UsageDesk,
         registrar: Registrar,
+        vault: Vault,
         me: Coordinator,
         clock: Callable[[], float],
         now_ms: Callable[[], int],
         new_id: Callable[[], str],
     ) -> None:
         self._mirror, self._live, self._registrar = mirror, live, registrar
-        self._relay, self._desk = relay, desk
+        self._relay, self._desk, self._vault = relay, desk, vault
         self._me, self._clock, self._now_ms, self._new_id = me, clock, now_ms, new_id
         self.held: dict[str, AgentSession] = {}
         self._joined: set[asyncio.Queue[AgentSession]] = set()
@@ -345,20 +348,38 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         session.send(assignments_message(document, base, releases))
 
     def _releases(self, document: AssignmentDocument) -> list[types_pb2.Release] | None:
-        wanted = sorted({(item.slot.app, item.release) for item in document.instances})
-        found = [self._release(app, number) for app, number in wanted]
+        wanted: dict[tuple[str, int], set[str]] = {}
+        for bundle in document.bundles:
+            terms = bundle.terms
+            wanted.setdefault((terms.app, terms.release), set()).add(terms.like or terms.type)
+        found = [self._release(*key, types) for key, types in sorted(wanted.items())]
         if any(release is None for release in found):
             return None
         return [release for release in found if release is not None]
 
-    def _release(self, app: str, number: int) -> types_pb2.Release | None:
-        """As it was written: what only newer versions know is passed on to the agent."""
+    def _release(self, app: str, number: int, types: Collection[str]) -> types_pb2.Release | None:
+        """As it was written: what only newer versions know is passed on to the agent. Of secrets
+        it gets the values that one of `types` needs, and nothing of the others."""
+        release = self._live.world.releases.get((app, number))
+        if release is None:
+            return None
         record = self._mirror.records.get(keys.release(app, number))
+        message = wire.release_to_pb(release)
         if record is not None:
             with suppress(DecodeError):
-                return types_pb2.Release.FromString(record.value)
-        release = self._live.world.releases.get((app, number))
-        return wire.release_to_pb(release) if release else None
+                message = types_pb2.Release.FromString(record.value)
+        message.ClearField("secrets")
+        for name in needed_by(release, types):
+            secret = release.secrets[name]
+            value = self._vault.value_for_agent(app, name, secret)
+            message.secrets[name].CopyFrom(types_pb2.Secret(version=secret.version, value=value))
+        return message
+
+    def send_anew(self) -> None:
+        """Keys have come: what could not be opened for agents may be now."""
+        for session in self.held.values():
+            session.complete_wanted = True
+            self._send_assignments(session)
 
     # ------------------------------------------------------------------ logs
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from formation import secrets
 from formation.model import (
     App,
     Assignment,
@@ -16,6 +17,7 @@ from formation.model import (
     InstanceState,
     InstanceStatus,
     ProcessType,
+    Release,
     Slot,
 )
 from formation.requests import RunState
@@ -198,3 +200,14 @@ def healthy_count(world: World, app: str) -> int:
         for item in entry.assigned
         if item.slot.app == app and not item.run and not item.surge
     )
+
+
+def secret_names(release: Release) -> list[str]:
+    """Those that are set, and those that its types name and nobody has set."""
+    named = (secrets.missing(spec, release.secrets) for spec in release.types)
+    return sorted({*release.secrets, *(name for names in named for name in names)})
+
+
+def types_with_secret(release: Release, name: str) -> list[str]:
+    everything = {**release.secrets, name: None}
+    return [spec.name for spec in release.types if name in secrets.needed(spec, everything)]

@@ -31,6 +31,7 @@ from formation.model import (
     Session,
 )
 from formation.requests import Rebalance, Run
+from formation.secrets import needed, versions
 
 Record = (
     App
@@ -323,6 +324,8 @@ def same_definition(world: World, app: str, type_name: str, one: int, other: int
         and essence(a) == essence(b)
         and (dict(first.env), dict(first.config), first.workdir)
         == (dict(second.env), dict(second.config), second.workdir)
+        and versions(first.secrets, needed(a, first.secrets))
+        == versions(second.secrets, needed(b, second.secrets))
     )
 
 

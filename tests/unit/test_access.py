@@ -27,12 +27,15 @@ OPERATOR, DEPLOYER, VIEWER, AGENT, COORDINATOR, TOKEN = (
 # deployer's own apps.
 READS = (
     "GetCluster ListApps ListReleases ListRuns ListHosts ListAudit WatchInstances Logs Usage "
-    "DiffReleases Plan Explain GetConfig"
+    "DiffReleases Plan Explain GetConfig ListSecrets"
 )
-OWN = "Apply Scale Restart Retry DeleteApp SetConfig Rollback SteerRollout StartRun CancelRun"
+OWN = (
+    "Apply Scale Restart Retry DeleteApp SetConfig SetSecrets Rollback SteerRollout StartRun "
+    "CancelRun"
+)
 OPERATES = (
     "SetHost ForgetHost StartRebalance Backup Restore Reconcile CreateToken ListTokens RevokeToken "
-    "ListIdentities RevokeIdentity RotateAuthority"
+    "ListIdentities RevokeIdentity RotateAuthority RotateSealingKey"
 )
 
 

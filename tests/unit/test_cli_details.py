@@ -376,7 +376,8 @@ def test_json_of_everything_about_an_instance_has_stable_keys() -> None:
         "type", "command", "restart", "stop_signal", "stop_grace_s", "stop_to", "ready_after_s",
         "readiness", "liveness", "notify", "watchdog_s", "start_grace_s", "port", "user", "group",
         "workdir", "umask", "nice", "requires", "limits", "env_names", "exclusive", "per_host",
-        "resources", "placement", "rollout", "schedule", "on_host_loss",
+        "secrets", "secret_files", "resources", "placement", "rollout", "schedule",
+        "on_host_loss",
     ]  # fmt: skip
     assert settings["umask"] == "027"
     assert settings["readiness"] == {

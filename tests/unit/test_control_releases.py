@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from desk_of_control import WEB, ControlDesk
 
-from formation.model import ChangeKind, QuantityChange
+from formation.requests import ChangeKind, QuantityChange
 from formation.rules import Rollout
 from formation_coordinator.changing import ControlError, Invalid, RaceLost, Refused, Unknown
 from formation_coordinator.control_releases import Steering

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from formation.model import Ability, Assignment, Limits, ProcessType, Release, Slot
+from formation.secrets import Secret
 from formation_agent import users
 from formation_agent.environment import Surroundings
 from formation_agent.guardrails import OPEN, Guardrails
 from formation_agent.launch import Launch, Launcher, LaunchError, Powers, powers_of
 from formation_agent.ports import Ports
 from formation_agent.processes import Contained, SpawnOptions, User
+from formation_agent.secretfiles import NOWHERE, SecretFiles
 from formation_agent.users import Account, NoAccount, account
 
 ROOT = 0
@@ -39,12 +41,14 @@ def stay(type_name: str = "web", ordinal: int = 1) -> Assignment:
 class Bench:
     """A launcher whose ports and time are the test's."""
 
-    def __init__(self, powers: Powers = ALL, rails: Guardrails = OPEN) -> None:
+    def __init__(
+        self, powers: Powers = ALL, rails: Guardrails = OPEN, files: SecretFiles = NOWHERE
+    ) -> None:
         self.taken: set[int] = set()
         self.now_s = 0.0
         around = Surroundings(environ={"PATH": "/usr/bin:/bin"}, host="b", agent_id="a1")
         ports = Ports(range(20000, 20010), is_free=self._is_free)
-        self.launcher = Launcher(around, ports, None, powers, rails, lambda: self.now_s)
+        self.launcher = Launcher(around, ports, None, powers, rails, files, lambda: self.now_s)
 
     def _is_free(self, number: int) -> bool:
         if number < 1024:
@@ -301,3 +305,47 @@ def test_a_type_without_a_user_runs_as_the_machines_default() -> None:
 def test_where_it_may_run_reaches_the_keeper() -> None:
     bench = Bench(rails=Guardrails(users=("*",), directories=("/srv",)))
     assert bench.launch().options.within == ("/srv",)
+
+
+# -- secrets ---------------------------------------------------------------------------------------
+
+
+def secret_release(spec: ProcessType, **values: str) -> Release:
+    found = {name: Secret(version=1, value=value) for name, value in values.items()}
+    return replace(release_of(spec), env={"A": "project"}, config={"A": "config"}, secrets=found)
+
+
+def test_secrets_are_variables_before_all_others_and_files_for_who_wants_them(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(files=SecretFiles(str(tmp_path / "secrets" / "a1")))
+    spec = ProcessType(name="web", command="true", secret_files=("KEY",))
+    launch = bench.launcher.prepare(stay(), secret_release(spec, A="s3cret", KEY="pem"))
+    assert launch.env["A"] == "s3cret"
+    assert "KEY" not in launch.env
+    assert Path(launch.env["KEY_FILE"]).read_text() == "pem"
+    assert "s3cret" not in repr(launch)
+    again = bench.launcher.recall(stay(), secret_release(spec, A="s3cret", KEY="pem"), 20000)
+    assert again is not None
+    assert again.env["KEY_FILE"] == launch.env["KEY_FILE"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "values", "said"),
+    [
+        (ProcessType(name="web", command="true", secrets=("B",)), {}, "secret B is not set"),
+        (ProcessType(name="web", command="true"), {"B": ""}, "secret B came without its value"),
+        (ProcessType(name="web", command="true", secret_files=("B",)), {"B": "x"}, "in memory"),
+    ],
+)
+def test_a_type_does_not_start_without_a_secret_that_it_needs(
+    spec: ProcessType, values: dict[str, str], said: str
+) -> None:
+    with pytest.raises(LaunchError, match=said):
+        Bench().launcher.prepare(stay(), secret_release(spec, **values))
+
+
+def test_a_type_that_does_not_need_a_secret_is_not_told_it() -> None:
+    spec = ProcessType(name="web", command="true", secrets=())
+    launch = Bench().launcher.prepare(stay(), secret_release(spec, B="s3cret"))
+    assert "s3cret" not in launch.env.values()

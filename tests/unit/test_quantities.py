@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formation.model import QUANTITY_MAX, ChangeKind, QuantityChange
+from formation.model import QUANTITY_MAX
 from formation.quantities import (
     QuantityError,
     apply_changes,
@@ -16,6 +16,7 @@ from formation.quantities import (
     parse_initial,
     show,
 )
+from formation.requests import ChangeKind, QuantityChange
 
 SET, ADD, SUBTRACT = ChangeKind.SET, ChangeKind.ADD, ChangeKind.SUBTRACT
 

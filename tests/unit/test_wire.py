@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from formation import model as m
 from formation import wire
+from formation.requests import ChangeKind, QuantityChange
+from formation.secrets import Secret
 from formation.v1 import types_pb2 as pb
 from formation_coordinator.store import codec
 
@@ -31,7 +33,10 @@ specs = st.builds(
     stop_signal=st.sampled_from(["TERM", "INT"]),
     stop_grace_s=seconds,
     ready_after_s=seconds,
+    secrets=st.none() | st.lists(name, max_size=2).map(tuple),
+    secret_files=st.lists(name, max_size=2).map(tuple),
 )
+secrets = st.builds(Secret, version=big, key=text, sealed=st.binary(max_size=9), value=text)
 releases = st.builds(
     m.Release,
     app=name,
@@ -42,6 +47,7 @@ releases = st.builds(
     created_by=text,
     created_at_ms=big,
     reason=text,
+    secrets=st.dictionaries(name, secrets, max_size=2),
 )
 counts = st.dictionaries(name, small, max_size=3)
 apps = st.builds(
@@ -94,7 +100,7 @@ hosts = st.builds(
     departed=st.booleans(),
     complaint=text,
 )
-changes = st.builds(m.QuantityChange, type=name, kind=st.sampled_from(m.ChangeKind), quantity=small)
+changes = st.builds(QuantityChange, type=name, kind=st.sampled_from(ChangeKind), quantity=small)
 
 WAYS: list[tuple[st.SearchStrategy[Any], Callable[[Any], Any], Callable[[Any], Any]]] = [
     (releases, wire.release_to_pb, wire.release_from_pb),

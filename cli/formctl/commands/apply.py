@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from formation.quantities import QuantityError, parse_initial, show
+from formation.secrets import missing
 from formctl import render, spec
 from formctl.errors import InputError
 from formctl.settings import (
@@ -155,6 +156,9 @@ def _say(
         for line in changes or ["only values of the environment changed"]:
             say(f"  {line}")
     say(f"  formation: {show(formation)}")
+    for item in release.types:
+        for name in missing(item, release.secrets):
+            note(f"formctl: warning: {item.name} needs {name}: formctl secret set {name}")
     for name, quantity in initial.items():
         if formation[name] != quantity:
             kept = f"{name} stays {formation[name]}: apply changes no quantity that is set already"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from formation.model import QuantityChange
 from formation.quantities import QuantityError, parse_changes, show
+from formation.requests import QuantityChange
 from formctl import jsonview
 from formctl.errors import InputError
 from formctl.settings import (

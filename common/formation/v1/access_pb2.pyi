@@ -454,6 +454,57 @@ class RotateAuthorityResponse(_message.Message):
 Global___RotateAuthorityResponse: _TypeAlias = RotateAuthorityResponse  # noqa: Y015
 
 @_typing.final
+class RotateSealingKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINISH_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    finish: _builtins.bool
+    """no other key: only seal what a rotation before has not"""
+    who: _builtins.str
+    def __init__(
+        self,
+        *,
+        finish: _builtins.bool = ...,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSealingKeyRequest: _TypeAlias = RotateSealingKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateSealingKeyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """id of the one that seals"""
+    secrets: _builtins.int
+    """how many were sealed anew"""
+    releases: _builtins.int
+    """of how many releases"""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        secrets: _builtins.int = ...,
+        releases: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "releases", b"releases", "secrets", b"secrets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSealingKeyResponse: _TypeAlias = RotateSealingKeyResponse  # noqa: Y015
+
+@_typing.final
 class GetKeyringRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -75,6 +75,11 @@ class AccessStub:
                 request_serializer=formation_dot_v1_dot_access__pb2.RotateAuthorityRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_access__pb2.RotateAuthorityResponse.FromString,
                 _registered_method=True)
+        self.RotateSealingKey = channel.unary_unary(
+                '/formation.v1.Access/RotateSealingKey',
+                request_serializer=formation_dot_v1_dot_access__pb2.RotateSealingKeyRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_access__pb2.RotateSealingKeyResponse.FromString,
+                _registered_method=True)
         self.GetKeyring = channel.unary_unary(
                 '/formation.v1.Access/GetKeyring',
                 request_serializer=formation_dot_v1_dot_access__pb2.GetKeyringRequest.SerializeToString,
@@ -139,8 +144,15 @@ class AccessServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateSealingKey(self, request, context):
+        """Another key seals secrets from now on, and all that are kept are sealed with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetKeyring(self, request, context):
-        """Between coordinators alone: the keys of all authorities.
+        """Between coordinators alone: the keys of all authorities, and those that seal secrets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,6 +200,11 @@ def add_AccessServicer_to_server(servicer, server):
                     servicer.RotateAuthority,
                     request_deserializer=formation_dot_v1_dot_access__pb2.RotateAuthorityRequest.FromString,
                     response_serializer=formation_dot_v1_dot_access__pb2.RotateAuthorityResponse.SerializeToString,
+            ),
+            'RotateSealingKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSealingKey,
+                    request_deserializer=formation_dot_v1_dot_access__pb2.RotateSealingKeyRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_access__pb2.RotateSealingKeyResponse.SerializeToString,
             ),
             'GetKeyring': grpc.unary_unary_rpc_method_handler(
                     servicer.GetKeyring,
@@ -412,6 +429,33 @@ class Access:
             '/formation.v1.Access/RotateAuthority',
             formation_dot_v1_dot_access__pb2.RotateAuthorityRequest.SerializeToString,
             formation_dot_v1_dot_access__pb2.RotateAuthorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSealingKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Access/RotateSealingKey',
+            formation_dot_v1_dot_access__pb2.RotateSealingKeyRequest.SerializeToString,
+            formation_dot_v1_dot_access__pb2.RotateSealingKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,8 +49,10 @@ class AccessStub:
     """Cuts off at once whoever holds this name, until it joins again."""
     RotateAuthority: _grpc.UnaryUnaryMultiCallable[_access_pb2.RotateAuthorityRequest, _access_pb2.RotateAuthorityResponse]
     """Another authority beside the one that there is; then, when all have it, in its place."""
+    RotateSealingKey: _grpc.UnaryUnaryMultiCallable[_access_pb2.RotateSealingKeyRequest, _access_pb2.RotateSealingKeyResponse]
+    """Another key seals secrets from now on, and all that are kept are sealed with it."""
     GetKeyring: _grpc.UnaryUnaryMultiCallable[_access_pb2.GetKeyringRequest, _access_pb2.GetKeyringResponse]
-    """Between coordinators alone: the keys of all authorities."""
+    """Between coordinators alone: the keys of all authorities, and those that seal secrets."""
 
 @_typing.type_check_only
 class AccessAsyncStub(AccessStub):
@@ -70,8 +72,10 @@ class AccessAsyncStub(AccessStub):
     """Cuts off at once whoever holds this name, until it joins again."""
     RotateAuthority: _aio.UnaryUnaryMultiCallable[_access_pb2.RotateAuthorityRequest, _access_pb2.RotateAuthorityResponse]  # type: ignore[assignment]
     """Another authority beside the one that there is; then, when all have it, in its place."""
+    RotateSealingKey: _aio.UnaryUnaryMultiCallable[_access_pb2.RotateSealingKeyRequest, _access_pb2.RotateSealingKeyResponse]  # type: ignore[assignment]
+    """Another key seals secrets from now on, and all that are kept are sealed with it."""
     GetKeyring: _aio.UnaryUnaryMultiCallable[_access_pb2.GetKeyringRequest, _access_pb2.GetKeyringResponse]  # type: ignore[assignment]
-    """Between coordinators alone: the keys of all authorities."""
+    """Between coordinators alone: the keys of all authorities, and those that seal secrets."""
 
 class AccessServicer(metaclass=_abc_1.ABCMeta):
     """Served by every coordinator. Errors are those of Control."""
@@ -138,11 +142,19 @@ class AccessServicer(metaclass=_abc_1.ABCMeta):
         """Another authority beside the one that there is; then, when all have it, in its place."""
 
     @_abc_1.abstractmethod
+    def RotateSealingKey(
+        self,
+        request: _access_pb2.RotateSealingKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.RotateSealingKeyResponse, _abc.Awaitable[_access_pb2.RotateSealingKeyResponse]]:
+        """Another key seals secrets from now on, and all that are kept are sealed with it."""
+
+    @_abc_1.abstractmethod
     def GetKeyring(
         self,
         request: _access_pb2.GetKeyringRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.GetKeyringResponse, _abc.Awaitable[_access_pb2.GetKeyringResponse]]:
-        """Between coordinators alone: the keys of all authorities."""
+        """Between coordinators alone: the keys of all authorities, and those that seal secrets."""
 
 def add_AccessServicer_to_server(servicer: AccessServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -79,6 +79,16 @@ class ControlStub:
                 request_serializer=formation_dot_v1_dot_control__pb2.GetConfigRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_control__pb2.GetConfigResponse.FromString,
                 _registered_method=True)
+        self.SetSecrets = channel.unary_unary(
+                '/formation.v1.Control/SetSecrets',
+                request_serializer=formation_dot_v1_dot_control__pb2.SetSecretsRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.SetSecretsResponse.FromString,
+                _registered_method=True)
+        self.ListSecrets = channel.unary_unary(
+                '/formation.v1.Control/ListSecrets',
+                request_serializer=formation_dot_v1_dot_control__pb2.ListSecretsRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.ListSecretsResponse.FromString,
+                _registered_method=True)
         self.Rollback = channel.unary_unary(
                 '/formation.v1.Control/Rollback',
                 request_serializer=formation_dot_v1_dot_control__pb2.RollbackRequest.SerializeToString,
@@ -236,6 +246,19 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetConfig(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSecrets(self, request, context):
+        """Makes a release with other secrets. What comes back, and whatever else is asked, tells no value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSecrets(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -416,6 +439,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.GetConfig,
                     request_deserializer=formation_dot_v1_dot_control__pb2.GetConfigRequest.FromString,
                     response_serializer=formation_dot_v1_dot_control__pb2.GetConfigResponse.SerializeToString,
+            ),
+            'SetSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSecrets,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.SetSecretsRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.SetSecretsResponse.SerializeToString,
+            ),
+            'ListSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSecrets,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.ListSecretsRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.ListSecretsResponse.SerializeToString,
             ),
             'Rollback': grpc.unary_unary_rpc_method_handler(
                     servicer.Rollback,
@@ -761,6 +794,60 @@ class Control:
             '/formation.v1.Control/GetConfig',
             formation_dot_v1_dot_control__pb2.GetConfigRequest.SerializeToString,
             formation_dot_v1_dot_control__pb2.GetConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/SetSecrets',
+            formation_dot_v1_dot_control__pb2.SetSecretsRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.SetSecretsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/ListSecrets',
+            formation_dot_v1_dot_control__pb2.ListSecretsRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.ListSecretsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,9 @@ class ControlStub:
     SetConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]
     """Makes a release with a changed config."""
     GetConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetConfigRequest, _control_pb2.GetConfigResponse]
+    SetSecrets: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetSecretsRequest, _control_pb2.SetSecretsResponse]
+    """Makes a release with other secrets. What comes back, and whatever else is asked, tells no value."""
+    ListSecrets: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSecretsRequest, _control_pb2.ListSecretsResponse]
     Rollback: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RollbackResponse]
     """Goes back to an earlier release."""
     SteerRollout: _grpc.UnaryUnaryMultiCallable[_control_pb2.SteerRolloutRequest, _control_pb2.SteerRolloutResponse]
@@ -90,6 +93,9 @@ class ControlAsyncStub(ControlStub):
     SetConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]  # type: ignore[assignment]
     """Makes a release with a changed config."""
     GetConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.GetConfigRequest, _control_pb2.GetConfigResponse]  # type: ignore[assignment]
+    SetSecrets: _aio.UnaryUnaryMultiCallable[_control_pb2.SetSecretsRequest, _control_pb2.SetSecretsResponse]  # type: ignore[assignment]
+    """Makes a release with other secrets. What comes back, and whatever else is asked, tells no value."""
+    ListSecrets: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSecretsRequest, _control_pb2.ListSecretsResponse]  # type: ignore[assignment]
     Rollback: _aio.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RollbackResponse]  # type: ignore[assignment]
     """Goes back to an earlier release."""
     SteerRollout: _aio.UnaryUnaryMultiCallable[_control_pb2.SteerRolloutRequest, _control_pb2.SteerRolloutResponse]  # type: ignore[assignment]
@@ -185,6 +191,21 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.GetConfigRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.GetConfigResponse, _abc.Awaitable[_control_pb2.GetConfigResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetSecrets(
+        self,
+        request: _control_pb2.SetSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetSecretsResponse, _abc.Awaitable[_control_pb2.SetSecretsResponse]]:
+        """Makes a release with other secrets. What comes back, and whatever else is asked, tells no value."""
+
+    @_abc_1.abstractmethod
+    def ListSecrets(
+        self,
+        request: _control_pb2.ListSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListSecretsResponse, _abc.Awaitable[_control_pb2.ListSecretsResponse]]: ...
 
     @_abc_1.abstractmethod
     def Rollback(

@@ -179,6 +179,8 @@ class ProcessType(_message.Message):
     PER_HOST_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
     ON_HOST_LOSS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    SECRET_FILES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     command: _builtins.str
     """verbatim from the Procfile"""
@@ -238,6 +240,14 @@ class ProcessType(_message.Message):
 
     @_builtins.property
     def on_host_loss(self) -> Global___HostLoss: ...
+    @_builtins.property
+    def secrets(self) -> Global___SecretNames:
+        """which of the release's it gets; absent: all"""
+
+    @_builtins.property
+    def secret_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """those that it gets as files"""
+
     def __init__(
         self,
         *,
@@ -270,10 +280,12 @@ class ProcessType(_message.Message):
         per_host: _builtins.bool = ...,
         schedule: Global___Schedule | None = ...,
         on_host_loss: Global___HostLoss | None = ...,
+        secrets: Global___SecretNames | None = ...,
+        secret_files: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "limits", b"limits", "liveness", b"liveness", "on_host_loss", b"on_host_loss", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "resources", b"resources", "rollout", b"rollout", "schedule", b"schedule", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "umask", b"umask", "where", b"where"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "limits", b"limits", "liveness", b"liveness", "on_host_loss", b"on_host_loss", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "resources", b"resources", "rollout", b"rollout", "schedule", b"schedule", "secrets", b"secrets", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "umask", b"umask", "where", b"where"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "command", b"command", "env", b"env", "exclusive", b"exclusive", "group", b"group", "initial_quantity", b"initial_quantity", "limits", b"limits", "liveness", b"liveness", "name", b"name", "nice", b"nice", "notify", b"notify", "on_host_loss", b"on_host_loss", "per_host", b"per_host", "port", b"port", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "requires", b"requires", "resources", b"resources", "restart", b"restart", "rollout", b"rollout", "schedule", b"schedule", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "stop_to", b"stop_to", "umask", b"umask", "user", b"user", "watchdog_s", b"watchdog_s", "where", b"where", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "command", b"command", "env", b"env", "exclusive", b"exclusive", "group", b"group", "initial_quantity", b"initial_quantity", "limits", b"limits", "liveness", b"liveness", "name", b"name", "nice", b"nice", "notify", b"notify", "on_host_loss", b"on_host_loss", "per_host", b"per_host", "port", b"port", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "requires", b"requires", "resources", b"resources", "restart", b"restart", "rollout", b"rollout", "schedule", b"schedule", "secret_files", b"secret_files", "secrets", b"secrets", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "stop_to", b"stop_to", "umask", b"umask", "user", b"user", "watchdog_s", b"watchdog_s", "where", b"where", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ready_after_s: _TypeAlias = _typing.Literal["ready_after_s"]  # noqa: Y015
     _WhichOneofArgType__ready_after_s: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s"]  # noqa: Y015
@@ -293,6 +305,60 @@ class ProcessType(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__umask) -> _WhichOneofReturnType__umask | None: ...
 
 Global___ProcessType: _TypeAlias = ProcessType  # noqa: Y015
+
+@_typing.final
+class SecretNames(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretNames: _TypeAlias = SecretNames  # noqa: Y015
+
+@_typing.final
+class Secret(_message.Message):
+    """A value that only those processes see that need it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """the release with which it was set"""
+    key: _builtins.str
+    """id of the key that has sealed it"""
+    sealed: _builtins.bytes
+    """nonce and AES-256-GCM; never sent to people or agents"""
+    value: _builtins.str
+    """only on the way to an agent that needs it, and in its journal"""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        key: _builtins.str = ...,
+        sealed: _builtins.bytes = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "sealed", b"sealed", "value", b"value", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Secret: _TypeAlias = Secret  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
@@ -650,6 +716,27 @@ class Release(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SecretsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Secret: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Secret | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     APP_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     TYPES_FIELD_NUMBER: _builtins.int
@@ -659,6 +746,7 @@ class Release(_message.Message):
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     number: _builtins.int
     workdir: _builtins.str
@@ -676,6 +764,10 @@ class Release(_message.Message):
     def config(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """the operator's; handed on from release to release"""
 
+    @_builtins.property
+    def secrets(self) -> _containers.MessageMap[_builtins.str, Global___Secret]:
+        """handed on likewise"""
+
     def __init__(
         self,
         *,
@@ -688,10 +780,11 @@ class Release(_message.Message):
         created_at_ms: _builtins.int = ...,
         reason: _builtins.str = ...,
         config: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        secrets: _abc.Mapping[_builtins.str, Global___Secret] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "config", b"config", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "config", b"config", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "secrets", b"secrets", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1674,8 +1767,11 @@ class Trust(_message.Message):
 
     AUTHORITIES_FIELD_NUMBER: _builtins.int
     SIGNER_FIELD_NUMBER: _builtins.int
+    SEALER_FIELD_NUMBER: _builtins.int
     signer: _builtins.str
     """fingerprint of the key that signs now"""
+    sealer: _builtins.str
+    """id of the key that seals secrets now; empty: none was needed"""
     @_builtins.property
     def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """certificates in DER: whatever one of them signed counts"""
@@ -1685,10 +1781,11 @@ class Trust(_message.Message):
         *,
         authorities: _abc.Iterable[_builtins.bytes] | None = ...,
         signer: _builtins.str = ...,
+        sealer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "signer", b"signer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "sealer", b"sealer", "signer", b"signer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from formation.model import ChangeKind, QuantityChange
+from formation.requests import ChangeKind, QuantityChange
 from formation.runtime import monotonic_s, new_id, now_ms
 from formation_coordinator import timeline
 from formation_coordinator.changing import ControlError
