@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -323,9 +323,8 @@ class Session:
                 raise SessionLost(str(error), REFUSED_PAUSE_S) from error
         self._ever_welcome = True
         self._reported.clear()
-        others = (*welcome.coordinator_addresses, *self._given())
-        self._addresses = deque(dict.fromkeys((address, *others)))
         self.reached = address
+        self._know(welcome.coordinator_addresses)
         self._moved()
         log.info("session %s with coordinator %s at %s",
                  welcome.session_id, welcome.coordinator_id, address)  # fmt: skip
@@ -353,6 +352,8 @@ class Session:
                     self._supervisor.lease.extend(until_s)
                 case "trust":
                     self._learn(message.trust)
+                case "coordinators":
+                    self._know(message.coordinators.addresses)
                 case other:
                     log.debug("coordinator: %s", other)
 
@@ -376,6 +377,10 @@ class Session:
             case orders.Refuse(complaint=complaint, older=older):
                 self._ahead = older
                 self._complain(complaint)
+
+    def _know(self, told: Iterable[str]) -> None:
+        """Where to go on when the one that we have is lost."""
+        self._addresses = deque(dict.fromkeys((self.reached, *told, *self._given())))
 
     def _learn(self, message: types_pb2.Trust) -> None:
         if message.authorities:

@@ -267,6 +267,7 @@ class Service:
             tasks.create_task(self._keep_registered())
             tasks.create_task(self.registrar.sweep())
             tasks.create_task(self._send_agents_on_when_cut_off())
+            tasks.create_task(self._tell_of_coordinators())
             tasks.create_task(self.election.run())
             if self.notary and self.tls:
                 tasks.create_task(self.notary.run())
@@ -393,6 +394,17 @@ class Service:
                         await control.remember(seen)
                 known.pop(key, None)
             await asyncio.sleep(RETRY_S)
+
+    async def _tell_of_coordinators(self) -> None:
+        """Agents that are here for long hear of those that came later. One that went is told of
+        with the next change: where it was, nobody answers."""
+        told = self.sessions.addresses()
+        while True:
+            await asyncio.sleep(RETRY_S)
+            now = self.sessions.addresses()
+            if not set(now) <= set(told):
+                self.sessions.tell_coordinators()
+            told = now
 
     async def _send_agents_on_when_cut_off(self) -> None:
         """Cut off from etcd while another coordinator is not: our agents are better off there.

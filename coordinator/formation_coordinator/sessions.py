@@ -162,9 +162,18 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             complaint=status.complaint[:COMPLAINT_MAX],
         )
 
+    def addresses(self) -> tuple[str, ...]:
+        """Of all coordinators, ours first."""
+        known = self._live.world.coordinators.values()
+        return self._me.address, *sorted(c.address for c in known if c.id != self._me.id)
+
+    def tell_coordinators(self) -> None:
+        told = agent_pb2.Coordinators(addresses=self.addresses())
+        for session in self.held.values():
+            session.send(agent_pb2.CoordinatorMessage(coordinators=told))
+
     def _welcome_message(self, session: AgentSession) -> agent_pb2.CoordinatorMessage:
         world = self._live.world
-        others = [c.address for c in world.coordinators.values() if c.id != self._me.id]
         return agent_pb2.CoordinatorMessage(
             welcome=agent_pb2.Welcome(
                 session_id=session.id,
@@ -172,7 +181,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 coordinator_id=self._me.id,
                 heartbeat_period_s=HEARTBEAT_PERIOD_S,
                 lease_s=AGENT_LEASE_S,
-                coordinator_addresses=[self._me.address, *sorted(others)],
+                coordinator_addresses=self.addresses(),
             )
         )
 

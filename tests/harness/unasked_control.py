@@ -19,6 +19,12 @@ class UnaskedControl(ControlServicer):
     async def GetConfig(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
         await _unknown(context)
 
+    async def SetSecrets(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def ListSecrets(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
     async def Rollback(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
         await _unknown(context)
 

@@ -206,6 +206,7 @@ class CoordinatorMessage(_message.Message):
     CLOSE_LOGS_FIELD_NUMBER: _builtins.int
     SAMPLE_USAGE_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
+    COORDINATORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """first, exactly once"""
@@ -224,6 +225,10 @@ class CoordinatorMessage(_message.Message):
     def trust(self) -> _types_pb2.Trust:
         """after the welcome, and when it changes"""
 
+    @_builtins.property
+    def coordinators(self) -> Global___Coordinators:
+        """when there are others than the welcome said"""
+
     def __init__(
         self,
         *,
@@ -234,16 +239,37 @@ class CoordinatorMessage(_message.Message):
         close_logs: Global___CloseLogs | None = ...,
         sample_usage: Global___SampleUsage | None = ...,
         trust: _types_pb2.Trust | None = ...,
+        coordinators: Global___Coordinators | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "coordinators", b"coordinators", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "coordinators", b"coordinators", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "ack", "open_logs", "close_logs", "sample_usage", "trust"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "ack", "open_logs", "close_logs", "sample_usage", "trust", "coordinators"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___CoordinatorMessage: _TypeAlias = CoordinatorMessage  # noqa: Y015
+
+@_typing.final
+class Coordinators(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Coordinators: _TypeAlias = Coordinators  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
