@@ -22,7 +22,7 @@ from formation import __version__
 from formation.credentials import CredentialError
 from formation.memory import AgentMemory
 from formation.model import HOST_NAME, HostStatus
-from formation.runtime import new_id, now_ms, setup_logging
+from formation.runtime import hide, new_id, now_ms, setup_logging
 from formation.settings import ConfigError
 from formation_agent import facts, link, machine, takeover
 from formation_agent import journal as journals
@@ -76,6 +76,7 @@ def main() -> int:
         if takeover.CHECK_VARIABLE in os.environ:
             return 0  # everything is there, and these settings can be read
         gc.freeze()  # what was imported stays: no collection need look at it again
+        hide()
         _widen_descriptor_table()
         return asyncio.run(_run(config))
     except ConfigError as error:

@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 
-from formation_agent import link, procfs, takeover
+from formation_agent import link, privileges, procfs, takeover
 from formation_agent.brainprocess import Brain, how_it_ended, say
 from formation_agent.children import Child, Children
 from formation_agent.fences import Fences
@@ -469,6 +469,7 @@ def run(brain_command: Sequence[str], *, silence_s: float = _SILENCE_S) -> int:
     gc.freeze()  # what was imported stays: no collection need look at it again
     took_over = takeover.STATE_VARIABLE in os.environ
     _become_subreaper()
+    privileges.hide()
     try:
         keeper = Keeper(brain_command, takeover.inherited(), silence_s=silence_s)
     except Exception as error:

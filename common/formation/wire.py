@@ -28,7 +28,12 @@ from formation.wire_assignment import (
     run_from_pb,
     run_to_pb,
 )
-from formation.wire_type import WireError, process_type_from_pb, process_type_to_pb
+from formation.wire_type import (
+    WireError,
+    process_type_from_pb,
+    process_type_to_pb,
+    secrets_of_type,
+)
 
 __all__ = [
     "WireError",
@@ -75,6 +80,16 @@ def release_from_pb(message: pb.Release) -> m.Release:
         created_at_ms=message.created_at_ms,
         reason=message.reason,
         config=dict(message.config),
+        secrets={name: secret_from_pb(item) for name, item in message.secrets.items()},
+    )
+
+
+def as_far_as_secrets(message: pb.Release) -> m.Release:
+    """Only who needs which of them: can be read of every version's releases."""
+    return m.Release(
+        app=message.app,
+        number=message.number,
+        types=tuple(map(secrets_of_type, message.types)),
         secrets={name: secret_from_pb(item) for name, item in message.secrets.items()},
     )
 

@@ -96,9 +96,23 @@ def process_type_from_pb(message: pb.ProcessType) -> m.ProcessType:
         per_host=message.per_host,
         schedule=_schedule_from_pb(message.schedule, message.name) if has("schedule") else None,
         on_host_loss=_loss_from_pb(message.on_host_loss, message.name),
-        secrets=tuple(message.secrets.names) if has("secrets") else None,
+        secrets=_secret_names(message),
         secret_files=tuple(message.secret_files),
     )
+
+
+def secrets_of_type(message: pb.ProcessType) -> m.ProcessType:
+    """Its name and which secrets it needs, and nothing else of it."""
+    return m.ProcessType(
+        name=message.name,
+        command=message.command,
+        secrets=_secret_names(message),
+        secret_files=tuple(message.secret_files),
+    )
+
+
+def _secret_names(message: pb.ProcessType) -> tuple[str, ...] | None:
+    return tuple(message.secrets.names) if message.HasField("secrets") else None
 
 
 def _probe_to_pb(probe: m.Probe | None) -> pb.Probe | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import formation
 from formation import grpcenv
-from formation.runtime import setup_logging, stop_event
+from formation.runtime import hide, setup_logging, stop_event
 from formation.settings import ConfigError, help_text
 from formation_coordinator.config import (
     EMBEDDED,
@@ -48,6 +48,7 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(_complain(error.problems))
     grpcenv.prepare()
+    hide()
     setup_logging(PROGRAM.name, verbose=config.verbose)
     directory = config.identity_dir or default_identity_dir()
     sys.exit(asyncio.run(_run(replace(config, identity_dir=directory))))

@@ -369,20 +369,25 @@ class Sessions(agent_pb2_grpc.AgentServicer):
     def _release(self, app: str, number: int, types: Collection[str]) -> types_pb2.Release | None:
         """As it was written: what only newer versions know is passed on to the agent. Of secrets
         it gets the values that one of `types` needs, and nothing of the others."""
-        release = self._live.world.releases.get((app, number))
-        if release is None:
-            return None
         record = self._mirror.records.get(keys.release(app, number))
-        message = wire.release_to_pb(release)
+        message = None
         if record is not None:
             with suppress(DecodeError):
                 message = types_pb2.Release.FromString(record.value)
+        if message is None and (known := self._live.world.releases.get((app, number))):
+            message = wire.release_to_pb(known)
+        if message is not None and message.secrets:
+            self._open_secrets(message, types)
+        return message
+
+    def _open_secrets(self, message: types_pb2.Release, types: Collection[str]) -> None:
+        """Also in a release that only newer versions can read whole."""
+        release = wire.as_far_as_secrets(message)
         message.ClearField("secrets")
         for name in needed_by(release, types):
             secret = release.secrets[name]
-            value = self._vault.value_for_agent(app, name, secret)
+            value = self._vault.value_for_agent(release.app, name, secret)
             message.secrets[name].CopyFrom(types_pb2.Secret(version=secret.version, value=value))
-        return message
 
     def send_anew(self) -> None:
         """Keys have come: what could not be opened for agents may be now."""

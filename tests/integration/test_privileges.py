@@ -148,3 +148,30 @@ async def test_a_directory_is_judged_by_where_it_leads(tmp_path: Path, work: Pat
         await apply(running, "touch here", allowed)
         await eventually((allowed / "here").exists, what=agent.text)
     assert not (outside / "here").exists()
+
+
+@needs_root
+async def test_an_instance_of_the_agents_own_user_cannot_look_into_it(work: Path) -> None:
+    """Other instances' secrets come through both of its processes."""
+    # As it is where no privilege is: the rig's own lets it read everything.
+    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    state = work / "home"
+    state.mkdir()
+    os.chown(state, 65534, 65534)
+    async with (
+        coordinator(MemoryStore(), work) as running,
+        AgentProgram(
+            state, "--name", "b", "--coordinator", running.address, before=user, rails=()
+        ) as agent,
+    ):
+        os.chmod(work / "c1.sock", 0o666)
+        brain = await agent.brain()
+        looks = [
+            f"cat /proc/{pid}/{name}"
+            for pid in (agent.pid, brain.pid)
+            for name in ("environ", "maps")
+        ]
+        tries = " ; ".join(f"{look} >/dev/null 2>&1 && echo {look}" for look in looks)
+        await apply(running, f"sh -c '{tries} ; echo done' > tried", work)
+        text = await written(work / "tried", agent)
+    assert text == "done\n"

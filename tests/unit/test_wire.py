@@ -149,3 +149,14 @@ def refusal(key: str, value: bytes) -> wire.WireError | None:
     except wire.WireError as error:
         return error
     return None
+
+
+def test_who_needs_which_secret_can_be_read_of_a_release_that_cannot_be_read_whole() -> None:
+    spec = pb.ProcessType(
+        name="web", command="x", restart="sometimes", secrets=pb.SecretNames(names=["A"])
+    )
+    message = pb.Release(app="shop", number=2, types=[spec], secrets={"A": pb.Secret(version=2)})
+    with pytest.raises(wire.WireError):
+        wire.release_from_pb(message)
+    found = wire.as_far_as_secrets(message)
+    assert (found.types[0].secrets, found.secrets["A"].version) == (("A",), 2)
