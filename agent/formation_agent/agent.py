@@ -29,6 +29,7 @@ from formation_agent import journal as journals
 from formation_agent.config import AgentConfig, load
 from formation_agent.environment import Surroundings
 from formation_agent.guardrails import Guardrails
+from formation_agent.happenings import Sandbox
 from formation_agent.health import Health
 from formation_agent.journal import Journal, JournalError
 from formation_agent.launch import Launcher, Powers, powers_of
@@ -204,6 +205,7 @@ class Agent:
                 place_for(
                     journal.memory.agent_id, os.environ, Path("/proc/self/mounts").read_text()
                 ),
+                _sandbox(config),
             ),
             journal=journal,
             jitter=random.random,
@@ -354,6 +356,25 @@ class Agent:
             abilities=tuple(self._powers.abilities),
             inability=self._powers.inability,
         )
+
+
+def _sandbox(config: AgentConfig) -> Sandbox | None:
+    """Raises `RefusedError` where it cannot be had: nothing shall run without it."""
+    made = Sandbox(
+        private_tmp=config.private_tmp,
+        read_only=config.read_only_system,
+        writable=config.writable,
+    )
+    if made.writable and not made.read_only:
+        raise RefusedError("--writable-dir means nothing without --read-only-system")
+    if made == Sandbox():
+        return None
+    if os.geteuid() != 0:
+        raise RefusedError("--private-tmp and --read-only-system need an agent that is root")
+    for path in made.writable:
+        if not os.path.isdir(path):
+            raise RefusedError(f"--writable-dir {path}: there is no such directory")
+    return made
 
 
 def _files_max() -> int | None:

@@ -210,7 +210,8 @@ class Children:
             if host is None:
                 spawned = self._start(order)
             else:
-                spawned = self._spawner.joining(order, host.cgroup, self._containment)
+                beside = {**order, "beside": host.pid}
+                spawned = self._spawner.joining(beside, host.cgroup, self._containment)
         except SpawnError as error:
             return str(error)
         # Who joined another's tree is known by its group alone: the mark is that tree's.

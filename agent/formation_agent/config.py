@@ -32,6 +32,9 @@ class AgentConfig:
     default_user: str = ""
     directories: tuple[str, ...] = ()
     new_privileges: bool = False
+    private_tmp: bool = False
+    read_only_system: bool = False
+    writable: tuple[str, ...] = ()
     log_bytes_max: int = 10 << 20
     log_files: int = 5
     verbose: bool = False
@@ -106,6 +109,12 @@ _SETTINGS = (
             help="where instances may run, with all below; repeats (anywhere)"),
     Setting(name="allow-new-privileges", field="new_privileges", parse=settings.switch, meta="",
             help="let set-user-id programs such as sudo work in instances"),
+    Setting(name="private-tmp", field="private_tmp", parse=settings.switch, meta="",
+            help="a /tmp and /var/tmp in memory for each instance, gone with it; needs root"),
+    Setting(name="read-only-system", field="read_only_system", parse=settings.switch, meta="",
+            help="instances write to /tmp, /var/tmp and --writable-dir only; needs root"),
+    Setting(name="writable-dir", field="writable", parse=_directories, meta="DIR", repeats=True,
+            help="with --read-only-system: may be written, with all below; repeats"),
     Setting(name="inherit-env", field="inherit_env", parse=settings.switch, meta="",
             help="give children the agent's whole environment, minus FORMATION_*"),
     Setting(name="log-max-bytes", field="log_bytes_max", parse=_log_bytes, meta="BYTES",

@@ -1,4 +1,5 @@
-"""The careful way to start a process: as another user, with limits, with another priority.
+"""The careful way to start a process: as another user, with limits, with another priority,
+with a view of its own of the file system.
 
 `posix_spawn` can do none of these, so the single-threaded keeper forks and the fork makes itself
 into what was asked for. That the keeper took on the user's ids for a `posix_spawn`, as it does with
@@ -18,7 +19,7 @@ import resource
 import select
 import signal
 
-from formation_agent import cgroups
+from formation_agent import cgroups, sandbox
 from formation_agent.spawnerror import (
     NoEntry,
     SpawnError,
@@ -47,7 +48,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def is_needed(order: Message) -> bool:
-    return bool(order.get("user") or order.get("rlimits") or order.get("nice"))
+    return any(order.get(name) for name in ("user", "rlimits", "nice", "sandbox"))
 
 
 def start(order: Message, stdio: Sequence[int], files_max: tuple[int, int], cgroup: str) -> int:
@@ -121,6 +122,7 @@ def _become(
         resource.setrlimit(resource.RLIMIT_NOFILE, files_max)
         _set_priority(order.get("nice", 0))
         _set_limits(order.get("rlimits", {}))
+        sandbox.enter(order.get("sandbox"), order.get("beside", 0))
         _switch_user(order.get("user"), keeper)
         os.umask(order.get("umask", os.umask(0)))
         enter_directory(order["cwd"], order.get("within", ()))

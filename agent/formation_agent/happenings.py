@@ -21,6 +21,24 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """`private_tmp`: /tmp and /var/tmp in memory, that nobody shares. `read_only`: all but these,
+    /dev, /proc, /sys and what is in or below the directories `writable`."""
+
+    private_tmp: bool = False
+    read_only: bool = False
+    writable: tuple[str, ...] = ()
+
+    def fields(self) -> link.Message:
+        asked = {
+            "private_tmp": self.private_tmp,
+            "read_only": self.read_only,
+            "writable": list(self.writable),
+        }
+        return {name: value for name, value in asked.items() if value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpawnOptions:
     """What a process is given beside its program; the defaults change nothing.
 
@@ -29,7 +47,8 @@ class SpawnOptions:
     those that shall hold, where a cgroup can hold them. `notify`: a socket for sd_notify. `join`:
     the key of a living process in whose cgroup it shall run, as a tree of its own nevertheless.
     `fence_s`: it is exclusive, and killed so long after the agent's lease; None: it is not.
-    `within`: the directories in or below which it may run; none is anywhere.
+    `within`: the directories in or below which it may run; none is anywhere. `sandbox`: its own
+    view of the file system; None is the machine's.
     """
 
     umask: int | None = None
@@ -41,6 +60,7 @@ class SpawnOptions:
     join: str = ""
     fence_s: float | None = None
     within: tuple[str, ...] = ()
+    sandbox: Sandbox | None = None
 
     def fields(self) -> link.Message:
         """As `spawn` says them: what is not asked for is absent."""
@@ -58,6 +78,7 @@ class SpawnOptions:
             "notify": self.notify,
             "join": self.join,
             "within": list(self.within),
+            "sandbox": self.sandbox and self.sandbox.fields(),
         }
         numbers = {"umask": self.umask, "fence_s": self.fence_s}
         given = {name: number for name, number in numbers.items() if number is not None}

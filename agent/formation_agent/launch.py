@@ -19,6 +19,7 @@ from formation.secrets import missing, needed
 from formation_agent import command
 from formation_agent.environment import Surroundings, instance_environment, type_environment
 from formation_agent.guardrails import OPEN, Guardrails, objection
+from formation_agent.happenings import Sandbox
 from formation_agent.ports import Port, PortError, Ports
 from formation_agent.processes import Contained, SpawnOptions, User
 from formation_agent.secretfiles import NOWHERE, NoPlaceError, SecretFiles
@@ -108,10 +109,11 @@ class Launcher:
         powers: Powers = _NONE,
         rails: Guardrails = OPEN,
         files: SecretFiles = NOWHERE,
+        sandbox: Sandbox | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._around = around
-        self.files = files
+        self.files, self._sandbox = files, sandbox
         self._files_max = files_max
         self._powers = powers
         self._rails = rails
@@ -198,6 +200,7 @@ class Launcher:
             notify=spec.notify or spec.watchdog_s > 0,
             fence_s=spec.stop_grace_s if spec.exclusive else None,
             within=self._rails.directories,
+            sandbox=self._sandbox,
         )
         return _Plan(
             spec=spec,

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from agent_program import AgentProgram
+from agent_program import PROGRAM, AgentProgram
 from eventually import eventually
 from running import RunningCoordinator, coordinator
 
+from formation.model import InstanceState
 from formation.v1 import control_pb2, types_pb2
 from formation_coordinator.store.memory import MemoryStore
 
@@ -175,3 +176,92 @@ async def test_an_instance_of_the_agents_own_user_cannot_look_into_it(work: Path
         await apply(running, f"sh -c '{tries} ; echo done' > tried", work)
         text = await written(work / "tried", agent)
     assert text == "done\n"
+
+
+# -- a view of the file system of its own ----------------------------------------------------------
+
+NAME = f"fmn-{os.getpid()}"
+OURS, SHM = Path("/srv", NAME), Path("/dev/shm", NAME)
+TRY = f"for d in /tmp /var/tmp /usr {OURS} {SHM}; do touch $d/{NAME} 2>/dev/null && echo $d; done"
+SCRIPT = f"({TRY}; ls /tmp) > {SHM}/part; touch /tmp/up; mv {SHM}/part {SHM}/told; sleep 600"
+
+
+@pytest.fixture
+def places() -> Iterator[None]:
+    """Directories that everybody may write, one on disk and one in memory."""
+    for path in (OURS, SHM):
+        path.mkdir()
+        path.chmod(0o777)
+    try:
+        yield
+    finally:
+        for path in (OURS, SHM):
+            shutil.rmtree(path)
+        for path in (Path("/tmp", NAME), Path("/var/tmp", NAME), Path("/tmp/up")):
+            path.unlink(missing_ok=True)
+
+
+async def could_write(tmp_path: Path, *rails: str) -> list[str]:
+    """Where a process of nobody's could write, then what it sees in /tmp. A probe that shares its
+    view, as it must, finds it ready."""
+    async with host(tmp_path, "--default-user", "nobody", *rails) as (running, agent):
+        ready = types_pb2.Probe(
+            kind="exec", target="test -e /tmp/up", period_s=0.2, timeout_s=0.2, failures=99,
+            successes=1,
+        )  # fmt: skip
+        spec = types_pb2.ProcessType(name="job", command=f"sh -c '{SCRIPT}'", readiness=ready)
+        request = control_pb2.ApplyRequest(
+            app="shop", types=[spec], formation={"job": 1}, workdir="/"
+        )
+        await running.control.Apply(request)
+        text = await written(SHM / "told", agent)
+        await eventually(lambda: is_healthy(running), what=agent.text)
+        assert not Path("/tmp/up").exists()
+    return text.split()
+
+
+def is_healthy(running: RunningCoordinator) -> bool:
+    entry = running.service.live.world.hosts.get("b")
+    found = entry.status.instances if entry and entry.status else ()
+    return any(status.state is InstanceState.HEALTHY for status in found)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("rails", "places_written"),
+    [
+        ((), ["/tmp", "/var/tmp", str(OURS), str(SHM), NAME]),
+        (("--read-only-system",), ["/tmp", "/var/tmp", str(SHM), NAME]),
+        (
+            ("--read-only-system", "--writable-dir", "/srv"),
+            ["/tmp", "/var/tmp", str(OURS), str(SHM), NAME],
+        ),
+    ],
+    ids=["private tmp", "read-only", "writable"],
+)
+@pytest.mark.usefixtures("places")
+async def test_it_writes_where_the_machines_owner_lets_it_and_nobody_sees_its_tmp(
+    tmp_path: Path, rails: tuple[str, ...], places_written: list[str]
+) -> None:
+    assert await could_write(tmp_path, "--private-tmp", *rails) == places_written
+    assert not Path("/tmp", NAME).exists()
+    assert not Path("/var/tmp", NAME).exists()
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("rails", "user", "said"),
+    [
+        (("--private-tmp",), "65534", "need an agent that is root"),
+        (("--read-only-system", "--writable-dir", "/no-such"), "0", "there is no such directory"),
+        (("--writable-dir", "/srv"), "0", "means nothing without --read-only-system"),
+    ],
+)
+def test_a_view_that_cannot_be_had_is_refused_at_the_start(
+    work: Path, rails: tuple[str, ...], user: str, said: str
+) -> None:
+    words = ["setpriv", f"--reuid={user}", "--clear-groups", str(PROGRAM), *rails]
+    state = ("--state-dir", str(work / "state"), "--coordinator", f"unix:{work}/none.sock")
+    done = subprocess.run([*words, *state], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
