@@ -82,8 +82,10 @@ def read_private(path: str) -> bytes:
     Raises `CredentialError`.
     """
     with contextlib.suppress(OSError):
-        mode = os.stat(path).st_mode
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        found = os.stat(path)
+        # systemd's credentials are root's, readable for root's group.
+        of_root = found.st_uid == found.st_gid == 0 and not found.st_mode & stat.S_IWGRP
+        if found.st_mode & (stat.S_IRWXO if of_root else stat.S_IRWXG | stat.S_IRWXO):
             raise CredentialError(f"{path}: others may read this key: chmod 600 {path}")
     return _read(path)
 

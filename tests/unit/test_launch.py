@@ -48,7 +48,9 @@ class Bench:
         self.now_s = 0.0
         around = Surroundings(environ={"PATH": "/usr/bin:/bin"}, host="b", agent_id="a1")
         ports = Ports(range(20000, 20010), is_free=self._is_free)
-        self.launcher = Launcher(around, ports, None, powers, rails, files, lambda: self.now_s)
+        self.launcher = Launcher(
+            around, ports, None, powers, rails, files, now_s=lambda: self.now_s
+        )
 
     def _is_free(self, number: int) -> bool:
         if number < 1024:

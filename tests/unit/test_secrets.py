@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from desk_of_control import ControlDesk
 from worlds import process_type
 
 from formation import secrets
-from formation.credentials import CredentialError
+from formation.credentials import CredentialError, read_private
 from formation.identity import Trust
 from formation.model import ProcessType, Release
 from formation.runtime import now_ms
@@ -297,3 +298,22 @@ def test_a_sealed_one_that_was_moved_in_the_store_is_not_opened(tmp_path: Path) 
     sealed = desk.vault.seal("shop", "DB_URL", 2, CANARY)
     with pytest.raises(CannotOpenError):
         desk.vault.unseal("evil", "DB_URL", sealed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of root's")
+@pytest.mark.parametrize(
+    ("mode", "gid", "read"),
+    [(0o400, 0, True), (0o440, 0, True), (0o444, 0, False), (0o460, 0, False), (0o440, 1, False)],
+)
+def test_a_credential_of_systemd_is_private(
+    tmp_path: Path, mode: int, gid: int, *, read: bool
+) -> None:
+    file = tmp_path / "sealing-key"
+    file.write_text("x")
+    os.chown(file, 0, gid)
+    file.chmod(mode)
+    if read:
+        assert read_private(str(file)) == b"x"
+        return
+    with pytest.raises(CredentialError, match="others may read"):
+        read_private(str(file))
