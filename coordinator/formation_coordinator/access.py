@@ -44,6 +44,7 @@ TABLE: Mapping[str, Rule] = {
     f"{_ACCESS}RevokeIdentity": _OPERATING,
     f"{_ACCESS}RotateAuthority": _OPERATING,
     f"{_ACCESS}RotateSealingKey": _OPERATING,
+    f"{_ACCESS}CreateWebLogin": _SEEING,
     f"{_ACCESS}GetKeyring": Rule(roles=frozenset({Role.COORDINATOR})),
     f"{_CONTROL}GetCluster": _SEEING_ALSO_OTHERS,
     f"{_CONTROL}Usage": _SEEING_ALSO_OTHERS,

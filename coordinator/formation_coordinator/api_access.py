@@ -17,6 +17,7 @@ from formation_coordinator.guard import caller
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.notary import Notary
 from formation_coordinator.vault import Vault
+from formation_coordinator.web.logins import Logins
 
 
 class AccessService(access_pb2_grpc.AccessServicer):
@@ -31,7 +32,10 @@ class AccessService(access_pb2_grpc.AccessServicer):
         live: LiveWorld,
         notary: Notary | None,
         address: str,
+        logins: Logins,
+        page_url: str,
     ) -> None:
+        self._logins, self._page_url = logins, page_url
         self._address, self._secrets, self._vault = address, secrets, vault
         self.control, self._live, self._given_notary = control, live, notary
 
@@ -155,6 +159,13 @@ class AccessService(access_pb2_grpc.AccessServicer):
             await self._live.reach(await self._secrets.turn_to(key, before, request.who))
         secrets, releases = await self._secrets.seal_all_anew(vault)
         return pb.RotateSealingKeyResponse(key=vault.sealer, secrets=secrets, releases=releases)
+
+    @worded
+    async def CreateWebLogin(self, request: pb.CreateWebLoginRequest, context: Context) -> Any:  # noqa: N802
+        if not self._page_url:
+            raise Refused("this coordinator serves no page: start it with --http ADDR")
+        ticket = self._logins.ticket(caller())
+        return pb.CreateWebLoginResponse(url=self._page_url, ticket=ticket)
 
     @worded
     async def GetKeyring(self, request: pb.GetKeyringRequest, context: Context) -> Any:  # noqa: N802

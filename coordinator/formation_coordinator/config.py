@@ -41,6 +41,10 @@ class CoordinatorConfig:
     id: str = ""
     identity_dir: str = ""
     sealing_key_file: str = ""
+    http: str = ""
+    http_cert: str = ""
+    http_key: str = ""
+    http_names: tuple[str, ...] = ()
     replace_after_s: float = 5.0
     insecure: bool = False
     verbose: bool = False
@@ -102,6 +106,14 @@ PROGRAM = Program(
                 help="our certificate and keys (root: /var/lib/formation-coordinator)"),
         Setting(name="sealing-key-file", field="sealing_key_file", parse=filled, meta="FILE",
                 help="keys that seal secrets, the first now; else they are made in our directory"),
+        Setting(name="http", field="http", parse=address, meta="ADDR",
+                help="HOST:PORT of the page for browsers; beyond loopback it speaks https (none)"),
+        Setting(name="http-cert", field="http_cert", parse=filled, meta="FILE",
+                help="a certificate that browsers know, for https (the cluster's own)"),
+        Setting(name="http-key", field="http_key", parse=filled, meta="FILE",
+                help="the key of --http-cert"),
+        Setting(name="http-name", field="http_names", parse=words, meta="NAME", repeats=True,
+                help="what browsers may call the page beside its address; repeats"),
         Setting(name="replace-after", field="replace_after_s", parse=seconds, meta="SECONDS",
                 help="silence after which a host's instances are placed elsewhere (5)"),
         Setting(name="insecure", field="insecure", parse=switch, meta="",
@@ -138,6 +150,12 @@ def _problems(config: CoordinatorConfig) -> list[str]:
         found.append("--etcd-cert and --etcd-key: give both or neither")
     if bool(config.etcd_user) != bool(config.etcd_password_file):
         found.append("--etcd-user and --etcd-password-file: give both or neither")
+    if bool(config.http_cert) != bool(config.http_key):
+        found.append("--http-cert and --http-key: give both or neither")
+    if (config.http_cert or config.http_names) and not config.http:
+        found.append("--http-cert, --http-key and --http-name are for --http ADDR")
+    if config.http.startswith("unix:"):
+        found.append("--http: browsers know no Unix sockets; give HOST:PORT")
     if unspecified(config.listen) and not config.advertise:
         found.append(f"--listen {config.listen}: give --advertise ADDR, so that others find it")
     return found
@@ -154,6 +172,18 @@ def problem_with_access(config: CoordinatorConfig, *, certified: bool) -> str:
         f"--listen {config.listen}: whoever reaches it, {others}, could run commands on every "
         "host: make certificates with formation-coordinator init, listen on unix:/PATH, or say "
         "--insecure"
+    )
+
+
+def problem_with_page(config: CoordinatorConfig, *, certified: bool) -> str:
+    """Why there can be no page there, or ""."""
+    if not config.http or is_local(config.http) or certified or config.http_cert:
+        return ""
+    if config.insecure:
+        return ""
+    return (
+        f"--http {config.http}: others would read along: make certificates with "
+        "formation-coordinator init, give --http-cert and --http-key, or serve on loopback"
     )
 
 
@@ -177,3 +207,24 @@ def unspecified(listen: str) -> bool:
         return not listen.startswith("unix:") and ipaddress.ip_address(_host(listen)).is_unspecified
     except ValueError:
         return False
+
+
+def page_url(config: CoordinatorConfig) -> str:
+    """What people open; "" without a page."""
+    if not config.http:
+        return ""
+    scheme = "https" if page_is_https(config) else "http"
+    return f"{scheme}://{page_host(config)}/"
+
+
+def page_is_https(config: CoordinatorConfig) -> bool:
+    return bool(config.http_cert) or not (is_local(config.http) or config.insecure)
+
+
+def page_host(config: CoordinatorConfig) -> str:
+    host, _, port = config.http.rpartition(":")
+    if config.http_names:
+        host = config.http_names[0]
+    elif unspecified(config.http):
+        host = config.advertise.rpartition(":")[0] or "localhost"
+    return f"{host}:{port}"

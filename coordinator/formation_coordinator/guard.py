@@ -152,7 +152,7 @@ class Guard(grpc.aio.ServerInterceptor):
     def _calling(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
             try:
-                with self._admitted(method, request, context) as held:
+                with self.admitted(method, request, self._who(context)) as held:
                     return await behaviour(held.signed(request), context)
             except Denied as denied:
                 refused = denied
@@ -163,7 +163,7 @@ class Guard(grpc.aio.ServerInterceptor):
     def _yielding(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                with self._admitted(method, request, context) as held:
+                with self.admitted(method, request, self._who(context)) as held:
                     async for answer in behaviour(held.signed(request), context):
                         held.sending = True
                         yield answer
@@ -177,9 +177,8 @@ class Guard(grpc.aio.ServerInterceptor):
         return call
 
     @contextmanager
-    def _admitted(self, method: str, request: Any, context: Context) -> Iterator[_Open]:
+    def admitted(self, method: str, request: Any, who: Caller) -> Iterator[_Open]:
         """Raises `Denied`, also when the call is ended later."""
-        who = self._who(context)
         if who.seen is not None:
             self._check(method, who.seen, request)
         held = _Open(who.seen)
@@ -235,6 +234,10 @@ class Guard(grpc.aio.ServerInterceptor):
         version = next(iter(said.get("ssl_tls_version", ())), b"").decode()
         if version != _TLS:
             raise Denied(grpc.StatusCode.UNAUTHENTICATED, f"{version} is too old: {_TLS} it is")
+        return self.caller_with(pem)
+
+    def caller_with(self, pem: bytes) -> Caller:
+        """Whose certificate that is. Raises `Denied` when none of our authorities signed it."""
         try:
             return Caller(seen=self._seen(pem))
         except pki.CertificateError as error:

@@ -12,7 +12,8 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -30,7 +31,12 @@ from formation.runtime import (
 from formation.v1 import access_pb2, access_pb2_grpc, agent_pb2_grpc, control_pb2, control_pb2_grpc
 from formation_coordinator.api import ControlService
 from formation_coordinator.api_access import AccessService
-from formation_coordinator.config import CoordinatorConfig, problem_with_access
+from formation_coordinator.config import (
+    CoordinatorConfig,
+    page_url,
+    problem_with_access,
+    problem_with_page,
+)
 from formation_coordinator.control import Control
 from formation_coordinator.control_access import AccessControl
 from formation_coordinator.control_hosts import HostControl
@@ -56,6 +62,10 @@ from formation_coordinator.store.mirror import Mirror
 from formation_coordinator.usagefan import UsageDesk, UsageFan
 from formation_coordinator.vault import Vault
 from formation_coordinator.watching import InstanceWatch
+from formation_coordinator.web.logins import Logins
+
+if TYPE_CHECKING:
+    from formation_coordinator.web.opening import OpenPage
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +115,7 @@ class Service:
         )
         self.election = Election(store, self.mirror, self.lease, self.me, self.driver.lead)
         self.api = self._build_rooms()
+        self.logins = Logins(clock=monotonic_s, new_secret=token_urlsafe)
         self.access = AccessService(
             control=AccessControl(store=store, now_ms=now_ms, new_id=new_id),
             secrets=SecretControl(store=store, now_ms=now_ms, new_id=new_id),
@@ -112,6 +123,8 @@ class Service:
             live=self.live,
             notary=self.notary,
             address=self.me.address,
+            logins=self.logins,
+            page_url=page_url(config),
         )
         self.tls = (
             ServerTls(self.notary, world=lambda: self.live.world, now_ms=now_ms)
@@ -126,6 +139,7 @@ class Service:
             insecure=self.notary is None,
         )
         self._server: grpc.aio.Server | None = None
+        self._page: OpenPage | None = None
 
     def _build_rooms(self) -> ControlService:
         relay, self.desk = LogRelay(new_id), UsageDesk(new_id)
@@ -219,8 +233,9 @@ class Service:
         return name
 
     async def _listen(self) -> None:
-        wrong = problem_with_access(self._config, certified=self.notary is not None)
-        if wrong:
+        certified = self.notary is not None
+        wrong = problem_with_access(self._config, certified=certified)
+        if wrong := wrong or problem_with_page(self._config, certified=certified):
             raise FatalError(wrong)
         server = self._server = new_server(self.guard)
         agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
@@ -228,9 +243,29 @@ class Service:
         access_pb2_grpc.add_AccessServicer_to_server(self.access, server)
         try:
             await listen(server, self._config.listen, self.tls)
+            await self._open_page()
         except ListenError as error:
             raise FatalError(str(error)) from error
         log.info("coordinator %s listens on %s", self.me.id, self._config.listen)
+
+    async def _open_page(self) -> None:
+        """Raises `ListenError`."""
+        if not self._config.http:
+            return
+        # Late: only who has a page pays for its library.
+        from formation_coordinator.web.opening import OpenPage
+
+        self._page = OpenPage(
+            self._config, self.notary, self.guard, self.api, self.logins, self._about
+        )
+        await self._page.begin()
+
+    def _about(self) -> dict[str, object]:
+        return {
+            "coordinator": self.me.id,
+            "version": formation.__version__,
+            "insecure": self._config.insecure,
+        }
 
     def _cut_off(self) -> str:
         """Why we cannot know how things are, for people; or ""."""
@@ -268,6 +303,8 @@ class Service:
             tasks.create_task(self.registrar.sweep())
             tasks.create_task(self._send_agents_on_when_cut_off())
             tasks.create_task(self._tell_of_coordinators())
+            if self._page:
+                tasks.create_task(self._page.run())
             tasks.create_task(self.election.run())
             if self.notary and self.tls:
                 tasks.create_task(self.notary.run())
@@ -436,6 +473,8 @@ class Service:
         """Hand over at once: leadership and registrations go with the lease."""
         await self.election.close()
         self.sessions.end_all(f"coordinator {self.me.id} is stopping")
+        if self._page is not None:
+            await self._page.close()
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)
         await self.lease.close()

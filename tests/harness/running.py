@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from certified import Authority
@@ -33,6 +35,14 @@ def own_address() -> str:
     return f"127.{1 + (pid >> 8) % 254}.{pid % 256}.{1 + number % 254}:7100"
 
 
+def free_port() -> int:
+    """Of 127.0.0.1, where browsers go."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @dataclass(slots=True, eq=False)
 class RunningCoordinator:
     address: str
@@ -55,20 +65,22 @@ async def coordinator(
     *,
     replace_after_s: float = 0.3,
     authority: Authority | None = None,
+    **page: Any,
 ) -> AsyncIterator[RunningCoordinator]:
     """Ready, and stopped at the end; `stop.set()` stops it earlier.
 
     On a Unix socket; with an authority on TCP with certificates, `control` being an operator's.
+    `page`: settings of its page.
     """
     if authority is None:
         address = f"unix:{directory / name}.sock"
-        config = CoordinatorConfig(listen=address, id=name, replace_after_s=replace_after_s)
+        config = CoordinatorConfig(listen=address, id=name, replace_after_s=replace_after_s, **page)
         channel = grpc.aio.insecure_channel(address, client_channel_options())
     else:
         address = own_address()
         identity = authority.coordinator(directory / f"identity-{name}", name)
         config = CoordinatorConfig(
-            listen=address, identity_dir=str(identity), replace_after_s=replace_after_s
+            listen=address, identity_dir=str(identity), replace_after_s=replace_after_s, **page
         )
         ann = authority.issue(directory / "ann", Role.OPERATOR, "ann")
         channel = Dialler(lambda: ann).channel(address)

@@ -43,7 +43,8 @@ def guard(authority: Authority, *, insecure: bool = False) -> Guard:
 
 def admitted(guarding: Guard, connection: Connection, request: Any = None) -> Caller:
     asked = request or control_pb2.ListHostsRequest()
-    with guarding._admitted(METHOD, asked, connection) as held:  # type: ignore[arg-type]
+    who = guarding._who(connection)  # type: ignore[arg-type]
+    with guarding.admitted(METHOD, asked, who) as held:
         held.signed(asked)
         return caller()
 

@@ -10,12 +10,21 @@ from formation import contexts
 from formation import settings as words
 from formation.identity import PEOPLE, TokenText, read_token
 from formctl.errors import CommandError, InputError, UnreachableError
-from formctl.settings import Settings, examples, pass_settings, run, say
+from formctl.settings import (
+    Settings,
+    coordinator_option,
+    examples,
+    pass_settings,
+    run,
+    say,
+)
 
 
 @click.command("login")
-@click.argument("address")
-@click.argument("token")
+@coordinator_option
+@click.argument("address", required=False)
+@click.argument("token", required=False)
+@click.option("--web", is_flag=True, help="Into the page of this cluster, as who you are here.")
 @click.option(
     "--context", default="default", show_default=True, help="What this cluster is called here."
 )
@@ -23,11 +32,24 @@ from formctl.settings import Settings, examples, pass_settings, run, say
 @examples(
     "formctl login 10.0.0.1:7100 FORM1…",
     "formctl login 10.0.0.1:7100 - --context staging    reads the token from standard input",
+    "formctl login --web                                prints where to open the page",
 )
-def command(settings: Settings, address: str, token: str, context: str) -> None:
-    """Become who the token says. Your key is made here and never leaves this machine."""
+def command(
+    settings: Settings, address: str | None, token: str | None, web: bool, context: str
+) -> None:
+    """Become who the token says. Your key is made here and never leaves this machine.
+
+    With --web, a line to open in a browser: good once, within a minute, and for eight hours then.
+    """
     from formation.runtime import pasted
 
+    if web:
+        if address or token:
+            raise InputError("--web needs no address and no token: it uses what you are here")
+        run(_login_to_page(settings))
+        return
+    if not address or not token:
+        raise InputError("needs an address and a token, as formctl token create prints them")
     if not contexts.CONTEXT_NAME.fullmatch(context):
         raise InputError(f"--context {context!r}: letters, digits, '_' and '-' only")
     try:
@@ -36,6 +58,17 @@ def command(settings: Settings, address: str, token: str, context: str) -> None:
     except ValueError as error:
         raise InputError(str(error)) from None
     run(_login(settings, where, read, context))
+
+
+async def _login_to_page(settings: Settings) -> None:
+    from formation.v1 import access_pb2 as pb
+    from formctl.client import Client
+
+    async with Client(settings.target()) as client:
+        request = pb.CreateWebLoginRequest()
+        made = await client.change_access(lambda stub: stub.CreateWebLogin, request)
+    # Behind the #: browsers send that to nobody, so it is in no log.
+    say(f"{made.url}#ticket={made.ticket}")
 
 
 async def _login(settings: Settings, address: str, token: TokenText, context: str) -> None:

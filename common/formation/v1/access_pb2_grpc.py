@@ -80,6 +80,11 @@ class AccessStub:
                 request_serializer=formation_dot_v1_dot_access__pb2.RotateSealingKeyRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_access__pb2.RotateSealingKeyResponse.FromString,
                 _registered_method=True)
+        self.CreateWebLogin = channel.unary_unary(
+                '/formation.v1.Access/CreateWebLogin',
+                request_serializer=formation_dot_v1_dot_access__pb2.CreateWebLoginRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_access__pb2.CreateWebLoginResponse.FromString,
+                _registered_method=True)
         self.GetKeyring = channel.unary_unary(
                 '/formation.v1.Access/GetKeyring',
                 request_serializer=formation_dot_v1_dot_access__pb2.GetKeyringRequest.SerializeToString,
@@ -151,6 +156,13 @@ class AccessServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateWebLogin(self, request, context):
+        """A short-lived way into this coordinator's page, as who asks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetKeyring(self, request, context):
         """Between coordinators alone: the keys of all authorities, and those that seal secrets.
         """
@@ -205,6 +217,11 @@ def add_AccessServicer_to_server(servicer, server):
                     servicer.RotateSealingKey,
                     request_deserializer=formation_dot_v1_dot_access__pb2.RotateSealingKeyRequest.FromString,
                     response_serializer=formation_dot_v1_dot_access__pb2.RotateSealingKeyResponse.SerializeToString,
+            ),
+            'CreateWebLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateWebLogin,
+                    request_deserializer=formation_dot_v1_dot_access__pb2.CreateWebLoginRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_access__pb2.CreateWebLoginResponse.SerializeToString,
             ),
             'GetKeyring': grpc.unary_unary_rpc_method_handler(
                     servicer.GetKeyring,
@@ -456,6 +473,33 @@ class Access:
             '/formation.v1.Access/RotateSealingKey',
             formation_dot_v1_dot_access__pb2.RotateSealingKeyRequest.SerializeToString,
             formation_dot_v1_dot_access__pb2.RotateSealingKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateWebLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Access/CreateWebLogin',
+            formation_dot_v1_dot_access__pb2.CreateWebLoginRequest.SerializeToString,
+            formation_dot_v1_dot_access__pb2.CreateWebLoginResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class AccessStub:
     """Another authority beside the one that there is; then, when all have it, in its place."""
     RotateSealingKey: _grpc.UnaryUnaryMultiCallable[_access_pb2.RotateSealingKeyRequest, _access_pb2.RotateSealingKeyResponse]
     """Another key seals secrets from now on, and all that are kept are sealed with it."""
+    CreateWebLogin: _grpc.UnaryUnaryMultiCallable[_access_pb2.CreateWebLoginRequest, _access_pb2.CreateWebLoginResponse]
+    """A short-lived way into this coordinator's page, as who asks."""
     GetKeyring: _grpc.UnaryUnaryMultiCallable[_access_pb2.GetKeyringRequest, _access_pb2.GetKeyringResponse]
     """Between coordinators alone: the keys of all authorities, and those that seal secrets."""
 
@@ -74,6 +76,8 @@ class AccessAsyncStub(AccessStub):
     """Another authority beside the one that there is; then, when all have it, in its place."""
     RotateSealingKey: _aio.UnaryUnaryMultiCallable[_access_pb2.RotateSealingKeyRequest, _access_pb2.RotateSealingKeyResponse]  # type: ignore[assignment]
     """Another key seals secrets from now on, and all that are kept are sealed with it."""
+    CreateWebLogin: _aio.UnaryUnaryMultiCallable[_access_pb2.CreateWebLoginRequest, _access_pb2.CreateWebLoginResponse]  # type: ignore[assignment]
+    """A short-lived way into this coordinator's page, as who asks."""
     GetKeyring: _aio.UnaryUnaryMultiCallable[_access_pb2.GetKeyringRequest, _access_pb2.GetKeyringResponse]  # type: ignore[assignment]
     """Between coordinators alone: the keys of all authorities, and those that seal secrets."""
 
@@ -148,6 +152,14 @@ class AccessServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.RotateSealingKeyResponse, _abc.Awaitable[_access_pb2.RotateSealingKeyResponse]]:
         """Another key seals secrets from now on, and all that are kept are sealed with it."""
+
+    @_abc_1.abstractmethod
+    def CreateWebLogin(
+        self,
+        request: _access_pb2.CreateWebLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.CreateWebLoginResponse, _abc.Awaitable[_access_pb2.CreateWebLoginResponse]]:
+        """A short-lived way into this coordinator's page, as who asks."""
 
     @_abc_1.abstractmethod
     def GetKeyring(
