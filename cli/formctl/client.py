@@ -246,9 +246,10 @@ class Client:
         return sorted(found, key=lambda line: line.app.name)
 
     async def hosts(self) -> tuple[list[HostLine], str]:
-        """And what holds placement up, or ""."""
+        """And who speaks without certificates, what holds placement up; or ""."""
         response = await self.read(lambda stub: stub.ListHosts, pb.ListHostsRequest())
-        return [_host_line(view) for view in response.hosts], response.note
+        said = "\n".join(filter(None, (response.warning, response.note)))
+        return [_host_line(view) for view in response.hosts], said
 
     async def backup(self) -> tuple[pb.BackupPart, bytes]:
         """What the file holds, in numbers, and its bytes."""

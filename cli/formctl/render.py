@@ -113,7 +113,10 @@ def painted_state(item: Instance, text: str) -> str:
 
 def hosts(found: Sequence[HostLine], *, wide: bool = False, width: int | None = None) -> str:
     if not found:
-        return "no hosts; start one with: formation-agent --coordinator ADDR"
+        return (
+            "no hosts; let one join with the line that this prints: formctl token create --role "
+            "agent (without certificates: formation-agent --coordinator ADDR)"
+        )
     header = ("HOST", "STATE", "HEALTHY", "CPUS", "MEMORY", "ADDRESS", "ENFORCES")
     more = ("LIMIT", "AGENT", "VIA") if wide else ()
     rows = (

@@ -438,10 +438,13 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinator:
+    """`insecure`: it serves on TCP without certificates."""
+
     id: str
     address: str
     version: str = ""
     since_ms: int = 0
+    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

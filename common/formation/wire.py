@@ -11,7 +11,6 @@ from formation import model as m
 from formation import rules
 from formation.memory import AgentMemory, Tries
 from formation.requests import ChangeKind, QuantityChange
-from formation.secrets import Secret
 from formation.v1 import agent_pb2 as agent
 from formation.v1 import control_pb2 as control
 from formation.v1 import journal_pb2 as journal
@@ -32,6 +31,8 @@ from formation.wire_type import (
     WireError,
     process_type_from_pb,
     process_type_to_pb,
+    secret_from_pb,
+    secret_to_pb,
     secrets_of_type,
 )
 
@@ -91,18 +92,6 @@ def as_far_as_secrets(message: pb.Release) -> m.Release:
         number=message.number,
         types=tuple(map(secrets_of_type, message.types)),
         secrets={name: secret_from_pb(item) for name, item in message.secrets.items()},
-    )
-
-
-def secret_to_pb(secret: Secret) -> pb.Secret:
-    return pb.Secret(
-        version=secret.version, key=secret.key, sealed=secret.sealed, value=secret.value
-    )
-
-
-def secret_from_pb(message: pb.Secret) -> Secret:
-    return Secret(
-        version=message.version, key=message.key, sealed=message.sealed, value=message.value
     )
 
 
@@ -338,6 +327,7 @@ def coordinator_to_pb(coordinator: m.Coordinator) -> pb.Coordinator:
         address=coordinator.address,
         version=coordinator.version,
         since_ms=coordinator.since_ms,
+        insecure=coordinator.insecure,
     )
 
 
@@ -347,6 +337,7 @@ def coordinator_from_pb(message: pb.Coordinator) -> m.Coordinator:
         address=message.address,
         version=message.version,
         since_ms=message.since_ms,
+        insecure=message.insecure,
     )
 
 

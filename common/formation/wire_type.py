@@ -1,4 +1,5 @@
-"""Process types ⇄ protobuf: a part of `formation.wire`, through which everybody else comes.
+"""Process types and secrets ⇄ protobuf: a part of `formation.wire`, through which everybody else
+comes.
 
 A message that lacks a field gives the model's default.
 """
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from formation import model as m
 from formation import rules
+from formation.secrets import Secret
 from formation.v1 import types_pb2 as pb
 
 # What an older writer did not know is read as this.
@@ -108,6 +110,18 @@ def secrets_of_type(message: pb.ProcessType) -> m.ProcessType:
         command=message.command,
         secrets=_secret_names(message),
         secret_files=tuple(message.secret_files),
+    )
+
+
+def secret_to_pb(secret: Secret) -> pb.Secret:
+    return pb.Secret(
+        version=secret.version, key=secret.key, sealed=secret.sealed, value=secret.value
+    )
+
+
+def secret_from_pb(message: pb.Secret) -> Secret:
+    return Secret(
+        version=message.version, key=message.key, sealed=message.sealed, value=message.value
     )
 
 

@@ -115,7 +115,11 @@ class ControlService(ChangeApi):
             self._live.world, now_s=self._clock(), replace_after_s=self._replace_after_s
         )
         note = self._outdated() or await self._plans.standstill()
-        return pb.ListHostsResponse(hosts=[_host_view(view) for view in found], note=note)
+        return pb.ListHostsResponse(
+            hosts=[_host_view(view) for view in found],
+            note=note,
+            warning=views.insecurity(self._live.world, self._me),
+        )
 
     @worded
     async def Usage(self, request: pb.UsageRequest, context: Context) -> pb.UsageResponse:  # noqa: N802

@@ -29,6 +29,7 @@ from formation.runtime import (
     now_ms,
 )
 from formation.v1 import access_pb2, access_pb2_grpc, agent_pb2_grpc, control_pb2, control_pb2_grpc
+from formation_coordinator import views
 from formation_coordinator.api import ControlService
 from formation_coordinator.api_access import AccessService
 from formation_coordinator.config import (
@@ -98,6 +99,7 @@ class Service:
             address=address,
             version=formation.__version__,
             since_ms=now_ms(),
+            insecure=config.insecure,
         )
         self.dialler = Dialler(
             lambda: self.notary.credential if self.notary else None, insecure=config.insecure
@@ -264,7 +266,7 @@ class Service:
         return {
             "coordinator": self.me.id,
             "version": formation.__version__,
-            "insecure": self._config.insecure,
+            "warning": views.insecurity(self.live.world, self.me),
         }
 
     def _cut_off(self) -> str:

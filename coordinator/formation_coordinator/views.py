@@ -13,6 +13,7 @@ from formation import secrets
 from formation.model import (
     App,
     Assignment,
+    Coordinator,
     HostState,
     InstanceState,
     InstanceStatus,
@@ -211,3 +212,15 @@ def secret_names(release: Release) -> list[str]:
 def types_with_secret(release: Release, name: str) -> list[str]:
     everything = {**release.secrets, name: None}
     return [spec.name for spec in release.types if name in secrets.needed(spec, everything)]
+
+
+def insecurity(world: World, me: Coordinator) -> str:
+    """Loudly, who speaks to anybody; or ""."""
+    known = {item.id: item for item in (*world.coordinators.values(), me)}
+    addresses = sorted(item.address for item in known.values() if item.insecure)
+    if not addresses:
+        return ""
+    return (
+        f"INSECURE: whoever reaches {' or '.join(addresses)} can run commands on every host: "
+        "formation-coordinator init makes certificates"
+    )

@@ -193,3 +193,15 @@ async def test_another_sites_page_changes_and_learns_nothing(scene: Scene, evil_
         await browser.press("Scale shop/web")
         await browser.until(says("shop/web.2"))
     assert await scene.quantity() == 2
+
+
+async def test_the_page_of_a_cluster_without_certificates_says_so(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        coordinator(MemoryStore(), tmp_path, http=f"127.0.0.1:{port}", insecure=True) as running,
+        HollowAgent(running.address, "a") as agent,
+        Browser() as browser,
+    ):
+        await Scene(running, f"http://127.0.0.1:{port}/", agent).log_in(browser)
+        banner = await browser.until("document.getElementById('banner').innerText")
+        assert banner.startswith("INSECURE: whoever reaches ")

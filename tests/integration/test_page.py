@@ -431,3 +431,11 @@ async def test_who_says_nothing_is_closed_and_others_are_served(
             assert not (await reader.read(65536)).startswith(b"HTTP/1.1 200")
             writer.close()
     assert (await site.get("/api/session"))[0] == 200
+
+
+async def test_a_cluster_without_certificates_says_so_wherever_one_looks(tmp_path: Path) -> None:
+    async with coordinator(MemoryStore(), tmp_path, insecure=True) as running:
+        answer = await running.control.ListHosts(control_pb2.ListHostsRequest())
+    assert answer.warning.startswith(f"INSECURE: whoever reaches {running.address} can run")
+    async with coordinator(MemoryStore(), tmp_path, "c2") as running:
+        assert not (await running.control.ListHosts(control_pb2.ListHostsRequest())).warning

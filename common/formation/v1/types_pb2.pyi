@@ -1476,11 +1476,14 @@ class Coordinator(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SINCE_MS_FIELD_NUMBER: _builtins.int
+    INSECURE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     address: _builtins.str
     """where other coordinators, agents and formctl reach it"""
     version: _builtins.str
     since_ms: _builtins.int
+    insecure: _builtins.bool
+    """whoever reaches it may do everything"""
     def __init__(
         self,
         *,
@@ -1488,10 +1491,11 @@ class Coordinator(_message.Message):
         address: _builtins.str = ...,
         version: _builtins.str = ...,
         since_ms: _builtins.int = ...,
+        insecure: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "id", b"id", "since_ms", b"since_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "id", b"id", "insecure", b"insecure", "since_ms", b"since_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

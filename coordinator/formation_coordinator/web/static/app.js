@@ -1,7 +1,7 @@
 // The page. Whatever comes from the cluster is text: only textContent is ever set.
 
 const byId = (id) => document.getElementById(id);
-const state = { csrf: "", mayChange: false, instances: new Map(), apps: new Map(), log: null };
+const state = { csrf: "", mayChange: false, instances: new Map(), apps: new Map(), log: null, warning: "" };
 const LINES_MAX = 2000;
 
 // What a terminal would obey is shown as what it is: nothing.
@@ -21,9 +21,11 @@ async function post(path, body) {
 
 const ask = (name, body = {}) => post(`/api/${name}`, body);
 
+// What is wrong stays until it is not.
 function banner(text) {
-  byId("banner").textContent = readable(text);
-  byId("banner").hidden = !text;
+  const said = [state.warning, text].filter(Boolean).join(" — ");
+  byId("banner").textContent = readable(said);
+  byId("banner").hidden = !said;
 }
 
 function element(tag, text = "", name = "") {
@@ -83,7 +85,8 @@ async function begin() {
   byId("who").textContent = readable(`${who.role} ${who.name} · coordinator ${who.coordinator} ${who.version}`);
   byId("logout").hidden = false;
   byId("main").hidden = false;
-  if (who.insecure) banner("INSECURE: this cluster has no certificates: whoever reaches it can run commands on every host");
+  state.warning = who.warning;
+  banner("");
   follow();
   hosts();
 }
