@@ -6,6 +6,9 @@ One coordinator on TCP with certificates, in a process of its own, on an in-memo
 lists hosts, one call after the other; meanwhile, in another process, nothing, or 1,000 connections
 that say nothing (opened again when they are shown out), or messages of 4 MB from a host, or calls
 as fast as somebody can. Rounds take turns; the ratio is that of medians over all rounds.
+
+All of them share this machine's cores. How much of it is only that is told by the last column: the
+same is done to another coordinator beside this one, which has the same to do on the same cores.
 """
 
 from __future__ import annotations
@@ -147,28 +150,50 @@ def p99_ms(taken: list[float]) -> float:
     return sorted(taken)[int(len(taken) * 0.99)] * 1000
 
 
+class Server:
+    """A coordinator in a process of its own, in a directory of its own."""
+
+    def __init__(self, directory: str) -> None:
+        Path(directory).mkdir()
+        context = multiprocessing.get_context("spawn")
+        said: multiprocessing.Queue[str] = context.Queue()
+        self.directory = directory
+        self._process = context.Process(target=serve, args=(directory, said), daemon=True)
+        self._process.start()
+        self.address = said.get(timeout=30)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def measured(ours: Server, victim: Server, nuisance: Nuisance | None) -> float:
+    with in_the_way(nuisance, victim.address, victim.directory):
+        return p99_ms(asyncio.run(calls_s(ours.address, ours.directory)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds: int = parser.parse_args().rounds
-    context = multiprocessing.get_context("spawn")
-    said: multiprocessing.Queue[str] = context.Queue()
     found: dict[str, list[float]] = {name: [] for name in NUISANCES}
+    beside: dict[str, list[float]] = {name: [] for name in NUISANCES}
     with tempfile.TemporaryDirectory(prefix="fmn-") as directory:
-        server = context.Process(target=serve, args=(directory, said), daemon=True)
-        server.start()
-        address = said.get(timeout=30)
-        for _ in range(rounds):
+        ours, other = Server(f"{directory}/ours"), Server(f"{directory}/other")
+        for number in range(rounds):
             for name, nuisance in NUISANCES.items():
-                with in_the_way(nuisance, address, directory):
-                    found[name].append(p99_ms(asyncio.run(calls_s(address, directory))))
-        server.kill()
-        server.join()
-    floor = statistics.median(found["nothing"])
-    print(f"{'meanwhile':42} {'p99 ms':>8} {'worst':>8} {'ratio':>6}   ({rounds} rounds)")
+                found[name].append(measured(ours, ours, nuisance))
+                beside[name].append(measured(ours, other, nuisance))
+                print(f"round {number + 1}: {name}", file=sys.stderr)
+        ours.end()
+        other.end()
+    floor = statistics.median([*found["nothing"], *beside["nothing"]])
+    print(f"{'meanwhile':42} {'p99 ms':>8} {'ratio':>6} {'beside':>8} {'ratio to that':>14}")
     for name, values in found.items():
-        median = statistics.median(values)
-        print(f"{name:42} {median:8.2f} {max(values):8.2f} {median / floor:6.2f}")
+        median, control = statistics.median(values), statistics.median(beside[name])
+        print(
+            f"{name:42} {median:8.2f} {median / floor:6.2f} {control:8.2f} {median / control:14.2f}"
+        )
 
 
 if __name__ == "__main__":

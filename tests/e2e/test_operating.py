@@ -66,14 +66,14 @@ def hosts_of(cluster: Cluster, type_name: str) -> dict[str, str]:
 
 
 def test_config_is_a_release_that_apply_hands_on_and_rollback_takes_back(shop: Cluster) -> None:
-    done = shop.formctl("config", "set", "LEVEL=secret-debug")
+    done = shop.formctl("config", "set", "LEVEL=hidden-debug")
     assert "shop v2: set LEVEL" in done.stdout
     listed = shop.formctl("config")
     assert "LEVEL" in listed.stdout
-    assert "secret" not in listed.stdout + str(shop.json("config")) + str(shop.json("releases"))
-    assert "secret-debug" in shop.formctl("config", "--values").stdout
+    assert "hidden-debug" not in listed.stdout + str(shop.json("config")) + str(shop.json("releases"))
+    assert "hidden-debug" in shop.formctl("config", "--values").stdout
     assert shop.formctl("run", "--", "sh", "-c", "echo level=$LEVEL").stdout == (
-        "level=secret-debug\n"
+        "level=hidden-debug\n"
     )
     assert "env added: LEVEL" in shop.formctl("diff", "v1", "v2").stdout
     changed = MANIFEST.replace("sleep 1000", "sleep 1001", 1)
