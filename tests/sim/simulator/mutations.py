@@ -130,7 +130,7 @@ SEEDS = {
     "labels do not matter": 0,
     "an exclusive one hops at once": 9,
     "an older store is obeyed": 0,
-    "what runs is not asked for": 9,
+    "what runs is not asked for": 122,
     "agents obey an older store": 0,
 }
 
