@@ -48,7 +48,7 @@ HEARTBEATS_MISSED_MAX = 3
 # An agent of ours gathers what it has to say, and sends ten a second at most.
 MESSAGES_PER_S, MESSAGES_BURST = 50.0, 500.0
 # A long one counts as several.
-BYTES_EACH = 64 * 1024
+BYTES_EACH = 16 * 1024
 # A sentence or two for people; everybody who lists hosts is sent it.
 COMPLAINT_MAX = 1_000
 

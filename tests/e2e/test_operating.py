@@ -70,7 +70,8 @@ def test_config_is_a_release_that_apply_hands_on_and_rollback_takes_back(shop: C
     assert "shop v2: set LEVEL" in done.stdout
     listed = shop.formctl("config")
     assert "LEVEL" in listed.stdout
-    assert "hidden-debug" not in listed.stdout + str(shop.json("config")) + str(shop.json("releases"))
+    shown = [listed.stdout, str(shop.json("config")), str(shop.json("releases"))]
+    assert not [text for text in shown if "hidden-debug" in text]
     assert "hidden-debug" in shop.formctl("config", "--values").stdout
     assert shop.formctl("run", "--", "sh", "-c", "echo level=$LEVEL").stdout == (
         "level=hidden-debug\n"
