@@ -57,11 +57,23 @@ def _make(sandbox: Message) -> None:
     _check(_libc.unshare(_CLONE_NEWNS))
     # What is mounted or unmounted outside happens here too, and nothing the other way round.
     _mount(b"none", b"/", None, _MS_REC | _MS_SLAVE)
+    writable = [os.path.realpath(path) for path in sandbox.get("writable", ())]
     if sandbox.get("private_tmp"):
-        for directory in filter(os.path.isdir, _TEMPORARY):
-            _mount(b"tmpfs", encode(directory), b"tmpfs", _MS_NOSUID | _MS_NODEV, _SIZE)
+        _hide_temporary(writable)
     if sandbox.get("read_only"):
-        _make_read_only([os.path.realpath(path) for path in sandbox.get("writable", ())])
+        _make_read_only(writable)
+
+
+def _hide_temporary(writable: Sequence[str]) -> None:
+    """But for what may be written below it."""
+    inside = [path for path in writable if any(_is_within(path, t) for t in _TEMPORARY)]
+    kept = {path: os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in inside}
+    for directory in filter(os.path.isdir, _TEMPORARY):
+        _mount(b"tmpfs", encode(directory), b"tmpfs", _MS_NOSUID | _MS_NODEV, _SIZE)
+    for path, fd in kept.items():
+        os.makedirs(path, exist_ok=True)
+        _mount(b"/proc/self/fd/%d" % fd, encode(path), None, _MS_BIND | _MS_REC)
+        os.close(fd)
 
 
 def _make_read_only(writable: Sequence[str]) -> None:

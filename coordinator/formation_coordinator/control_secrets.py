@@ -73,7 +73,7 @@ class SecretControl(Changing):
             raise Refused("this cluster has no authority yet")
         if trust.sealer != before:
             raise RaceLost("others change the cluster's keys at the same time; look again")
-        audit = self.audit(who, "seal secrets with", key, before=before, after=key)
+        audit = self.audit(who, "seal with", "secrets", before=before, after=key)
         put = Put(item.key, codec.encode(replace(trust, sealer=key), item.value))
         revision = await self.commit([ModRevision(item.key, item.mod_revision)], [put], audit)
         if not revision:

@@ -182,6 +182,7 @@ async def test_an_instance_of_the_agents_own_user_cannot_look_into_it(work: Path
 
 NAME = f"fmn-{os.getpid()}"
 OURS, SHM = Path("/srv", NAME), Path("/dev/shm", NAME)
+BELOW = Path("/tmp", f"{NAME}.d", "below")
 TRY = f"for d in /tmp /var/tmp /usr {OURS} {SHM}; do touch $d/{NAME} 2>/dev/null && echo $d; done"
 SCRIPT = f"({TRY}; ls /tmp) > {SHM}/part; touch /tmp/up; mv {SHM}/part {SHM}/told; sleep 600"
 
@@ -189,14 +190,15 @@ SCRIPT = f"({TRY}; ls /tmp) > {SHM}/part; touch /tmp/up; mv {SHM}/part {SHM}/tol
 @pytest.fixture
 def places() -> Iterator[None]:
     """Directories that everybody may write, one on disk and one in memory."""
-    for path in (OURS, SHM):
-        path.mkdir()
+    for path in (OURS, SHM, BELOW):
+        path.mkdir(parents=True)
         path.chmod(0o777)
     try:
         yield
     finally:
         for path in (OURS, SHM):
             shutil.rmtree(path)
+        shutil.rmtree(BELOW.parent, ignore_errors=True)
         for path in (Path("/tmp", NAME), Path("/var/tmp", NAME), Path("/tmp/up")):
             path.unlink(missing_ok=True)
 
@@ -236,8 +238,13 @@ def is_healthy(running: RunningCoordinator) -> bool:
             ("--read-only-system", "--writable-dir", "/srv"),
             ["/tmp", "/var/tmp", str(OURS), str(SHM), NAME],
         ),
+        # What may be written below the tmp that is hidden is there all the same.
+        (
+            ("--read-only-system", "--writable-dir", str(BELOW)),
+            ["/tmp", "/var/tmp", str(SHM), NAME, BELOW.parent.name],
+        ),
     ],
-    ids=["private tmp", "read-only", "writable"],
+    ids=["private tmp", "read-only", "writable", "writable below tmp"],
 )
 @pytest.mark.usefixtures("places")
 async def test_it_writes_where_the_machines_owner_lets_it_and_nobody_sees_its_tmp(
