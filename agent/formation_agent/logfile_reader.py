@@ -7,7 +7,7 @@ the files agree. A cursor keeps the file that it is in open, so a rotation canno
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from formation.model import Slot
@@ -70,13 +70,53 @@ class Cursor:
             if lines == 0:
                 return
 
-    def seek_behind(self, place: Place, lines_max: int) -> None:
-        """Behind `place`, but at most `lines_max` lines before the end."""
+    def seek_time(self, at_us: int) -> None:
+        """Before the first line of that time or later; somewhere before it where the clock was
+        set back."""
+        for path in self._newest_first():
+            self._enter(path)
+            first = self._stamp_behind(0)
+            if first is not None and first < at_us:
+                self._offset = self._bisect(at_us)
+                return
+
+    def _bisect(self, at_us: int) -> int:
+        """A place in this file, less than a block before the first such line."""
+        low, high = 0, os.fstat(self._fd).st_size
+        while high - low > _BLOCK_BYTES:
+            middle = (low + high) // 2
+            found = self._stamp_behind(middle)
+            if found is not None and found < at_us:
+                low = middle
+            else:
+                high = middle
+        return self._line_start(low)
+
+    def _line_start(self, offset: int) -> int:
+        """Of the first line that begins behind it."""
+        if offset == 0:
+            return 0
+        data = os.pread(self._fd, _BLOCK_BYTES, offset)
+        return offset + data.find(b"\n") + 1
+
+    def _stamp_behind(self, offset: int) -> int | None:
+        """The time of the first line that begins there or behind it, if it is one of ours."""
+        start = self._line_start(offset)
+        try:
+            return parse_stamp(os.pread(self._fd, _STAMP, start))
+        except ValueError:
+            return None
+
+    def seek_behind(
+        self, place: Place, lines_max: int, counts: Callable[[Line], bool] = bool
+    ) -> None:
+        """Behind `place`, but at most `lines_max` lines before the end. `counts`: which lines its
+        number is of."""
         self.seek_tail(lines_max + place.lines)
         count = behind = found = 0
         cut = False
         for count, line in enumerate(self.history(), 1):
-            if line.at_us == place.at_us:
+            if line.at_us == place.at_us and counts(line):
                 found += 1
                 cut = cut or count == 1
                 behind = count if found <= place.lines else behind

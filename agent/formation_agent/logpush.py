@@ -15,6 +15,7 @@ import grpc.aio
 
 from formation.model import Slot
 from formation.v1 import agent_pb2 as pb
+from formation_agent.logchoice import LogChoice
 from formation_agent.logs import Line, LogBatch, Place, Resume
 
 if TYPE_CHECKING:  # the stubs know this class, the generated code does not
@@ -28,10 +29,8 @@ class LogReader(Protocol):
 
     def read(
         self,
+        choice: LogChoice,
         *,
-        app: str = "",
-        type: str = "",  # noqa: A002  the word that users know
-        ordinal: int = 0,
         tail_lines: int,
         follow: bool,
         resume: Resume | None = None,
@@ -80,13 +79,22 @@ class LogPusher:
 
     def _read(self, request: pb.OpenLogs) -> AsyncIterator[LogBatch]:
         return self._logs.read(
-            app=request.app,
-            type=request.type,
-            ordinal=request.ordinal,
+            _choice_of(request),
             tail_lines=request.tail_lines,
             follow=request.follow,
             resume=_resume_of(request),
         )
+
+
+def _choice_of(request: pb.OpenLogs) -> LogChoice:
+    """What an older coordinator says is one target."""
+    said = [(item.type, item.ordinal) for item in request.choice.targets]
+    return LogChoice(
+        app=request.app,
+        targets=tuple(said or [(request.type, request.ordinal)]),
+        not_before_us=request.choice.not_before_us,
+        text=request.choice.text.encode("utf-8", "surrogateescape"),
+    )
 
 
 def _resume_of(request: pb.OpenLogs) -> Resume:

@@ -16,11 +16,20 @@ import logging
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from formation.model import Slot
+from formation_agent.logchoice import LogChoice
 from formation_agent.logfile import LINE_BYTES_MAX, LineCutter, LogFile, stamp, text_bytes
 from formation_agent.logfile_reader import Cursor, Line, Place
 
@@ -28,6 +37,10 @@ __all__ = ["Line", "LogBatch", "Logs", "Place", "Resume"]
 
 _FILE_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([0-9]+)\.log")
 _BATCH_LINES, _BATCH_BYTES = 500, 256 * 1024
+# So many lines are looked through at once.
+_LOOKED_AT_MAX = 2_000
+# More than that of one slot are not held in memory: who asks for more gets all.
+_FOUND_MAX = 10_000
 _LEFT_IN_PIPE_MAX = 1 << 20  # the largest pipe that an unprivileged user can make
 # As much as a slot may have written while its reader was away.
 GAP_LINES_MAX = 10_000
@@ -249,46 +262,43 @@ class Logs:
 
     async def read(
         self,
+        choice: LogChoice,
         *,
-        app: str = "",
-        type: str = "",  # noqa: A002  the project's word for it
-        ordinal: int = 0,
         tail_lines: int,
         follow: bool,
         resume: Resume | None = None,
     ) -> AsyncGenerator[LogBatch, None]:
-        """The last `tail_lines` of every slot that matches (-1: all), merged by time.
+        """The last `tail_lines` chosen of every slot that is wanted (-1: all), merged by time.
 
         With `resume`, from there on, at most `GAP_LINES_MAX` lines of each slot that was seen.
         Then one batch with `history_done`; then, with `follow`, what comes, also from slots that
-        appear later. Empty `app`, empty `type` and ordinal 0 match all.
+        appear later.
         """
-
-        def wanted(slot: Slot) -> bool:
-            return (
-                app in {"", slot.app} and type in {"", slot.type} and ordinal in {0, slot.ordinal}
-            )
-
-        follower = _Follower(wanted)
+        follower = _Follower(choice.wants)
         resume = resume or Resume()
         cursors: dict[Slot, Cursor] = {}
+        found: dict[Slot, list[Line] | None] = {}
         try:
             self._followers.add(follower)
-            for slot in self._kept(wanted):
+            for slot in self._kept(choice.wants):
                 cursors[slot] = self._cursor(slot)
                 if (place := resume.seen.get(slot)) is None:
-                    cursors[slot].seek_tail(tail_lines)
+                    found[slot] = await _found(cursors[slot], choice, tail_lines)
                 else:
-                    cursors[slot].seek_behind(place, GAP_LINES_MAX)
+                    cursors[slot].seek_behind(place, GAP_LINES_MAX, choice.takes)
                     await asyncio.sleep(0)
-            missed = (_missed(slot, cursor, resume) for slot, cursor in cursors.items())
+            missed = (
+                _missed(slot, _lines(cursor, found.get(slot)), resume)
+                for slot, cursor in cursors.items()
+            )
             lines = heapq.merge(*missed, key=_at_us)
-            for batch in _batches(lines):
-                yield batch
+            for batch in _batches(lines, choice):
+                if batch.lines:
+                    yield batch
                 await asyncio.sleep(0)  # a long history must not hold the loop
             yield LogBatch(lines=(), history_done=True, at_us=self._now_us())
             if follow:
-                async for batch in self._follow(follower, cursors):
+                async for batch in self._follow(follower, cursors, choice):
                     yield batch
         finally:
             self._followers.discard(follower)
@@ -296,7 +306,7 @@ class Logs:
                 cursor.close()
 
     async def _follow(
-        self, follower: _Follower, cursors: dict[Slot, Cursor]
+        self, follower: _Follower, cursors: dict[Slot, Cursor], choice: LogChoice
     ) -> AsyncIterator[LogBatch]:
         follower.dirty.update(cursors)  # what was written during the history
         while not self._closed:
@@ -308,7 +318,8 @@ class Logs:
                 lines = cursors[slot].new()
                 if lines:
                     follower.dirty.add(slot)
-                    yield LogBatch(lines=tuple(lines))
+                    if taken := tuple(filter(choice.takes, lines)):
+                        yield LogBatch(lines=taken)
                     await asyncio.sleep(0)
             if not follower.dirty:
                 follower.news.clear()
@@ -328,10 +339,14 @@ class Logs:
         return sorted(found)
 
 
-def _missed(slot: Slot, cursor: Cursor, resume: Resume) -> Iterator[Line]:
+def _lines(cursor: Cursor, found: list[Line] | None) -> Iterable[Line]:
+    return cursor.history() if found is None else found
+
+
+def _missed(slot: Slot, lines: Iterable[Line], resume: Resume) -> Iterator[Line]:
     if slot in resume.seen:
-        return cursor.history()
-    return (line for line in cursor.history() if line.at_us > resume.since_us)
+        return iter(lines)
+    return (line for line in lines if line.at_us > resume.since_us)
 
 
 def _read(fd: int) -> bytes | None:
@@ -357,14 +372,37 @@ def _at_us(line: Line) -> int:
     return line.at_us
 
 
-def _batches(lines: Iterator[Line]) -> Iterator[LogBatch]:
+def _batches(lines: Iterator[Line], choice: LogChoice) -> Iterator[LogBatch]:
+    """Empty ones, too, where much was looked through in vain: the loop shall have its turn."""
     batch: list[Line] = []
-    size = 0
+    size = looked_at = 0
     for line in lines:
-        batch.append(line)
-        size += len(line.text)
-        if len(batch) >= _BATCH_LINES or size >= _BATCH_BYTES:
+        looked_at += 1
+        if choice.takes(line):
+            batch.append(line)
+            size += len(line.text)
+        if len(batch) >= _BATCH_LINES or size >= _BATCH_BYTES or looked_at >= _LOOKED_AT_MAX:
             yield LogBatch(lines=tuple(batch))
-            batch, size = [], 0
+            batch, size, looked_at = [], 0, 0
     if batch:
         yield LogBatch(lines=tuple(batch))
+
+
+async def _found(cursor: Cursor, choice: LogChoice, tail_lines: int) -> list[Line] | None:
+    """The last lines that are chosen; None when the cursor is before what is wanted instead."""
+    if choice.takes_all or tail_lines == 0:
+        cursor.seek_tail(tail_lines)
+        return None
+    if choice.not_before_us:
+        cursor.seek_time(choice.not_before_us)
+    else:
+        cursor.seek_tail(-1)
+    if tail_lines < 0 or tail_lines > _FOUND_MAX:
+        return None
+    found: deque[Line] = deque(maxlen=tail_lines)
+    for number, line in enumerate(cursor.history(), 1):
+        if choice.takes(line):
+            found.append(line)
+        if number % _LOOKED_AT_MAX == 0:
+            await asyncio.sleep(0)
+    return list(found)

@@ -26,6 +26,30 @@ ALL_LINES = -1
 Writer = Callable[[list[Line]], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """`targets`: (type, ordinal; 0 is all), any of them; none: everything. `text`: lines with just
+    that in them. `hosts`: only of these, if there are any."""
+
+    targets: tuple[tuple[str, int], ...] = ()
+    not_before_us: int = 0
+    text: str = ""
+    hosts: tuple[str, ...] = ()
+
+    def takes(self, line: Line) -> bool:
+        """Agents and coordinators of before this could be said send everything."""
+        kind, _, ordinal = line.name.rpartition(".")
+        return (
+            line.at_us >= self.not_before_us
+            and self.text.encode("utf-8", "surrogateescape") in line.text
+            and (not self.hosts or line.host in self.hosts)
+            and (
+                not self.targets
+                or any(t in ("", kind) and o in (0, int(ordinal)) for t, o in self.targets)
+            )
+        )
+
+
 @dataclass(slots=True)
 class _Mark:
     """The last line written of one instance on one host: its time, and how many had that time."""
@@ -54,6 +78,7 @@ class LogFeed:
         self._seen: dict[tuple[str, str], _Mark] | None = None
         self._history = History(None)
         self.is_live = False
+        self.choice = Choice()
 
     def open(self) -> int:
         """A stream starts; returns how many lines of history of each instance it should ask for.
@@ -71,7 +96,8 @@ class LogFeed:
     def take(self, response: control_pb2.LogsResponse) -> None:
         if response.notice:
             self._notice(response.notice)
-        lines = [_line(message, next(self._numbers)) for message in response.lines]
+        arrived = (_line(message, next(self._numbers)) for message in response.lines)
+        lines = [line for line in arrived if self.choice.takes(line)]
         if self.is_live:
             self._put(lines)
         else:
@@ -115,11 +141,13 @@ async def follow(
     feed: LogFeed,
     *,
     app: str,
-    type_name: str = "",
-    ordinal: int = 0,
+    choice: Choice | None = None,
     live: bool,
 ) -> None:
     """Returns when everything kept was written, with `live` never."""
+    choice = feed.choice = choice or Choice()
+    # An older coordinator, which knows no choice, sees to the one target that it knows of.
+    only = choice.targets[0] if len(choice.targets) == 1 else ("", 0)
     loop = asyncio.get_running_loop()
     timer = loop.call_later(HISTORY_PATIENCE_S, feed.end_history)
 
@@ -128,7 +156,17 @@ async def follow(
         timer.cancel()
         timer = loop.call_later(HISTORY_PATIENCE_S, feed.end_history)
         request = control_pb2.LogsRequest(
-            app=app, type=type_name, ordinal=ordinal, tail_lines=feed.open(), follow=live
+            app=app,
+            type=only[0],
+            ordinal=only[1],
+            tail_lines=feed.open(),
+            follow=live,
+            choice=agent_pb2.LogChoice(
+                targets=[agent_pb2.LogTarget(type=t, ordinal=o) for t, o in choice.targets],
+                not_before_us=choice.not_before_us,
+                text=choice.text,
+            ),
+            hosts=choice.hosts,
         )
         return client.stub.Logs(request)
 
@@ -147,9 +185,8 @@ async def last_lines(client: Client, slot: Slot, count: int) -> list[Line]:
     feed = LogFeed(found.extend, lambda _: None, tail_lines=count, started_us=0)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HISTORY_PATIENCE_S):
-            await follow(
-                client, feed, app=slot.app, type_name=slot.type, ordinal=slot.ordinal, live=False
-            )
+            one = Choice(targets=((slot.type, slot.ordinal),))
+            await follow(client, feed, app=slot.app, choice=one, live=False)
     return found
 
 

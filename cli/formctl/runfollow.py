@@ -87,8 +87,7 @@ async def _print_output(target: Target, started: Run) -> None:
             client,
             feed,
             app=started.slot.app,
-            type_name=started.slot.type,
-            ordinal=started.slot.ordinal,
+            choice=following.Choice(targets=((started.slot.type, started.slot.ordinal),)),
             live=True,
         )
 

@@ -58,6 +58,9 @@ def _keep(context: click.Context, parameter: click.Parameter, value: str | None)
         setattr(settings, str(parameter.name), value)
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
 class Seconds(click.FloatRange):
     """A finite number: `nan` and `inf` are floats, but no times."""
 
@@ -68,6 +71,20 @@ class Seconds(click.FloatRange):
         if not math.isfinite(seconds):
             self.fail(f"{value!r} is no number of seconds", param, ctx)
         return seconds
+
+
+class Duration(Seconds):
+    """`90`, `15m`, `1h`, `2d` → seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value)
+        unit = _UNITS.get(text[-1:], 0)
+        number = super().convert(text[:-1] if unit else text, param, ctx)
+        return number * (unit or 1)
 
 
 def coordinator_option(function: Function) -> Function:

@@ -66,9 +66,14 @@ class LogFan:
                 self._close_all(here)
 
     def _ask_all(self, request: pb.LogsRequest, here: LogRequest) -> set[str]:
-        for session in self._sessions.held.values():
+        asked = {
+            host: session
+            for host, session in self._sessions.held.items()
+            if _is_wanted(host, request)
+        }
+        for session in asked.values():
             self._ask(session, request, here, tail_lines=request.tail_lines)
-        return set(self._sessions.held)
+        return set(asked)
 
     def _ask(
         self,
@@ -87,6 +92,7 @@ class LogFan:
             ordinal=request.ordinal,
             tail_lines=tail_lines,
             follow=request.follow,
+            choice=request.choice,
             seen=heard.seen.values(),
             since_us=heard.since_us,
         )
@@ -100,6 +106,8 @@ class LogFan:
     ) -> None:
         while True:
             session = await joins.get()
+            if not _is_wanted(session.host, request):
+                continue
             heard = here.heard.get(session.host)
             # Without `since_us` its history had not ended: what is left of it is still wanted.
             tail_lines = request.tail_lines if heard else 0
@@ -150,6 +158,10 @@ class LogFan:
             notice = f"{_source(other)}: {words(error)}; logs of its hosts are missing"
         lines = pb.LogsResponse(notice=notice) if notice else None
         await here.queue.put(Delivery(source=_source(other), lines=lines, done=True, ended=True))
+
+
+def _is_wanted(host: str, request: pb.LogsRequest) -> bool:
+    return not request.hosts or host in request.hosts
 
 
 def _source(other: Coordinator) -> str:

@@ -340,6 +340,32 @@ async def test_logs_come_from_every_host_also_through_the_other_coordinator(
         assert done == 1
 
 
+async def test_only_hosts_that_are_wanted_are_asked_and_are_told_what_is_wanted_of_them(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    async with (
+        coordinator(store, tmp_path, "c1") as c1,
+        coordinator(store, tmp_path, "c2") as c2,
+        HollowAgent(c1.address, "a") as a,
+        HollowAgent(c2.address, "b") as b,
+        HollowAgent(c2.address, "c") as c,
+    ):
+        await eventually(lambda: len(c1.service.live.world.coordinators) == 2)
+        choice = agent_pb2.LogChoice(
+            targets=[agent_pb2.LogTarget(type="web", ordinal=2)], not_before_us=7, text="x"
+        )
+        request = pb.LogsRequest(app="shop", tail_lines=10, choice=choice, hosts=["b"])
+        call = c1.control.Logs(request)
+        pushing = asyncio.create_task(push_one_line(b))
+        async with asyncio.timeout(DEADLINE_S):
+            lines = [line.text async for response in call for line in response.lines]
+        await pushing
+        assert lines == [b"from b"]
+        assert b.open_logs[0].choice == choice
+        assert not a.open_logs
+        assert not c.open_logs
+
+
 async def test_a_host_that_comes_back_during_a_follow_is_asked_for_what_was_missed(
     c1: RunningCoordinator,
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -370,6 +371,45 @@ async def test_logs_of_all_hosts_are_merged_and_cut_to_the_last(
     shown = (await formctl("logs", "worker.12", "-o", "json")).json()
     assert isinstance(shown, dict)
     assert shown["instance"] == "worker.12"
+
+
+async def test_logs_are_chosen_by_target_host_time_and_text(
+    formctl: Formctl, fake: FakeControl
+) -> None:
+    await formctl("apply")
+    now_s = int(time.time())
+    fake.history = [
+        log_line("web.1", b"old error", now_s - 3_600),
+        log_line("web.1", b"error one", now_s - 50),
+        log_line("web.2", b"fine", now_s - 40),
+        log_line("web.2", b"error two", now_s - 30, host="b"),
+        log_line("worker.1", b"error three", now_s - 20),
+    ]
+
+    async def texts(*words: str) -> list[str]:
+        done = await formctl("logs", *words)
+        assert done.code == 0, done.err
+        return [line.split(" | ")[1] for line in done.out.splitlines()]
+
+    assert await texts("--grep", "error", "--since", "10m") == [
+        "error one", "error two", "error three",
+    ]  # fmt: skip
+    assert await texts("web.2", "worker", "-g", "error") == ["error two", "error three"]
+    assert await texts("web", "--since", "45s") == ["fine", "error two"]
+    assert await texts("--grep", "error", "--tail", "1") == ["error three"]
+    asked = [request for request in fake.requests if isinstance(request, control_pb2.LogsRequest)]
+    assert [(item.type, item.ordinal) for item in asked[1].choice.targets] == [
+        ("web", 2), ("worker", 0),
+    ]  # fmt: skip
+    assert asked[1].choice.text == "error"
+    for words, said in (
+        (("--since", "yesterday"), "'yesterday'"),
+        (("--since", "-5m"), "--since"),
+        (("--host", "nowhere"), "no host nowhere: there is"),
+        (("web", "w!b"), "'w!b' is neither a type"),
+    ):
+        done = await formctl("logs", *words)
+        assert (done.code, said in done.err, len(done.err.splitlines())) == (2, True, 1), done.err
 
 
 async def test_logs_of_what_does_not_exist_are_refused_and_of_what_has_gone_are_shown(

@@ -16,6 +16,7 @@ import pytest
 from eventually import eventually
 
 from formation.model import Slot
+from formation_agent.logchoice import LogChoice
 from formation_agent.logs import GAP_LINES_MAX, Line, LogBatch, Logs, Place, Resume
 
 WEB_1, WEB_2 = Slot("shop", "web", 1), Slot("shop", "web", 2)
@@ -62,9 +63,8 @@ async def run(logs: Logs, slot: Slot, script: str) -> None:
 async def history(logs: Logs, slot: Slot = WEB_1, tail_lines: int = -1) -> list[Line]:
     lines: list[Line] = []
     done = []
-    async for batch in logs.read(
-        app=slot.app, type=slot.type, ordinal=slot.ordinal, tail_lines=tail_lines, follow=False
-    ):
+    choice = LogChoice(app=slot.app, targets=((slot.type, slot.ordinal),))
+    async for batch in logs.read(choice, tail_lines=tail_lines, follow=False):
         lines += batch.lines
         done.append(batch.history_done)
     assert done.count(True) == 1
@@ -160,7 +160,9 @@ async def test_a_follower_sees_every_line_once_over_rotations(tmp_path: Path) ->
         pipes = Pipes(logs, WEB_1)
         os.write(pipes.out, b"before\n")
         seen: list[Line] = []
-        async with aclosing(logs.read(app="shop", tail_lines=-1, follow=True)) as batches:
+        async with aclosing(
+            logs.read(LogChoice(app="shop"), tail_lines=-1, follow=True)
+        ) as batches:
             seen += await until(batches, b"before")
             for number in range(1000):
                 os.write(pipes.out, b"%d\n" % number)
@@ -176,7 +178,7 @@ async def test_a_follower_gets_slots_that_appear_later_and_only_those_that_match
 ) -> None:
     with room(tmp_path) as logs:
         async with aclosing(
-            logs.read(app="shop", type="web", tail_lines=0, follow=True)
+            logs.read(LogChoice(app="shop", targets=(("web", 0),)), tail_lines=0, follow=True)
         ) as batches:
             assert (await anext(batches)).history_done
             for slot in (CLOCK, WEB_2, WEB_1):
@@ -196,14 +198,16 @@ async def test_the_history_of_several_slots_is_in_the_order_of_time(tmp_path: Pa
     now_us = iter(range(1_000_000, 10_000_000, 1_000))
     logs = Logs(tmp_path, max_bytes=1 << 20, files=2, host="host-a", now_us=lambda: next(now_us))
     one, two = Pipes(logs, WEB_1), Pipes(logs, WEB_2)
-    async with aclosing(logs.read(tail_lines=0, follow=True)) as batches:
+    async with aclosing(logs.read(LogChoice(), tail_lines=0, follow=True)) as batches:
         for number in range(6):
             os.write((one if number % 2 else two).out, b"%d\n" % number)
             await until(batches, b"%d" % number)
     one.close()
     two.close()
     found = [
-        line.text async for batch in logs.read(tail_lines=2, follow=False) for line in batch.lines
+        line.text
+        async for batch in logs.read(LogChoice(), tail_lines=2, follow=False)
+        for line in batch.lines
     ]
     assert found == [b"2", b"3", b"4", b"5"]
     logs.close()
@@ -373,7 +377,7 @@ async def test_half_a_million_lines_take_no_more_memory_than_a_few(tmp_path: Pat
 async def test_closing_the_room_ends_its_followers(tmp_path: Path) -> None:
     logs = Logs(tmp_path, max_bytes=1 << 20, files=2, host="host-a")
 
-    async with aclosing(logs.read(tail_lines=-1, follow=True)) as batches:
+    async with aclosing(logs.read(LogChoice(), tail_lines=-1, follow=True)) as batches:
         assert (await anext(batches)).history_done
         rest = asyncio.ensure_future(anext(batches, None))
         logs.close()
@@ -397,7 +401,7 @@ def place_after(lines: Sequence[Line]) -> Place:
 
 async def resumed(logs: Logs, resume: Resume, tail_lines: int = GAP_LINES_MAX) -> list[bytes]:
     texts: list[bytes] = []
-    async for batch in logs.read(tail_lines=tail_lines, follow=False, resume=resume):
+    async for batch in logs.read(LogChoice(), tail_lines=tail_lines, follow=False, resume=resume):
         texts += [line.text for line in batch.lines]
     return texts
 
@@ -444,7 +448,7 @@ async def test_a_slot_that_was_silent_before_goes_on_from_the_time_of_the_others
     clock = itertools.count(1_000_000)
     logs = Logs(tmp_path, max_bytes=1 << 20, files=2, host="host-a", now_us=lambda: next(clock))
     logs.note(WEB_2, "long known")
-    done = [b async for b in logs.read(tail_lines=0, follow=False) if b.history_done]
+    done = [b async for b in logs.read(LogChoice(), tail_lines=0, follow=False) if b.history_done]
     logs.note(WEB_2, "news")
     assert await resumed(logs, Resume(since_us=done[0].at_us)) == [b"[formation] news"]
     logs.close()
@@ -468,3 +472,111 @@ async def test_what_a_full_disk_dropped_is_said_when_the_next_process_finds_room
         pipes.close()
         assert await logs.drained(WEB_1, DEADLINE_S)
         assert [line.text for line in await history(logs)][1:] == [b"kept"]
+
+
+# -- what is chosen --------------------------------------------------------------------------------
+
+
+async def chosen(logs: Logs, choice: LogChoice, tail_lines: int = -1) -> list[bytes]:
+    return [
+        line.text
+        async for batch in logs.read(choice, tail_lines=tail_lines, follow=False)
+        for line in batch.lines
+    ]
+
+
+class Clock:
+    """A second later with each line."""
+
+    def __init__(self) -> None:
+        self.now_us = 1_700_000_000_000_000
+
+    def __call__(self) -> int:
+        self.now_us += 1_000_000
+        return self.now_us
+
+
+def filled(directory: Path, lines: int, *, max_bytes: int = 10_000_000) -> tuple[Logs, Clock]:
+    """web.1 with lines of our own, `line 0 even`, `line 1 odd`…, one a second."""
+    clock = Clock()
+    logs = Logs(directory, max_bytes=max_bytes, files=50, host="a", now_us=clock)
+    for number in range(lines):
+        logs.note(WEB_1, f"line {number} {'odd' if number % 2 else 'even'}")
+    return logs, clock
+
+
+async def test_the_last_lines_are_the_last_that_have_the_text(tmp_path: Path) -> None:
+    logs, _ = filled(tmp_path, 5_000)
+    found = await chosen(logs, LogChoice(text=b"odd"), tail_lines=2)
+    assert found == [b"[formation] line 4997 odd", b"[formation] line 4999 odd"]
+    assert len(await chosen(logs, LogChoice(text=b"odd"))) == 2_500
+    assert await chosen(logs, LogChoice(text=b"odder"), tail_lines=5) == []
+    assert await chosen(logs, LogChoice(text=b"odd"), tail_lines=0) == []
+
+
+@pytest.mark.parametrize("max_bytes", [10_000_000, 20_000], ids=["one file", "many files"])
+@pytest.mark.parametrize("seconds", [0, 1, 3, 700, 4_999, 6_000])
+async def test_since_a_time_is_every_line_since_then_and_none_before(
+    tmp_path: Path, max_bytes: int, seconds: int
+) -> None:
+    logs, clock = filled(tmp_path, 5_000, max_bytes=max_bytes)
+    since_us = clock.now_us - (seconds - 1) * 1_000_000
+    found = await chosen(logs, LogChoice(not_before_us=since_us))
+    first = max(0, 5_000 - seconds)
+    assert len(found) == 5_000 - first
+    assert not found or found[0].startswith(b"[formation] line %d " % first)
+
+
+async def test_what_is_chosen_is_followed_and_nothing_else(tmp_path: Path) -> None:
+    logs, _ = filled(tmp_path, 10)
+    choice = LogChoice(targets=(("web", 1), ("clock", 0)), text=b"odd")
+    async with aclosing(logs.read(choice, tail_lines=1, follow=True)) as batches:
+        seen = await until(batches, b"[formation] line 9 odd")
+        for number in range(10, 20):
+            logs.note(WEB_1, f"line {number} {'odd' if number % 2 else 'even'}")
+        logs.note(Slot("shop", "web", 2), "odd but of another one")
+        logs.note(Slot("shop", "clock", 7), "odd and of a type")
+        seen += await until(batches, b"[formation] odd and of a type")
+    texts = [line.text for line in seen]
+    assert texts[0] == b"[formation] line 9 odd"
+    assert b"[formation] odd but of another one" not in texts
+    assert not [text for text in texts if b"even" in text]
+
+
+async def test_a_reader_that_comes_back_misses_and_repeats_nothing_of_what_it_chose(
+    tmp_path: Path,
+) -> None:
+    """Lines of one moment, of which only some were chosen."""
+    logs = Logs(tmp_path, max_bytes=10_000, files=2, host="a", now_us=lambda: 1_700_000_000_000_000)
+    for number in range(20):
+        logs.note(WEB_1, f"line {number} {'odd' if number % 2 else 'even'}")
+    resume = Resume(seen={WEB_1: Place(at_us=1_700_000_000_000_000, lines=8)})
+    found = [
+        line.text
+        async for batch in logs.read(
+            LogChoice(text=b"odd"), tail_lines=0, follow=False, resume=resume
+        )
+        for line in batch.lines
+    ]
+    assert found == [b"[formation] line 17 odd", b"[formation] line 19 odd"]
+
+
+async def test_looking_through_much_for_little_leaves_the_loop_to_others(tmp_path: Path) -> None:
+    logs, _ = filled(tmp_path, 30_000)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    try:
+        assert await chosen(logs, LogChoice(text=b"line 29999"), tail_lines=1) != []
+        assert turns > 10
+        turns = 0
+        assert len(await chosen(logs, LogChoice(text=b"line 29999"))) == 1
+        assert turns > 10
+    finally:
+        counting.cancel()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from formctl import jsonview
+from formctl.errors import InputError
 from formctl.loglines import Line, Painter, wants_colour
 from formctl.settings import (
+    Duration,
     Settings,
     app_option,
     colour_option,
@@ -23,6 +26,10 @@ from formctl.settings import (
     run,
     say_json,
 )
+
+if TYPE_CHECKING:
+    from formctl.client import Client
+    from formctl.following import Choice
 
 _ALL = "all"
 
@@ -44,7 +51,7 @@ class _Tail(click.ParamType[int]):
 
 
 @click.command("logs")
-@click.argument("target", required=False, metavar="[TYPE | TYPE.N]")
+@click.argument("targets", nargs=-1, metavar="[TYPE | TYPE.N]...")
 @click.option("-f", "--follow", is_flag=True, help="Stay, and show new lines.")
 @click.option(
     "-n",
@@ -55,6 +62,14 @@ class _Tail(click.ParamType[int]):
     metavar="N|all",
     help="The last lines over all hosts.",
 )
+@click.option(
+    "--since",
+    type=Duration(min=0),
+    metavar="TIME",
+    help="Only what is not older than that: 90s, 10m, 2h, 1d.",
+)
+@click.option("-g", "--grep", default="", metavar="TEXT", help="Only lines with just this in them.")
+@click.option("--host", "hosts", multiple=True, metavar="HOST", help="Only of this host; repeats.")
 @colour_option
 @output_option
 @coordinator_option
@@ -64,21 +79,40 @@ class _Tail(click.ParamType[int]):
     "formctl logs                    the last 100 lines of the app",
     "formctl logs -f web             one type on all hosts, as it happens",
     "formctl logs web.3 --tail all   all that is kept of one instance",
+    "formctl logs web worker.2 --host a --since 10m --grep error",
     "formctl logs -f -o json | jq .text",
 )
 def command(
-    settings: Settings, target: str | None, follow: bool, tail: int, color: str, output: str
+    settings: Settings,
+    targets: tuple[str, ...],
+    follow: bool,
+    tail: int,
+    since: float | None,
+    grep: str,
+    hosts: tuple[str, ...],
+    color: str,
+    output: str,
 ) -> None:
-    """Show the output of the instances, merged over all hosts by time."""
-    type_name, ordinal = parse_target(target)
+    """Show the output of the instances, merged over all hosts by time.
+
+    Agents look for what is asked, so that no more than that is sent.
+    """
+    from formation.runtime import now_ms
+    from formctl.following import Choice
+
+    choice = Choice(
+        targets=tuple(map(parse_target, targets)),
+        not_before_us=0 if since is None else (now_ms() - int(since * 1000)) * 1000,
+        text=grep,
+        hosts=hosts,
+    )
     write = _write_json if output == "json" else _text_writer(settings, color)
-    run(_logs(settings, type_name, ordinal, follow=follow, tail=tail, write=write))
+    run(_logs(settings, choice, follow=follow, tail=tail, write=write))
 
 
 async def _logs(
     settings: Settings,
-    type_name: str,
-    ordinal: int,
+    choice: Choice,
     *,
     follow: bool,
     tail: int,
@@ -92,16 +126,25 @@ async def _logs(
     target = settings.target()
     async with Client(target) as client:
         app = (await find_app(client, settings, target)).app.name
-        if type_name:
+        for type_name, _ in choice.targets:
             await known_type(client, app, type_name)
+        if choice.hosts:
+            await _known_hosts(client, choice.hosts)
         await following.follow(
             client,
             following.LogFeed(write, note, tail_lines=tail, started_us=runtime.now_ms() * 1000),
             app=app,
-            type_name=type_name,
-            ordinal=ordinal,
+            choice=choice,
             live=follow,
         )
+
+
+async def _known_hosts(client: Client, hosts: tuple[str, ...]) -> None:
+    found, _ = await client.hosts()
+    known = [line.status.host for line in found]
+    for host in hosts:
+        if host not in known:
+            raise InputError(f"no host {host}: there is {', '.join(known) or 'none'}")
 
 
 def _text_writer(settings: Settings, color: str) -> Callable[[list[Line]], None]:

@@ -9,7 +9,7 @@ from formation.settings import words
 from formctl import jsonview, renderaccess
 from formctl.errors import CommandError, InputError
 from formctl.settings import (
-    Seconds,
+    Duration,
     Settings,
     coordinator_option,
     examples,
@@ -24,21 +24,6 @@ from formctl.settings import (
 )
 
 _PROGRAMS = {Role.AGENT: "formation-agent join", Role.COORDINATOR: "formation-coordinator join"}
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class Duration(Seconds):
-    """`90`, `15m`, `1h`, `2d` → seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        text = str(value)
-        unit = _UNITS.get(text[-1:], 0)
-        number = super().convert(text[:-1] if unit else text, param, ctx)
-        return number * (unit or 1)
 
 
 @click.group("token")

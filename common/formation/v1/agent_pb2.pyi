@@ -411,6 +411,7 @@ class OpenLogs(_message.Message):
     FOLLOW_FIELD_NUMBER: _builtins.int
     SEEN_FIELD_NUMBER: _builtins.int
     SINCE_US_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     app: _builtins.str
     type: _builtins.str
@@ -428,6 +429,8 @@ class OpenLogs(_message.Message):
         these instances go on behind what arrived
         """
 
+    @_builtins.property
+    def choice(self) -> Global___LogChoice: ...
     def __init__(
         self,
         *,
@@ -439,14 +442,69 @@ class OpenLogs(_message.Message):
         follow: _builtins.bool = ...,
         seen: _abc.Iterable[Global___LogPlace] | None = ...,
         since_us: _builtins.int = ...,
+        choice: Global___LogChoice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "follow", b"follow", "ordinal", b"ordinal", "request_id", b"request_id", "seen", b"seen", "since_us", b"since_us", "tail_lines", b"tail_lines", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "choice", b"choice", "follow", b"follow", "ordinal", b"ordinal", "request_id", b"request_id", "seen", b"seen", "since_us", b"since_us", "tail_lines", b"tail_lines", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OpenLogs: _TypeAlias = OpenLogs  # noqa: Y015
+
+@_typing.final
+class LogChoice(_message.Message):
+    """Which of the lines; an older agent or coordinator, which does not know of it, sends more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGETS_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_US_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    not_before_us: _builtins.int
+    text: _builtins.str
+    """lines that have just this in them"""
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogTarget]:
+        """any of these; none: every one"""
+
+    def __init__(
+        self,
+        *,
+        targets: _abc.Iterable[Global___LogTarget] | None = ...,
+        not_before_us: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_before_us", b"not_before_us", "targets", b"targets", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogChoice: _TypeAlias = LogChoice  # noqa: Y015
+
+@_typing.final
+class LogTarget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    ordinal: _builtins.int
+    """0: every ordinal"""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        ordinal: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ordinal", b"ordinal", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogTarget: _TypeAlias = LogTarget  # noqa: Y015
 
 @_typing.final
 class LogPlace(_message.Message):

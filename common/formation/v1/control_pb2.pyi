@@ -2392,6 +2392,8 @@ class LogsRequest(_message.Message):
     TAIL_LINES_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     RELAYED_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     """empty: all apps"""
     type: _builtins.str
@@ -2400,6 +2402,12 @@ class LogsRequest(_message.Message):
     follow: _builtins.bool
     relayed: _builtins.bool
     """from another coordinator: only sessions held here"""
+    @_builtins.property
+    def choice(self) -> _agent_pb2.LogChoice: ...
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """only of these; none: of all"""
+
     def __init__(
         self,
         *,
@@ -2409,10 +2417,12 @@ class LogsRequest(_message.Message):
         tail_lines: _builtins.int = ...,
         follow: _builtins.bool = ...,
         relayed: _builtins.bool = ...,
+        choice: _agent_pb2.LogChoice | None = ...,
+        hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "follow", b"follow", "ordinal", b"ordinal", "relayed", b"relayed", "tail_lines", b"tail_lines", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "choice", b"choice", "follow", b"follow", "hosts", b"hosts", "ordinal", b"ordinal", "relayed", b"relayed", "tail_lines", b"tail_lines", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -176,7 +176,7 @@ class NoUsage:
 
 
 class NoLogs:
-    async def read(self, **_: Any) -> AsyncIterator[Any]:
+    async def read(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
         return
         yield
 
