@@ -45,6 +45,7 @@ class CoordinatorConfig:
     http_cert: str = ""
     http_key: str = ""
     http_names: tuple[str, ...] = ()
+    metrics_token_file: str = ""
     replace_after_s: float = 5.0
     insecure: bool = False
     verbose: bool = False
@@ -114,6 +115,8 @@ PROGRAM = Program(
                 help="the key of --http-cert"),
         Setting(name="http-name", field="http_names", parse=words, meta="NAME", repeats=True,
                 help="what browsers may call the page beside its address; repeats"),
+        Setting(name="metrics-token-file", field="metrics_token_file", parse=filled, meta="FILE",
+                help="who shows the token in it may read /metrics of the page"),
         Setting(name="replace-after", field="replace_after_s", parse=seconds, meta="SECONDS",
                 help="silence after which a host's instances are placed elsewhere (5)"),
         Setting(name="insecure", field="insecure", parse=switch, meta="",
@@ -152,8 +155,8 @@ def _problems(config: CoordinatorConfig) -> list[str]:
         found.append("--etcd-user and --etcd-password-file: give both or neither")
     if bool(config.http_cert) != bool(config.http_key):
         found.append("--http-cert and --http-key: give both or neither")
-    if (config.http_cert or config.http_names) and not config.http:
-        found.append("--http-cert, --http-key and --http-name are for --http ADDR")
+    if (config.http_cert or config.http_names or config.metrics_token_file) and not config.http:
+        found.append("--http-cert, --http-key, --http-name, --metrics-token-file need --http ADDR")
     if config.http.startswith("unix:"):
         found.append("--http: browsers know no Unix sockets; give HOST:PORT")
     if unspecified(config.listen) and not config.advertise:
@@ -228,3 +231,10 @@ def page_host(config: CoordinatorConfig) -> str:
     elif unspecified(config.http):
         host = config.advertise.rpartition(":")[0] or "localhost"
     return f"{host}:{port}"
+
+
+def default_id(host_name: str, address: str) -> str:
+    """The host's name and what tells several coordinators on it apart: port or socket."""
+    if address.startswith("unix:"):
+        return f"{host_name}-{os.path.basename(address).removesuffix('.sock')}"
+    return f"{host_name}-{address.rpartition(':')[2]}"

@@ -67,7 +67,8 @@ class Driver:
         self._replace_after_s = replace_after_s
         self._book = Book()
         self._planning = asyncio.Lock()
-        self._last = IDLE
+        # What was decided in the last pass, or thought of for somebody who asked.
+        self.last = IDLE
         self.sentence = ""
 
     async def lead(self, epoch: int) -> None:
@@ -128,9 +129,9 @@ class Driver:
                 replace_after_s=self._replace_after_s,
                 new_stem=self._new_id,
                 book=self._book,
-                progress=self._last.progress,
+                progress=self.last.progress,
             )
-            self._last = plan
+            self.last = plan
         return plan
 
     def _wait_s(self, plan: Plan) -> float:

@@ -34,6 +34,9 @@ CALLS_PER_S, CALLS_BURST = 50.0, 500.0
 _REMEMBERED_MAX = 20_000
 _TLS = "TLSv1.3"
 _LOCAL_PEERS = ("unix:",)
+_CODES: dict[object, str] = {
+    said: code.name for code in grpc.StatusCode for said in (code, code.value[0])
+}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 if TYPE_CHECKING:  # the stubs' class is generic, the real one is not
@@ -124,6 +127,8 @@ class Guard(grpc.aio.ServerInterceptor):
         # Holders whom the store does not know: of `init`, or from after it was put back.
         self.strangers: dict[tuple[str, str], pki.Seen] = {}
         self._allowances: dict[Identity, Allowance] = {}
+        # Told of every call by its method and how it ended.
+        self.told: Callable[[str, str], None] = lambda _method, _code: None
 
     # ------------------------------------------------------------------ before a call
 
@@ -146,7 +151,10 @@ class Guard(grpc.aio.ServerInterceptor):
         yields = inspect.isasyncgenfunction(behaviour)
         wrapped = self._yielding(behaviour, method) if yields else self._calling(behaviour, method)
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        made: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        counted = self._yields_counted if yields else self._calls_counted
+        made: Handler = make(
+            counted(wrapped, method), handler.request_deserializer, handler.response_serializer
+        )
         return made
 
     def _calling(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
@@ -175,6 +183,35 @@ class Guard(grpc.aio.ServerInterceptor):
             await context.abort(refused.code, str(refused))
 
         return call
+
+    def _calls_counted(self, call: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def counted(request: Any, context: Context) -> Any:
+            with self._counting_call(method, context):
+                return await call(request, context)
+
+        return counted
+
+    def _yields_counted(self, call: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def counted(request: Any, context: Context) -> AsyncIterator[Any]:
+            with self._counting_call(method, context):
+                async for answer in call(request, context):
+                    yield answer
+
+        return counted
+
+    @contextmanager
+    def _counting_call(self, method: str, context: Context) -> Iterator[None]:
+        """By the name of its gRPC status; one that its caller has given up is CANCELLED."""
+        code = grpc.StatusCode.UNKNOWN
+        try:
+            yield
+            code = grpc.StatusCode.OK
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            said = context.code()  # None: nobody has said one, a number or a status
+            self.told(method, _CODES.get(said, code.name))
 
     @contextmanager
     def admitted(self, method: str, request: Any, who: Caller) -> Iterator[_Open]:

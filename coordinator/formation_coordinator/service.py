@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from secrets import token_urlsafe
@@ -34,6 +33,7 @@ from formation_coordinator.api import ControlService
 from formation_coordinator.api_access import AccessService
 from formation_coordinator.config import (
     CoordinatorConfig,
+    default_id,
     page_url,
     problem_with_access,
     problem_with_page,
@@ -89,7 +89,7 @@ class Service:
     def __init__(
         self, config: CoordinatorConfig, store: Store, *, has_store: HasStore | None = None
     ) -> None:
-        self._config, self._store = config, store
+        self.config, self._store = config, store
         self.mirror = Mirror(store, keys.MIRRORED)
         self.live = LiveWorld(self.mirror, monotonic_s)
         self.notary = self._build_notary()
@@ -182,7 +182,7 @@ class Service:
                 self.live,
                 clock=monotonic_s,
                 now_ms=now_ms,
-                replace_after_s=self._config.replace_after_s,
+                replace_after_s=self.config.replace_after_s,
             ),
             logs=LogFan(
                 sessions=self.sessions,
@@ -203,19 +203,19 @@ class Service:
             cut_off=self._cut_off,
             me=self.me,
             clock=monotonic_s,
-            replace_after_s=self._config.replace_after_s,
+            replace_after_s=self.config.replace_after_s,
         )
 
     def _build_notary(self) -> Notary | None:
         """None without certificates."""
-        if not credentials.exists(self._config.identity_dir):
+        if not credentials.exists(self.config.identity_dir):
             return None
         try:
             notary = Notary(
-                self._config.identity_dir,
+                self.config.identity_dir,
                 trust=lambda: self.live.world.trust,
                 now_ms=now_ms,
-                sealing_file=self._config.sealing_key_file,
+                sealing_file=self.config.sealing_key_file,
             )
             notary.refresh()
         except CredentialError as error:
@@ -225,44 +225,45 @@ class Service:
     def _chosen_id(self, address: str) -> str:
         """As the certificate says. Raises `FatalError`."""
         if self.notary is None:
-            return self._config.id or default_id(socket.gethostname(), address)
+            return self.config.id or default_id(socket.gethostname(), address)
         name = self.notary.identity.name
-        if self._config.id not in ("", name):
+        if self.config.id not in ("", name):
             raise FatalError(
-                f"--id {self._config.id}: our certificate is that of coordinator {name}; leave "
+                f"--id {self.config.id}: our certificate is that of coordinator {name}; leave "
                 "--id out"
             )
         return name
 
     async def _listen(self) -> None:
         certified = self.notary is not None
-        wrong = problem_with_access(self._config, certified=certified)
-        if wrong := wrong or problem_with_page(self._config, certified=certified):
+        wrong = problem_with_access(self.config, certified=certified)
+        if wrong := wrong or problem_with_page(self.config, certified=certified):
             raise FatalError(wrong)
         server = self._server = new_server(self.guard)
         agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
         control_pb2_grpc.add_ControlServicer_to_server(self.api, server)
         access_pb2_grpc.add_AccessServicer_to_server(self.access, server)
         try:
-            await listen(server, self._config.listen, self.tls)
+            await listen(server, self.config.listen, self.tls)
             await self._open_page()
         except ListenError as error:
             raise FatalError(str(error)) from error
-        log.info("coordinator %s listens on %s", self.me.id, self._config.listen)
+        log.info("coordinator %s listens on %s", self.me.id, self.config.listen)
 
     async def _open_page(self) -> None:
         """Raises `ListenError`."""
-        if not self._config.http:
+        if not self.config.http:
             return
         # Late: only who has a page pays for its library.
+        from formation_coordinator.metrics import Metrics, look_at
         from formation_coordinator.web.opening import OpenPage
 
-        self._page = OpenPage(
-            self._config, self.notary, self.guard, self.api, self.logins, self._about
-        )
+        metrics = Metrics(lambda: look_at(self))
+        self.guard.told = metrics.count
+        self._page = OpenPage(self, metrics)
         await self._page.begin()
 
-    def _about(self) -> dict[str, object]:
+    def about(self) -> dict[str, object]:
         return {
             "coordinator": self.me.id,
             "version": formation.__version__,
@@ -480,13 +481,6 @@ class Service:
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)
         await self.lease.close()
-
-
-def default_id(host_name: str, address: str) -> str:
-    """The host's name and what tells several coordinators on it apart: port or socket."""
-    if address.startswith("unix:"):
-        return f"{host_name}-{os.path.basename(address).removesuffix('.sock')}"
-    return f"{host_name}-{address.rpartition(':')[2]}"
 
 
 def _raise_first(work: asyncio.Task[None]) -> None:

@@ -179,7 +179,7 @@ def test_beyond_loopback_it_is_not_served_plainly() -> None:
     [
         (["--http", "unix:/x"], "browsers know no Unix sockets"),
         (["--http", "nonsense"], "--http"),
-        (["--http-name", "x"], "are for --http ADDR"),
+        (["--http-name", "x"], "need --http ADDR"),
         (["--http", "127.0.0.1:1", "--http-cert", "/c"], "give both or neither"),
     ],
 )

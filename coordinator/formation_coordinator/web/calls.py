@@ -59,6 +59,14 @@ class Calls:
     def __init__(self, guard: Guard, control: ControlService) -> None:
         self._guard, self._control = guard, control
 
+    def check_may_look(self, who: Caller) -> None:
+        """Raises `CallError`."""
+        try:
+            with self._guard.admitted(_full("ListApps"), pb.ListAppsRequest(), who):
+                pass
+        except Denied as denied:
+            raise CallError(_STATUSES.get(denied.code, 500), str(denied)) from denied
+
     async def ask(self, name: str, body: object, who: Caller) -> dict[str, Any]:
         """One answer. Raises `CallError`."""
         if name not in READING | CHANGING:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from formation import pki
-from formation_coordinator.api import ControlService
+from formation.credentials import CredentialError, read_password
 from formation_coordinator.config import (
-    CoordinatorConfig,
     is_local,
     page_host,
     page_is_https,
     page_url,
 )
-from formation_coordinator.guard import Guard
 from formation_coordinator.listening import ListenError
-from formation_coordinator.notary import Notary
+from formation_coordinator.metrics import Metrics
 from formation_coordinator.web import rules
 from formation_coordinator.web.calls import Calls
-from formation_coordinator.web.logins import Logins
 from formation_coordinator.web.server import Page
+
+if TYPE_CHECKING:
+    from formation_coordinator.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -30,27 +30,22 @@ _LOOKS_EVERY_S = 60.0
 
 
 class OpenPage:
-    """Serves while it is entered. Raises `ListenError`."""
+    """Raises `ListenError`."""
 
-    def __init__(
-        self,
-        config: CoordinatorConfig,
-        notary: Notary | None,
-        guard: Guard,
-        control: ControlService,
-        logins: Logins,
-        about: Callable[[], dict[str, object]],
-    ) -> None:
-        self._config, self._notary = config, notary
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        config = self._config = service.config
+        self._notary = service.notary
         https = page_is_https(config)
         hosts = rules.hosts_of(config.http, config.http_names, local=is_local(config.http))
         self._page = Page(
-            guard=guard,
-            calls=Calls(guard, control),
-            logins=logins,
+            guard=service.guard,
+            calls=Calls(service.guard, service.api),
+            logins=service.logins,
             hosts=hosts | {page_host(config).lower()},
             https=https,
-            about=about,
+            about=service.about,
+            metrics=metrics,
+            metrics_token=_token(config.metrics_token_file),
         )
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if https else None
         self._loaded: object = None
@@ -101,3 +96,11 @@ class OpenPage:
             context.load_cert_chain(config.http_cert, config.http_key)
         elif notary is not None:
             context.load_cert_chain(notary.credential.identity_path)
+
+
+def _token(path: str) -> str:
+    """Raises `ListenError`."""
+    try:
+        return read_password(path)
+    except CredentialError as error:
+        raise ListenError(str(error)) from error

@@ -64,6 +64,10 @@ def problem_with_change(headers: Mapping[str, str], csrf: str) -> str:
     return ""
 
 
+def is_bearer(header: str, token: str) -> bool:
+    return hmac.compare_digest(header.encode("utf-8", "surrogatepass"), f"Bearer {token}".encode())
+
+
 def hosts_of(address: str, names: Collection[str], *, local: bool) -> frozenset[str]:
     """What browsers may call us: our addresses and names, with the port."""
     host, _, port = address.rpartition(":")

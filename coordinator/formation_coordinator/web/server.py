@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from formation_coordinator.guard import Caller, Denied, Guard
+from formation_coordinator.metrics import CONTENT_TYPE, Metrics
 from formation_coordinator.web import rules
 from formation_coordinator.web.calls import CallError, Calls
 from formation_coordinator.web.logins import SESSION_S, Logins, WebSession
@@ -56,7 +57,10 @@ class Page:
         hosts: frozenset[str],
         https: bool,
         about: Callable[[], dict[str, object]],
+        metrics: Metrics,
+        metrics_token: str,
     ) -> None:
+        self._metrics, self._metrics_token = metrics, metrics_token
         self._guard, self._calls, self._logins = guard, calls, logins
         self._hosts, self._https, self._about = hosts, https, about
         self._cookie = rules.cookie_name(https=https)
@@ -75,6 +79,7 @@ class Page:
         application.router.add_get("/api/session", self._session)
         application.router.add_post("/api/{name}", self._ask)
         application.router.add_get("/events/{name}", self._follow)
+        application.router.add_get("/metrics", self._scraped)
         return application
 
     async def serve(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
@@ -206,6 +211,13 @@ class Page:
             **self._about(),
         }
         return web.json_response(said)
+
+    async def _scraped(self, request: web.Request) -> web.Response:
+        """For whoever may see the cluster, or shows the token that is for this alone."""
+        shown = request.headers.get("Authorization", "")
+        if not self._metrics_token or not rules.is_bearer(shown, self._metrics_token):
+            self._calls.check_may_look(self._caller(request)[0])
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     # ------------------------------------------------------------------ calls
 
