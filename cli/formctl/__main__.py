@@ -51,6 +51,7 @@ _COMMANDS = {
     "drain": "drain",
     "rebalance": "rebalance",
     "history": "history",
+    "events": "events",
     "login": "login",
     "token": "token",
     "access": "access",

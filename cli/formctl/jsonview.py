@@ -17,6 +17,7 @@ from formation.secrets import changed_secrets
 from formctl import render, renderaccess, renderchange, wording
 from formctl.details import Details
 from formctl.loglines import Line
+from formctl.renderevents import Event
 from formctl.rendersecret import SecretLine
 from formctl.views import AppLine, HostLine, Instance
 
@@ -242,6 +243,17 @@ def release(item: Release, *, app: App) -> Json:
         "created_at": _time(item.created_at_ms),
         "created_by": item.created_by,
         "reason": item.reason,
+    }
+
+
+def event(item: Event) -> Json:
+    return {
+        "at": _time(item.at_ms),
+        "what": item.what,
+        "subject": item.subject,
+        "app": item.app,
+        "host": item.host,
+        "text": item.text,
     }
 
 

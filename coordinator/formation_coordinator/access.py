@@ -56,6 +56,7 @@ TABLE: Mapping[str, Rule] = {
     f"{_CONTROL}ListHosts": _SEEING,
     f"{_CONTROL}ListAudit": _SEEING,
     f"{_CONTROL}WatchInstances": _SEEING,
+    f"{_CONTROL}WatchEvents": _SEEING,
     f"{_CONTROL}DiffReleases": _SEEING,
     f"{_CONTROL}Plan": _SEEING,
     f"{_CONTROL}Explain": _SEEING,

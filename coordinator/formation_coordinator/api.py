@@ -22,7 +22,9 @@ from formation_coordinator.api_changes import ChangeApi, without_values
 from formation_coordinator.api_errors import Context, status_of, worded
 from formation_coordinator.changing import ControlError, Refused, Unknown
 from formation_coordinator.checks import release_wanted
+from formation_coordinator.chronicle import Chronicle, Event
 from formation_coordinator.explain import UnknownSlot
+from formation_coordinator.happened import Happening
 from formation_coordinator.logfan import LogFan
 from formation_coordinator.planning import forecast_to_pb
 from formation_coordinator.store import codec, keys
@@ -43,6 +45,7 @@ class ControlService(ChangeApi):
         logs: LogFan,
         usage: UsageFan,
         watch: InstanceWatch,
+        chronicle: Chronicle,
         me: Coordinator,
         outdated: Callable[[], str],
         replace_after_s: float,
@@ -50,6 +53,7 @@ class ControlService(ChangeApi):
     ) -> None:
         super().__init__(**changes)
         self._logs, self._usage, self._watch = logs, usage, watch
+        self._chronicle = chronicle
         self._me, self._replace_after_s, self._outdated = me, replace_after_s, outdated
 
     def _ready(self) -> None:
@@ -248,6 +252,20 @@ class ControlService(ChangeApi):
         async for update in self._watch.updates(request.app, once=request.once):
             yield update
 
+    async def WatchEvents(  # noqa: N802
+        self, request: pb.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[pb.EventsResponse]:
+        def wanted(happening: Happening) -> bool:
+            return request.app in ("", happening.app) and request.host in ("", happening.host)
+
+        try:
+            self._ready()
+        except StoreError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        read = self._chronicle.read(wanted, tail=request.tail, follow=request.follow)
+        async for events, missed in read:
+            yield pb.EventsResponse(events=map(_event_to_pb, events), missed=missed)
+
     async def Logs(  # noqa: N802
         self, request: pb.LogsRequest, context: Context
     ) -> AsyncIterator[pb.LogsResponse]:
@@ -257,6 +275,19 @@ class ControlService(ChangeApi):
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         async for response in self._logs.read(request):
             yield response
+
+
+def _event_to_pb(event: Event) -> pb.Event:
+    happening = event.happening
+    return pb.Event(
+        number=event.number,
+        at_ms=event.at_ms,
+        what=happening.what,
+        subject=happening.subject,
+        app=happening.app,
+        host=happening.host,
+        text=happening.text,
+    )
 
 
 def _variables(release: Release, *, values: bool) -> list[pb.Variable]:

@@ -31,6 +31,8 @@ class LiveWorld:
         self._held: set[str] = set()
         self._hints: set[asyncio.Event] = set()
         self._document_hints: dict[str, set[asyncio.Event]] = {}
+        # Called with the world before and after, and what has changed.
+        self.listeners: list[Callable[[World, World, Sequence[Change]], None]] = []
         mirror.subscribe(self._on_events)
 
     def subscribe(self) -> asyncio.Event:
@@ -108,10 +110,12 @@ class LiveWorld:
         return Change(kind=kind, names=names, record=record, revision=event.revision)
 
     def _apply(self, given: Iterable[Change]) -> None:
-        changes = tuple(given)
+        changes, before = tuple(given), self.world
         self.world = apply(self.world, changes, revision=self._mirror.revision, now_s=self._clock())
         for hint in self._hints:
             hint.set()
+        for listener in self.listeners:
+            listener(before, self.world, changes)
         for change in changes:
             if change.kind == "assignments":
                 for hint in self._document_hints.get(change.names[0], ()):

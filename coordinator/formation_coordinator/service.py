@@ -31,6 +31,7 @@ from formation.v1 import access_pb2, access_pb2_grpc, agent_pb2_grpc, control_pb
 from formation_coordinator import views
 from formation_coordinator.api import ControlService
 from formation_coordinator.api_access import AccessService
+from formation_coordinator.chronicle import Chronicle
 from formation_coordinator.config import (
     CoordinatorConfig,
     default_id,
@@ -198,6 +199,7 @@ class Service:
                 me=self.me,
                 dialler=self.dialler,
             ),
+            chronicle=Chronicle(self.live, now_ms),
             watch=InstanceWatch(self.live, self.driver.plan, self._outdated),
             outdated=self._outdated,
             cut_off=self._cut_off,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-from cluster import Cluster
+from cluster import BIN, Cluster
 from etcd_server import EtcdServer, available_etcds
 from leftovers import alive
 
@@ -275,3 +277,35 @@ def test_etcd_killed_and_back_changes_nothing_for_the_children() -> None:
         etcd.start()
         cluster.wait(lambda: cluster.formctl("scale", "web=3").returncode == 0)
         assert before.items() <= pids(cluster).items()
+
+
+def test_what_happens_is_told_and_can_be_followed(cluster: Cluster) -> None:
+    following = subprocess.Popen(
+        [str(BIN / "formctl"), "events", "-f", "-n", "0", "-o", "json"],
+        stdout=subprocess.PIPE,
+        cwd=cluster.directory,
+        env={**cluster.environment(), "FORMATION_COORDINATOR": cluster.coordinators["c1"]},
+    )
+    try:
+        time.sleep(1.0)  # it has asked by then; what comes sooner is in the list below
+        os.kill(pids(cluster)["web.1"], signal.SIGKILL)
+        cluster.wait(lambda: len(cluster.healthy()) == 2)
+        cluster.formctl("scale", "web=3")
+        cluster.kill("a")
+        assert following.stdout is not None
+        told: dict[str, dict[str, str]] = {}
+        while "host.silent" not in told:
+            event = json.loads(following.stdout.readline())
+            told.setdefault(event["what"], event)
+    finally:
+        following.kill()
+        following.communicate()
+    assert told["app.scaled"]["text"] == "web: 2 -> 3"
+    assert told["instance.starting"]["text"] == "starting, try 2 after signal KILL"
+    assert told["instance.healthy"]["subject"] == "shop/web.1"
+    shown = cluster.formctl("events", "--what", "host", "--host", "a").stdout
+    assert [line.split("  ")[2] for line in shown.splitlines()] == [
+        "joined", "connected", "does not answer",
+    ]  # fmt: skip
+    only = cluster.json_lines("events", "--app", "shop", "--what", "app")
+    assert [event["what"] for event in only][:2] == ["app.created", "app.arrived"]

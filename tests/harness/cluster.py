@@ -141,6 +141,10 @@ class Cluster:
     def json(self, *words: str) -> Any:
         return json.loads(self.formctl(*words, "-o", "json").stdout)
 
+    def json_lines(self, *words: str) -> list[dict[str, Any]]:
+        shown = self.formctl(*words, "-o", "json").stdout
+        return [json.loads(line) for line in shown.splitlines()]
+
     def ps(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.json("ps")
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 import grpc
@@ -60,6 +61,11 @@ class UnaskedControl(ControlServicer):
 
     async def Reconcile(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
         await _unknown(context)
+
+    async def WatchEvents(  # noqa: N802
+        self, request: Any, context: Context
+    ) -> AsyncIterator[NoReturn]:
+        yield await _unknown(context)
 
     async def ListRuns(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
         await _unknown(context)

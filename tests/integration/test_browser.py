@@ -82,6 +82,7 @@ async def test_a_login_shows_what_runs_and_scales_it(scene: Scene, tmp_path: Pat
         await browser.run("document.querySelector('input').value = 3")
         await browser.press("Scale shop/web")
         await browser.until(says("shop/web.3"))
+        await browser.until(says("web: 1 -> 3"))
         assert await scene.quantity() == 3
         await browser.picture(tmp_path / "page.png")
         assert (tmp_path / "page.png").stat().st_size > 10_000

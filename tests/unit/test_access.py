@@ -27,7 +27,7 @@ OPERATOR, DEPLOYER, VIEWER, AGENT, COORDINATOR, TOKEN = (
 # deployer's own apps.
 READS = (
     "GetCluster ListApps ListReleases ListRuns ListHosts ListAudit WatchInstances Logs Usage "
-    "DiffReleases Plan Explain GetConfig ListSecrets CreateWebLogin"
+    "DiffReleases Plan Explain GetConfig ListSecrets CreateWebLogin WatchEvents"
 )
 OWN = (
     "Apply Scale Restart Retry DeleteApp SetConfig SetSecrets Rollback SteerRollout StartRun "

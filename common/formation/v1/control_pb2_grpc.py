@@ -184,6 +184,11 @@ class ControlStub:
                 request_serializer=formation_dot_v1_dot_control__pb2.WatchInstancesRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_control__pb2.WatchUpdate.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/formation.v1.Control/WatchEvents',
+                request_serializer=formation_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.EventsResponse.FromString,
+                _registered_method=True)
         self.Logs = channel.unary_stream(
                 '/formation.v1.Control/Logs',
                 request_serializer=formation_dot_v1_dot_control__pb2.LogsRequest.SerializeToString,
@@ -386,6 +391,13 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """What happens, as the coordinator that is asked sees it; its last ones first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Logs(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -544,6 +556,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.WatchInstances,
                     request_deserializer=formation_dot_v1_dot_control__pb2.WatchInstancesRequest.FromString,
                     response_serializer=formation_dot_v1_dot_control__pb2.WatchUpdate.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.WatchEventsRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.EventsResponse.SerializeToString,
             ),
             'Logs': grpc.unary_stream_rpc_method_handler(
                     servicer.Logs,
@@ -1361,6 +1378,33 @@ class Control:
             '/formation.v1.Control/WatchInstances',
             formation_dot_v1_dot_control__pb2.WatchInstancesRequest.SerializeToString,
             formation_dot_v1_dot_control__pb2.WatchUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/formation.v1.Control/WatchEvents',
+            formation_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.EventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

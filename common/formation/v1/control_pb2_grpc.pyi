@@ -76,6 +76,8 @@ class ControlStub:
     ListAudit: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]
     WatchInstances: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchInstancesRequest, _control_pb2.WatchUpdate]
     """One WatchUpdate with everything, then one for every change. ListInstances is the first of it."""
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.EventsResponse]
+    """What happens, as the coordinator that is asked sees it; its last ones first."""
     Logs: _grpc.UnaryStreamMultiCallable[_control_pb2.LogsRequest, _control_pb2.LogsResponse]
 
 @_typing.type_check_only
@@ -123,6 +125,8 @@ class ControlAsyncStub(ControlStub):
     ListAudit: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]  # type: ignore[assignment]
     WatchInstances: _aio.UnaryStreamMultiCallable[_control_pb2.WatchInstancesRequest, _control_pb2.WatchUpdate]  # type: ignore[assignment]
     """One WatchUpdate with everything, then one for every change. ListInstances is the first of it."""
+    WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.EventsResponse]  # type: ignore[assignment]
+    """What happens, as the coordinator that is asked sees it; its last ones first."""
     Logs: _aio.UnaryStreamMultiCallable[_control_pb2.LogsRequest, _control_pb2.LogsResponse]  # type: ignore[assignment]
 
 class ControlServicer(metaclass=_abc_1.ABCMeta):
@@ -347,6 +351,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchUpdate], _abc.AsyncIterator[_control_pb2.WatchUpdate]]:
         """One WatchUpdate with everything, then one for every change. ListInstances is the first of it."""
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _control_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.EventsResponse], _abc.AsyncIterator[_control_pb2.EventsResponse]]:
+        """What happens, as the coordinator that is asked sees it; its last ones first."""
 
     @_abc_1.abstractmethod
     def Logs(

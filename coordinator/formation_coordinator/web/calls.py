@@ -26,7 +26,7 @@ READING = frozenset(
     }
 )  # fmt: skip
 CHANGING = frozenset(["Scale", "Restart", "Retry", "Rollback", "SteerRollout", "SetHost"])
-FOLLOWING = frozenset({"WatchInstances", "Logs"})
+FOLLOWING = frozenset({"WatchInstances", "WatchEvents", "Logs"})
 _STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.UNAUTHENTICATED: 401,

@@ -40,7 +40,7 @@ _FILES = {
     "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_NUMBERS = frozenset({"ordinal", "tail_lines"})
+_NUMBERS = frozenset({"ordinal", "tail_lines", "tail"})
 _SWITCHES = frozenset({"follow"})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

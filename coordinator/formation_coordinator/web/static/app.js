@@ -88,6 +88,7 @@ async function begin() {
   state.warning = who.warning;
   banner("");
   follow();
+  happenings();
   hosts();
 }
 
@@ -164,6 +165,18 @@ function formation(app, type, quantity) {
   return row(app, type, String(good), String(quantity), cell);
 }
 
+function happenings() {
+  const events = new EventSource("/events/WatchEvents?tail=100&follow=true");
+  events.addEventListener("message", (event) => {
+    const answer = JSON.parse(event.data);
+    for (const item of answer.events ?? []) {
+      const where = item.host && !item.what.startsWith("host.") ? ` on ${item.host}` : "";
+      const time = new Date(Number(item.at_ms)).toLocaleTimeString();
+      append(byId("events"), `${time}  ${item.subject}  ${item.text ?? ""}${where}`);
+    }
+  });
+}
+
 async function hosts() {
   try {
     const answer = await ask("ListHosts");
@@ -205,10 +218,13 @@ function tail(status) {
 }
 
 function write(line) {
-  const log = byId("log");
   const bytes = Uint8Array.from(atob(line.text ?? ""), (char) => char.charCodeAt(0));
+  append(byId("log"), new TextDecoder().decode(bytes));
+}
+
+function append(log, text) {
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  log.append(document.createTextNode(`${readable(new TextDecoder().decode(bytes))}\n`));
+  log.append(document.createTextNode(`${readable(text)}\n`));
   while (log.childNodes.length > LINES_MAX) log.firstChild.remove();
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
