@@ -16,7 +16,6 @@ from formctl.settings import (
     canary_option,
     coordinator_option,
     examples,
-    note,
     output_option,
     pass_settings,
     run,
@@ -165,29 +164,11 @@ async def _change(
     canary: int,
     timeout_s: float | None,
 ) -> None:
-    from formation import runtime
     from formation.v1 import control_pb2 as pb
-    from formctl.appname import find_app
-    from formctl.arriving import wait_for_release
-    from formctl.client import Client
+    from formctl.variables import change
 
-    target = settings.target()
-    async with Client(target) as client:
-        app = (await find_app(client, settings, target)).app.name
-        known = (await client.instances(app)).changed
-        started_s = runtime.monotonic_s()
-        request = pb.SetSecretsRequest(
-            app=app, set=values, unset=unset, reason=reason, canary=canary, who=who()
-        )
-        response = await client.change(lambda stub: stub.SetSecrets, request)
-        if response.unchanged:
-            note("formctl: it says so already: no release was made")
-            return
-        say(f"{app} v{response.release.number}: {response.release.reason}")
-        if timeout_s is not None:
-            await wait_for_release(
-                client, response, timeout_s=timeout_s, started_s=started_s, baseline=known
-            )
+    request = pb.SetSecretsRequest(set=values, unset=unset, reason=reason, canary=canary, who=who())
+    await change(settings, request, lambda stub: stub.SetSecrets, timeout_s)
 
 
 async def _rotate(settings: Settings, *, finish: bool) -> None:
