@@ -32,6 +32,7 @@ _COMMANDS = {
     "ps": "ps",
     "show": "show",
     "logs": "logs",
+    "endpoints": "endpoints",
     "run": "run",
     "restart": "restart",
     "retry": "retry",

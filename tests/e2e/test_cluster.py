@@ -309,3 +309,38 @@ def test_what_happens_is_told_and_can_be_followed(cluster: Cluster) -> None:
     ]  # fmt: skip
     only = cluster.json_lines("events", "--app", "shop", "--what", "app")
     assert [event["what"] for event in only][:2] == ["app.created", "app.arrived"]
+
+
+def test_a_file_of_endpoints_is_kept_true(cluster: Cluster) -> None:
+    first = json.loads(cluster.formctl("endpoints", "web", "-o", "json").stdout)
+    assert [item["instance"] for item in first] == ["web.1", "web.2"]
+    assert {item["address"] for item in first} == {"127.0.0.1"}
+    out, reloads = cluster.directory / "shop.cfg", cluster.directory / "reloads"
+    keeping = subprocess.Popen(
+        [
+            *(str(BIN / "formctl"), "endpoints", "web", "-w", "-o", "haproxy"),
+            *("--out", str(out), "--run", f"sh -c 'echo >> {reloads}'"),
+        ],
+        cwd=cluster.directory,
+        env={**cluster.environment(), "FORMATION_COORDINATOR": cluster.coordinators["c1"]},
+    )
+    try:
+        cluster.wait(lambda: out.exists() and out.read_text().count(" check") == 2)
+        cluster.formctl("scale", "web=4")
+        cluster.wait(lambda: out.read_text().count(" check") == 4)
+        # What was told stays while nobody can be asked, and goes on with who comes.
+        cluster.kill("c1")
+        time.sleep(1.0)
+        assert out.read_text().count(" check") == 4
+        cluster.start_coordinator()
+        cluster.wait_hosts(2)
+        cluster.formctl("scale", "web=1")
+        cluster.wait(lambda: out.read_text().count(" check") == 1)
+        assert keeping.poll() is None
+    finally:
+        keeping.kill()
+        keeping.wait()
+    assert out.read_text().startswith("backend shop_web\n    server web.1 127.0.0.1:20000 check")
+    assert len(reloads.read_text().splitlines()) >= 3
+    done = cluster.formctl("endpoints", "web.1", check=False)
+    assert (done.returncode, "is an instance; name types" in done.stderr) == (2, True)
