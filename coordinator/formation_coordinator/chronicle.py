@@ -6,6 +6,7 @@ A reader that is slow misses the oldest and is told how many; nobody waits for i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from itertools import islice
 from formation_coordinator.happened import Happening, happened
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.world import Change, World
+
+log = logging.getLogger(__name__)
 
 KEPT_MAX = 10_000
 BATCH_MAX = 500
@@ -39,7 +42,11 @@ class Chronicle:
     def _hear(self, before: World, after: World, changes: Sequence[Change]) -> None:
         if before.cluster is None:
             return  # everything that there is, as it is read for the first time
-        found = list(happened(before, after, changes))
+        try:
+            found = list(happened(before, after, changes))
+        except Exception:  # who tells stories must not stop what they are about
+            log.exception("a bug: a change cannot be told")
+            return
         if not found:
             return
         at_ms = self._now_ms()

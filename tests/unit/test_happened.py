@@ -221,3 +221,19 @@ def test_an_unchanged_world_is_silent() -> None:
     same = world(entry(), apps=SHOP, releases=(V1,))
     changes = [Change(kind="status", names=("a",), record=None)]
     assert list(happened(same, replace(same), changes)) == []
+
+
+async def test_a_change_that_cannot_be_told_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    live = Live()
+    chronicle = Chronicle(live, lambda: 7)  # type: ignore[arg-type]
+    monkeypatch.setattr("formation_coordinator.chronicle.happened", broken)
+    live.scale(2)
+    assert "a bug: a change cannot be told" in caplog.text
+    monkeypatch.undo()
+    live.scale(3)
+    assert await read(chronicle, tail=5) == ["web: 2 -> 3"]
