@@ -57,6 +57,13 @@ class RunningCoordinator:
             await asyncio.shield(self.task)
 
 
+def _is_founded(service: Service) -> bool:
+    """With certificates, its authority is written, too, a moment later."""
+    world = service.live.world
+    agreed = service.notary is None or world.trust or ("trust", ()) in world.unreadable
+    return world.cluster is not None and bool(agreed)
+
+
 @asynccontextmanager
 async def coordinator(
     store: Store,
@@ -89,7 +96,7 @@ async def coordinator(
     task = asyncio.create_task(service.run(stop.wait))
     try:
         async with asyncio.timeout(DEADLINE_S):
-            while service.live.world.cluster is None:
+            while not _is_founded(service):
                 if task.done():
                     task.result()
                 await asyncio.sleep(0.01)

@@ -16,6 +16,7 @@ from eventually import eventually
 from hollow_agent import HollowAgent
 from running import RunningCoordinator, coordinator, free_port
 
+from formation.model import InstanceState
 from formation.v1 import access_pb2, access_pb2_grpc, agent_pb2, control_pb2, types_pb2
 from formation_coordinator.store.memory import MemoryStore
 
@@ -89,6 +90,52 @@ async def test_a_login_shows_what_runs_and_scales_it(scene: Scene, tmp_path: Pat
         assert not browser.said
         await browser.press("Log out")
         await browser.until("!document.getElementById('login').hidden")
+
+
+CLICK = """((x, y) => {
+  const canvas = document.getElementById('map'), box = canvas.getBoundingClientRect();
+  const where = { clientX: box.left + x, clientY: box.top + y, bubbles: true };
+  canvas.dispatchEvent(new MouseEvent('click', where));
+  return true;
+})(%d, %d)"""
+
+
+async def test_the_map_shows_what_runs_where_and_tells_of_what_is_clicked(
+    scene: Scene, tmp_path: Path
+) -> None:
+    running = scene.running
+    change = control_pb2.QuantityChange(
+        type="web", kind=control_pb2.QuantityChange.KIND_SET, quantity=12
+    )
+    async with HollowAgent(running.address, "b") as other, Browser() as browser:
+        for name, zone in (("a", "east"), ("b", "west")):
+            await running.control.SetHost(
+                control_pb2.SetHostRequest(host=name, labels={"zone": zone})
+            )
+        await running.control.Scale(control_pb2.ScaleRequest(app="shop", changes=[change]))
+        await eventually(lambda: len(scene.agent.running) + len(other.running) == 12)
+        bad = min(scene.agent.running)
+        scene.agent.tell(bad, state=InstanceState.BACKOFF, reason="exit 3")
+        await scene.log_in(browser)
+        await browser.until(says("2 hosts, 12 instances, 11 healthy"))
+        # The first cell of the first host.
+        await browser.run(CLICK % (8, 24))
+        chosen = await browser.until("document.getElementById('chosen').innerText")
+        assert " on a: " in chosen
+        await browser.run(CLICK % (3000, 10))
+        assert await browser.run("document.getElementById('chosen').hidden")
+        await browser.until("document.getElementById('label').options.length === 2")
+        await browser.run(
+            "((s) => { s.value = 'zone'; s.dispatchEvent(new Event('change')); })"
+            "(document.getElementById('label'))"
+        )
+        # A title for each group comes first, so the cell is further down.
+        there = "document.getElementById('chosen').innerText.includes(' on a: ')"
+        await browser.until(f"{CLICK % (8, 48)} && {there}")
+        await browser.run(CLICK % (8, 8))
+        assert await browser.run("document.getElementById('chosen').hidden")
+        await browser.picture(tmp_path / "map.png")
+        assert not browser.said
 
 
 async def push_lines(scene: Scene) -> None:

@@ -1,8 +1,11 @@
 // The page. Whatever comes from the cluster is text: only textContent is ever set.
 
+import { PlacementMap } from "/map.js";
+
 const byId = (id) => document.getElementById(id);
-const state = { csrf: "", mayChange: false, instances: new Map(), apps: new Map(), log: null, warning: "" };
+const state = { csrf: "", mayChange: false, instances: new Map(), apps: new Map(), log: null, warning: "", hosts: [], asked: false };
 const LINES_MAX = 2000;
+const ROWS_MAX = 500;
 
 // What a terminal would obey is shown as what it is: nothing.
 const readable = (text) => String(text ?? "").replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
@@ -108,7 +111,7 @@ function follow() {
     for (const uid of update.gone_uids ?? []) state.instances.delete(uid);
     if (update.apps) state.apps = new Map(update.apps.map((app) => [app.name, app]));
     if (update.note && update.standstill) banner(update.note);
-    show();
+    askToShow();
   });
   events.addEventListener("refused", (event) => {
     banner(JSON.parse(event.data).error);
@@ -119,15 +122,59 @@ function follow() {
 const slot = (item) => `${item.status.app}/${item.status.type}.${item.status.ordinal ?? 0}`;
 const byName = new Intl.Collator("en", { numeric: true }).compare;
 
+// A burst of news is drawn once.
+function askToShow() {
+  if (state.asked) return;
+  state.asked = true;
+  requestAnimationFrame(() => {
+    state.asked = false;
+    show();
+  });
+}
+
 function show() {
   const found = [...state.instances.values()].sort((a, b) => byName(slot(a), slot(b)));
-  byId("instances").replaceChildren(...found.map(instance));
-  const rows = [];
+  map.show(state.hosts, found, byId("label").value);
+  const well = found.filter((item) => short(item.status.state) === "healthy" && !item.surplus).length;
+  byId("summary").textContent = `${state.hosts.length} hosts, ${found.length} instances, ${well} healthy`;
+  // What is wrong first, where there are more than anybody reads.
+  const wrong = (item) => (short(item.status.state) === "healthy" ? 1 : 0);
+  const rows = found.length > ROWS_MAX ? found.sort((a, b) => wrong(a) - wrong(b)).slice(0, ROWS_MAX) : found;
+  byId("instances").replaceChildren(...rows.map(instance));
+  if (rows.length < state.instances.size) byId("instances").append(row(`and ${state.instances.size - rows.length} more`));
+  const formations = [];
   for (const [name, app] of [...state.apps].sort((a, b) => byName(a[0], b[0]))) {
-    for (const [type, quantity] of Object.entries(app.formation ?? {})) rows.push(formation(name, type, quantity));
+    for (const [type, quantity] of Object.entries(app.formation ?? {})) formations.push(formation(name, type, quantity));
   }
   // Whoever is writing a number shall not lose it.
-  if (!byId("apps").contains(document.activeElement)) byId("apps").replaceChildren(...rows);
+  if (!byId("apps").contains(document.activeElement)) byId("apps").replaceChildren(...formations);
+}
+
+const map = new PlacementMap(byId("map"), choose);
+byId("label").addEventListener("change", show);
+
+function choose(item) {
+  const chosen = byId("chosen");
+  chosen.hidden = !item;
+  if (!item) return;
+  const status = item.status;
+  const said = [
+    `${slot(item)} on ${item.host}: ${short(status.state)}`,
+    status.reason, status.last_exit && `last ended with ${status.last_exit}`,
+    item.placed_because && `here because: ${item.placed_because}`,
+  ];
+  const lines = said.filter(Boolean).map((text) => element("p", text));
+  const buttons = element("p");
+  buttons.append(button("Log", `Log of ${slot(item)}, chosen`, () => tail(status)));
+  chosen.replaceChildren(...lines, buttons);
+}
+
+function labelsOf(hosts) {
+  const names = [...new Set(hosts.flatMap((host) => Object.keys(host.labels)))].sort();
+  const select = byId("label"), before = select.value;
+  const options = ["", ...names].map((name) => Object.assign(element("option", name || "no label"), { value: name }));
+  select.replaceChildren(...options);
+  select.value = names.includes(before) ? before : "";
 }
 
 function instance(item) {
@@ -190,6 +237,16 @@ async function hosts() {
       ),
     );
     byId("hosts").replaceChildren(...rows);
+    const known = (answer.hosts ?? []).map((item) => ({
+      name: item.status.host,
+      state: short(item.state),
+      labels: { ...item.status.labels, ...item.host?.labels },
+    }));
+    if (JSON.stringify(known) !== JSON.stringify(state.hosts)) {
+      state.hosts = known;
+      labelsOf(known);
+      askToShow();
+    }
   } catch (error) {
     banner(error.message);
   }
