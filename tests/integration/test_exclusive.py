@@ -3,12 +3,14 @@ not a moment longer, whatever is stopped or cut; everything else goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from agent_program import AgentProgram
 from eventually import eventually
@@ -53,7 +55,11 @@ async def agent(tmp_path: Path, coordinator: FakeCoordinator) -> AsyncIterator[A
 
 
 def command_of(agent: AgentProgram) -> set[str]:
-    return {" ".join(process.cmdline()) for process in agent.children()}
+    found = set()
+    for process in agent.children():
+        with contextlib.suppress(psutil.Error):  # it has just ended, and may not be reaped yet
+            found.add(" ".join(process.cmdline()))
+    return found
 
 
 async def both(coordinator: FakeCoordinator) -> None:
