@@ -1,13 +1,17 @@
 # make run    the example app on three agents      make test   the whole suite
 # make lint   what CI checks before the tests      make bench  the measurements
 # make audit  known weaknesses of what we depend on, where PyPI can be asked
+# make site   the documentation as a site, in dist/site
+# make matrix the unit tests on every Python from 3.11 on that this machine has
 # make sim SEEDS=0..999   histories of a whole cluster in virtual time
+# make deb    a Debian package in dist/, for this machine's Python
+# make hosts-test   three machines of systemd-nspawn, installed as docs/install.md says (as root)
 # make chaos SEED=7 MINUTES=10   a live cluster on test hosts, and everything going wrong (as root)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint audit format proto schema sim chaos bench wheel clean
+.PHONY: run test lint audit format proto schema openapi docs site matrix sim chaos bench wheel deb hosts-test clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.run: pyproject.toml
@@ -20,14 +24,14 @@ $(VENV)/.run: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
 	@touch $@
 
 run: $(VENV)/.run
 	@$(BIN)/formctl dev examples/hello --agents 3 -m web=3,worker=2,clock=1
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -37,6 +41,9 @@ lint: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/genproto.py --check
 	$(BIN)/python tools/lintproto.py
 	$(BIN)/python tools/genschema.py --check
+	$(BIN)/python tools/genopenapi.py --check
+	$(BIN)/python tools/gencli.py --check
+	$(BIN)/python tools/gensite.py --quiet
 	$(BIN)/lint-imports
 
 audit: $(VENV)/.dev
@@ -51,6 +58,18 @@ proto: $(VENV)/.dev
 
 schema: $(VENV)/.dev
 	$(BIN)/python tools/genschema.py
+
+openapi: $(VENV)/.dev
+	$(BIN)/python tools/genopenapi.py
+
+docs: $(VENV)/.dev
+	$(BIN)/python tools/gencli.py
+
+site: $(VENV)/.dev
+	$(BIN)/python tools/gensite.py
+
+matrix:
+	$(PYTHON) tools/matrix.py
 
 SEEDS ?= 0..99
 sim: $(VENV)/.dev
@@ -67,9 +86,19 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/placement.py
 	$(BIN)/python bench/failover.py
 	$(BIN)/python bench/flood.py
+	$(BIN)/python bench/discovery.py
+	$(BIN)/python bench/logs.py --slow
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/page.py
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist .
 
+deb: wheel
+	PIP_PYTHON=$(BIN)/python tools/makedeb.sh dist/formctl-*.whl dist
+
+hosts-test: $(VENV)/.dev
+	$(BIN)/python tests/hosts/hosts.py
+
 clean:
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) dist .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

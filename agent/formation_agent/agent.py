@@ -16,18 +16,26 @@ import random
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from formation import __version__
 from formation.credentials import CredentialError
 from formation.memory import AgentMemory
-from formation.model import HOST_NAME, HostStatus
+from formation.model import HostStatus
+from formation.names import HOST_NAME
 from formation.runtime import hide, new_id, now_ms, setup_logging
 from formation.settings import ConfigError
 from formation_agent import facts, link, machine, takeover
 from formation_agent import journal as journals
+from formation_agent.codedirs import CodeDirs
+from formation_agent.codefetch import Fetcher
+from formation_agent.coderoom import CodeRoom
 from formation_agent.config import AgentConfig, load
+from formation_agent.endings import NameTaken
 from formation_agent.environment import Surroundings
+from formation_agent.execs import Execs
 from formation_agent.guardrails import Guardrails
 from formation_agent.happenings import Sandbox
 from formation_agent.health import Health
@@ -40,19 +48,27 @@ from formation_agent.probe_exec import ExecProbes
 from formation_agent.probes import ProbeRuns
 from formation_agent.processes import KeeperGone, KeeperTooNew, Processes, kill_leftovers
 from formation_agent.secretfiles import place_for
-from formation_agent.session import JOINED_LOOK_S, NameTaken, Session
+from formation_agent.session import JOINED_LOOK_S, Session
 from formation_agent.statedir import (
     LOCK_NAME,
     RefusedError,
     default_state_dir,
     prepare_state_dir,
+    release_dir,
 )
 from formation_agent.supervisor import Supervisor
 from formation_agent.usage import UsageSampler
 from formation_agent.watchdog import Watchdog
+from formation_agent.watchers import Watchers
+
+if TYPE_CHECKING:
+    from formation_agent.scraping import Scraping
+    from formation_agent.shipping import Shipper
 
 # A coordinator that does not take our goodbye in this time finds out by itself.
 GOODBYE_WITHIN_S = 2.0
+# A reader that is slow does not keep the machine from ending.
+LAST_LINES_WITHIN_S = 1.0
 _EXIT_FAILED, _EXIT_REFUSED = 1, 2
 _FILES_SOON = 8192
 
@@ -175,6 +191,7 @@ class Agent:
             insecure=config.insecure,
             cluster_id=journal.memory.cluster_id,
             now_ms=now_ms,
+            ping_every_s=config.ping_every_s,
         )
         self._name = self._chosen_name()
         self._processes = processes
@@ -188,32 +205,32 @@ class Agent:
         self._health = Health(
             report=self._report, ask=ProbeRuns(ExecProbes(processes)).ask, jitter=random.random
         )
+        self._execs = Execs(processes, allowed=not config.no_exec)
+        dirs = CodeDirs(release_dir(config.release_dir, state_dir))
+        self._code = CodeRoom(
+            dirs=dirs,
+            fetcher=Fetcher(
+                state_dir / "artifacts",
+                addresses=lambda: self._session.coordinators,
+                dial=self._membership.artifacts,
+            ),
+            wanted=lambda: journal.memory.releases,
+            jitter=random.random,
+        )
         self._supervisor = Supervisor(
             children=processes,
             logs=self._logs,
-            health=self._health,
-            launcher=Launcher(
-                self._surroundings(),
-                Ports(config.ports, config.foreman_ports),
-                _files_max(),
-                powers,
-                Guardrails(
-                    users=config.users,
-                    default_user=config.default_user,
-                    directories=config.directories,
-                ),
-                place_for(
-                    journal.memory.agent_id, os.environ, Path("/proc/self/mounts").read_text()
-                ),
-                _sandbox(config),
-            ),
+            health=Watchers(self._execs, self._health),
+            launcher=self._launcher(dirs),
             journal=journal,
             jitter=random.random,
+            code=self._code,
         )
         self._session = Session(
             supervisor=self._supervisor,
             journal=journal,
             logs=self._logs,
+            execs=self._execs,
             usage=UsageSampler(
                 running=self._supervisor.running,
                 log_bytes=self._logs.read_bytes,
@@ -226,7 +243,27 @@ class Agent:
             describe=self._describe,
             moved=self._tell_status,
         )
+        self._shippers = _shippers(config, self._logs, state_dir)
+        self._scraping = self._made_scraping()
         self._told = ""
+
+    def _launcher(self, code: CodeDirs) -> Launcher:
+        """Raises `RefusedError`."""
+        config, mounts = self._config, Path("/proc/self/mounts").read_text()
+        return Launcher(
+            self._surroundings(),
+            Ports(config.ports, config.foreman_ports),
+            _files_max(),
+            self._powers,
+            Guardrails(
+                users=config.users,
+                default_user=config.default_user,
+                directories=config.directories,
+            ),
+            place_for(self._journal.memory.agent_id, os.environ, mounts),
+            _sandbox(config),
+            code=code,
+        )
 
     def _chosen_name(self) -> str:
         """As the certificate says: for others we cannot speak. Raises `RefusedError`."""
@@ -244,8 +281,22 @@ class Agent:
             )
         return joined
 
+    def _made_scraping(self) -> Scraping | None:
+        """Raises `RefusedError`."""
+        if not self._config.metrics:
+            return None
+        from formation_agent.metrics import Metrics
+        from formation_agent.scraping import Scraping
+        from formation_agent.sighting import look
+
+        parts = (self._name, self._session, self._supervisor, self._logs, self._shippers)
+        return Scraping(self._config, Metrics(lambda: look(*parts)).text)
+
     async def run(self) -> None:
         """Until everything was asked to end and has. Raises `RefusedError` or `KeeperGone`."""
+        # When processes run here they go on, whoever has taken the port meanwhile.
+        begins = self._scraping is not None and not self._processes.children
+        server = await self._scraping.begin() if self._scraping and begins else None
         self._journal.touch()
         self._supervisor.start(self._processes.children)
         self._told = self._status()
@@ -257,7 +308,12 @@ class Agent:
                 group.create_task(self._journal.run())
                 group.create_task(self._supervisor.run())
                 group.create_task(self._health.run())
+                group.create_task(self._code.run())
                 group.create_task(self._session.run())
+                if self._scraping is not None:
+                    group.create_task(self._scraping.run(server))
+                for shipper in self._shippers:
+                    group.create_task(shipper.run())
                 session = self._session
                 group.create_task(self._membership.run(lambda: session.reached, session.renewed))
                 group.create_task(self._end_when_asked())
@@ -272,6 +328,7 @@ class Agent:
         except* KeeperGone as gone:
             failure = KeeperGone(str(gone.exceptions[0]))
         finally:
+            self._execs.close()
             self._health.close()
             self._logs.close()
             self._journal.close()
@@ -285,6 +342,7 @@ class Agent:
         await self._supervisor.terminate.wait()
         log.info("stopping everything on this host")
         await self._supervisor.stop_all()
+        await self._session.deliver_logs(LAST_LINES_WITHIN_S)
         self._session.goodbye()
         try:
             await self._remember_the_end()
@@ -328,7 +386,8 @@ class Agent:
 
     async def _remember_the_end(self) -> None:
         try:
-            await asyncio.wait_for(self._session.left.wait(), GOODBYE_WITHIN_S)
+            async with asyncio.timeout(GOODBYE_WITHIN_S):
+                await self._session.left.wait()
         except TimeoutError:
             log.warning("no coordinator took the goodbye")
             await self._journal.flush()
@@ -375,6 +434,22 @@ def _sandbox(config: AgentConfig) -> Sandbox | None:
         if not os.path.isdir(path):
             raise RefusedError(f"--writable-dir {path}: there is no such directory")
     return made
+
+
+def _shippers(config: AgentConfig, logs: Logs, state_dir: Path) -> Sequence[Shipper]:
+    """Raises `RefusedError`."""
+    if not config.log_to:
+        return ()
+    from formation_agent.shipping import shippers  # TLS and HTTP, which most agents never need
+
+    return shippers(
+        config.log_to,
+        logs,
+        state_dir,
+        header_file=config.log_header_file,
+        ca_file=config.log_ca_file,
+        now_us=lambda: now_ms() * 1000,
+    )
 
 
 def _files_max() -> int | None:

@@ -9,7 +9,8 @@ was seen empty.
 A tree in a cgroup of its own is empty exactly when that is. One without is empty when its main
 process was reaped, its process group has no member, and none of the orphans that were handed to us
 (we are their sub-reaper) carries the stay's mark in its environment. One that has joined another's
-cgroup is its process group and no more.
+cgroup is its process group and no more; if it leads a session of people's (an exec), all that is in
+this, and the orphans with its own mark.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import select
 import signal
 import time
 
-from formation_agent import cgroups, privileges, procfs
+from formation_agent import cgroups, groups, privileges, procfs
 from formation_agent.containment import Containment, discard
 from formation_agent.depot import PACK_FDS_MAX, Depot
 from formation_agent.spawnerror import NoEntry, SpawnError
@@ -33,11 +34,15 @@ if TYPE_CHECKING:
 
 # Orphans are recognised by this variable of the environment that the brain gives every instance.
 MARK = "FORMATION_INSTANCE"
+# And what an exec has left behind, by this one beside it.
+EXEC_MARK = "FORMATION_EXEC"
 _EVENTS_BYTES = 4096
 # The pipes of so many children may be in our table, more are put away.
 _LOOSE_MAX = 64
 _PACK_MAX = PACK_FDS_MAX // 2
 _UNDO_S = 1.0
+# What older programs do not hand over.
+_NEW_IN_STATE = {"fence_s": -1.0, "leads": False}
 
 
 class Child:
@@ -53,6 +58,7 @@ class Child:
         "forgotten",
         "group_gone",
         "key",
+        "leads",
         "mark",
         "notify",
         "pid",
@@ -82,6 +88,7 @@ class Child:
         self.asked = 0  # the last signal for the whole tree that asked it to end
         self.told: set[int] = set()  # the groups that got it
         self.forgotten = False
+        self.leads = False  # its tree is the whole session: a shell gives every job a group
         self.fence_s = -1.0  # of an exclusive one: killed so long after the agent's lease
 
     def described(self, op: str) -> Message:
@@ -107,7 +114,7 @@ class Child:
     def of_state(cls, state: Message) -> Child:
         child = cls.__new__(cls)
         for name in cls.__slots__:
-            setattr(child, name, state.get(name, -1.0) if name == "fence_s" else state[name])
+            setattr(child, name, state[name] if name in state else _NEW_IN_STATE[name])
         child.mark = state["mark"].encode("utf-8", "surrogateescape") if state["mark"] else None
         child.told = set(state["told"])
         return child
@@ -215,9 +222,11 @@ class Children:
         except SpawnError as error:
             return str(error)
         # Who joined another's tree is known by its group alone: the mark is that tree's.
-        mark = order["env"].get(MARK) if host is None else None
+        leads = bool(order.get("takes"))
+        mark = order["env"].get(EXEC_MARK if leads else MARK) if leads or host is None else None
         child = Child(key, mark, spawned, procfs.ticks_since(began_ns, spawned.pid))
         child.fence_s = order.get("fence_s", -1.0)
+        child.leads = leads
         self._children[key] = self._by_pid[child.pid] = self._loose[key] = child
         return child
 
@@ -305,11 +314,11 @@ class Children:
         if child.cgroup:
             _signal_contained(child, signum)
             return
-        groups = self._groups_of(child)
+        reached = self._groups_of(child)
         if signum != signal.SIGCONT and child.asked != signal.SIGKILL:
-            child.asked, child.told = signum, set(groups)
+            child.asked, child.told = signum, set(reached)
         denied: PermissionError | None = None
-        for group in groups:
+        for group in reached:
             try:
                 os.killpg(group, signum)
             except ProcessLookupError:
@@ -322,13 +331,14 @@ class Children:
     def _groups_of(self, child: Child) -> set[int]:
         """Its own group, and those in which orphans of this stay went on."""
         try:
-            groups = {os.getpgid(pid) for pid in self._orphans().get(child.mark, ())}
+            found = {os.getpgid(pid) for pid in self._orphans().get(child.mark, ())}
         except OSError:
             self.unseen = True  # they get it when they can be seen
-            groups = set()
+            found = set()
         if not child.group_gone:
-            groups.add(child.pid)
-        return groups - {os.getpgrp()}
+            found.add(child.pid)
+            found |= groups.in_session(child.pid) if child.leads else set()
+        return found - {os.getpgrp()}
 
     # --- exits ----------------------------------------------------------------------------------
 
@@ -403,7 +413,7 @@ class Children:
         """Those without a cgroup; passes on to orphans what their tree was told."""
         asked = [child for child in self._children.values() if child.asked and not child.empty]
         lingering = [child for child in self._lingering.values() if not child.cgroup]
-        groupless = [child for child in lingering if _group_is_gone(child)]
+        groupless = [child for child in lingering if groups.is_gone(child)]
         if not groupless and not asked:
             return []
         try:
@@ -412,7 +422,7 @@ class Children:
             self.unseen = True  # a tree is not empty because we could not look
             return []
         for child in asked:
-            _pass_on(child, orphans.get(child.mark, ()))
+            groups.pass_on(child, orphans.get(child.mark, ()))
         return [child for child in groupless if child.mark not in orphans]
 
     def _orphans(self) -> dict[bytes | None, list[int]]:
@@ -423,9 +433,11 @@ class Children:
         found: dict[bytes | None, list[int]] = {}
         for pid in procfs.own_children():
             if pid not in self._by_pid:
-                mark = procfs.variable_in(procfs.settled_environment(pid), MARK.encode())
-                if mark is not None:
-                    found.setdefault(mark, []).append(pid)
+                environment = procfs.settled_environment(pid)
+                for name in (MARK, EXEC_MARK):
+                    mark = procfs.variable_in(environment, name.encode())
+                    if mark is not None:
+                        found.setdefault(mark, []).append(pid)
         return found
 
 
@@ -451,33 +463,3 @@ def _signal_contained(child: Child, signum: int) -> None:
     cgroups.send(child.cgroup, signum, child.pid if child.exit is None else 0)
     if failure is not None:
         raise failure
-
-
-def _pass_on(child: Child, orphans: Iterable[int]) -> None:
-    """To those that were not to be seen when the tree was told: their parents lived then.
-
-    Each is handed to us and not yet reaped, so its number and its group's are its own.
-    """
-    for pid in orphans:
-        group = os.getpgid(pid)
-        # Once for each group; what a group that is killed still starts is killed too.
-        if group == os.getpgrp() or (group in child.told and child.asked != signal.SIGKILL):
-            continue
-        child.told.add(group)
-        try:
-            os.killpg(group, child.asked)
-            os.killpg(group, signal.SIGCONT)
-        except (PermissionError, ProcessLookupError):
-            continue  # another user's by now: it stays in the way of "empty"
-
-
-def _group_is_gone(child: Child) -> bool:
-    """Once it was, its number may come to mean another group."""
-    if not child.group_gone:
-        try:
-            os.killpg(child.pid, 0)
-        except ProcessLookupError:
-            child.group_gone = True
-        except PermissionError:
-            return False
-    return child.group_gone

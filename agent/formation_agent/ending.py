@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 
 class Ending:
-    """`live`: the uids of what is not stopped yet, emptied by the feeder. `urgent`: no grace."""
+    """`live`: the uids of what is not stopped yet, emptied by the feeder. `urgent`: no grace.
+    `drain`: those that their types say so of are drained before."""
 
     def __init__(
         self,
@@ -27,16 +28,19 @@ class Ending:
         table: Mapping[str, Entry],
         feed: Callable[[str, machine.Event], None],
         urgent: asyncio.Event,
+        *,
+        drain: bool,
     ) -> None:
         self._live = live
         self._table = table
         self._feed = feed
         self._urgent = urgent
+        self._at_once = not drain
 
     async def run(self, idle: asyncio.Event) -> None:
         """Stops every stay, each with its own grace. `idle` is set when nothing is live."""
         for uid in list(self._live):
-            self._feed(uid, machine.StopWanted(reason=_AGENT_STOPS))
+            self._feed(uid, machine.StopWanted(reason=_AGENT_STOPS, at_once=self._at_once))
         async with asyncio.TaskGroup() as group:
             helpers = (
                 group.create_task(self._kill_when_urgent()),

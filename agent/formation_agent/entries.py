@@ -1,6 +1,6 @@
 """What the supervisor keeps of one stay beside the machine's part, and the words it uses for it.
 
-Pure but for one look at a stranger's environment.
+Pure but for one look at a stranger's environment, and at the wall clock.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from formation.model import (
 )
 from formation.policy import is_crash_looping
 from formation.running import spec_of
+from formation.runtime import now_ms
 from formation_agent import facts, machine, processes
 from formation_agent.launch import Launch
 from formation_agent.machine import Phase, Stay
@@ -40,11 +41,14 @@ HEARD = frozenset(
         Phase.LEAVING,
         Phase.RESTARTING,
         Phase.CLEANING,
+        Phase.DRAINING,
         Phase.STOPPING,
     }
 )
 # What runs of it shall not be probed.
-ENDING = frozenset({Phase.LEAVING, Phase.RESTARTING, Phase.CLEANING, Phase.STOPPING})
+ENDING = frozenset(
+    {Phase.LEAVING, Phase.RESTARTING, Phase.CLEANING, Phase.DRAINING, Phase.STOPPING}
+)
 _MAY_LOOP = (InstanceState.STARTING, InstanceState.BACKOFF, InstanceState.RESTARTING)
 
 
@@ -152,7 +156,7 @@ def over_of(stay: Stay) -> int:
 def is_known_ready(stay: Stay) -> bool:
     """Of who says so: readiness that is a matter of time can be found out again."""
     says = stay.spec.notify or stay.spec.readiness is not None
-    return says and stay.phase is Phase.HEALTHY
+    return says and stay.phase in (Phase.HEALTHY, Phase.DRAINING)
 
 
 def remembered(
@@ -200,6 +204,10 @@ def status_of(entry: Entry, port: int, now_s: float) -> InstanceStatus:
         crash_looping=stay.state in _MAY_LOOP and is_crash_looping(stay.failed_at_s, now_s),
         told=stay.told,
     )
+
+
+def wall_ms(at_s: float | None, now_s: float) -> int:
+    return 0 if at_s is None else now_ms() + int((at_s - now_s) * 1000)
 
 
 def key_of(uid: str, attempt: int) -> str:

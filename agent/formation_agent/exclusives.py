@@ -35,6 +35,10 @@ class Exclusives:
             tell=children.lease,
         )
 
+    @property
+    def are_any(self) -> bool:
+        return any(self._entries[uid].stay.spec.exclusive for uid in self._live)
+
     def hindrance(self, entry: Entry) -> str:
         """Why it may not be started now; "" when it may."""
         return _WAITS if entry.stay.spec.exclusive and not self.lease.holds else ""
@@ -43,7 +47,7 @@ class Exclusives:
         """Before one of them may be started elsewhere."""
         for uid in [uid for uid in self._live if self._entries[uid].stay.spec.exclusive]:
             if self._entries[uid].stay.phase is not Phase.WAITING:
-                self._feed(uid, machine.StopWanted(reason=_OVER))
+                self._feed(uid, machine.StopWanted(reason=_OVER, at_once=True))
 
     def _start_all(self) -> None:
         for entry in [e for e in self._entries.values() if e.stay.spec.exclusive]:

@@ -1,5 +1,6 @@
 """The careful way to start a process: as another user, with limits, with another priority,
-with a view of its own of the file system.
+with a view of its own of the file system, with standard descriptors that the brain has made (of a
+terminal, which it then controls).
 
 `posix_spawn` can do none of these, so the single-threaded keeper forks and the fork makes itself
 into what was asked for. That the keeper took on the user's ids for a `posix_spawn`, as it does with
@@ -14,10 +15,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import select
 import signal
+import termios
 
 from formation_agent import cgroups, sandbox
 from formation_agent.spawnerror import (
@@ -48,7 +51,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def is_needed(order: Message) -> bool:
-    return any(order.get(name) for name in ("user", "rlimits", "nice", "sandbox"))
+    return any(order.get(name) for name in ("user", "rlimits", "nice", "sandbox", "takes"))
 
 
 def start(order: Message, stdio: Sequence[int], files_max: tuple[int, int], cgroup: str) -> int:
@@ -119,6 +122,8 @@ def _become(
     try:
         _enter_cgroup(cgroup)
         _detach(stdio)
+        if order.get("terminal"):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         resource.setrlimit(resource.RLIMIT_NOFILE, files_max)
         _set_priority(order.get("nice", 0))
         _set_limits(order.get("rlimits", {}))

@@ -48,7 +48,9 @@ class SpawnOptions:
     the key of a living process in whose cgroup it shall run, as a tree of its own nevertheless.
     `fence_s`: it is exclusive, and killed so long after the agent's lease; None: it is not.
     `within`: the directories in or below which it may run; none is anywhere. `sandbox`: its own
-    view of the file system; None is the machine's.
+    view of the file system; None is the machine's. `streams`: the standard descriptors that it is
+    given, closed here when the keeper has them; none: pipes of the keeper's. `terminal`: the one
+    there is is a terminal, for all three.
     """
 
     umask: int | None = None
@@ -61,6 +63,8 @@ class SpawnOptions:
     fence_s: float | None = None
     within: tuple[str, ...] = ()
     sandbox: Sandbox | None = None
+    streams: tuple[int, ...] = ()
+    terminal: bool = False
 
     def fields(self) -> link.Message:
         """As `spawn` says them: what is not asked for is absent."""
@@ -79,6 +83,8 @@ class SpawnOptions:
             "join": self.join,
             "within": list(self.within),
             "sandbox": self.sandbox and self.sandbox.fields(),
+            "takes": len(self.streams),
+            "terminal": self.terminal,
         }
         numbers = {"umask": self.umask, "fence_s": self.fence_s}
         given = {name: number for name, number in numbers.items() if number is not None}
@@ -135,9 +141,11 @@ class TreeEmpty:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terminate:
-    """Somebody wants the agent to end; `urgent` from the second time on."""
+    """Somebody wants the agent to end; `urgent` from the second time on. `drain`: what is to be
+    drained before its stop is."""
 
     urgent: bool
+    drain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

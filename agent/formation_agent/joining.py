@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formation import grpcenv
+from formation.addresses import address
 from formation.credentials import CredentialError
 from formation.identity import Role, TokenText, read_token
 from formation.runtime import now_ms, pasted, utc
-from formation.settings import ConfigError, address
+from formation.settings import ConfigError
 from formation_agent import facts
 from formation_agent.config import AgentConfig, load
 from formation_agent.membership import DIRECTORY
@@ -41,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
     from formation.enrolling import EnrolError
 
     grpcenv.prepare()
+    if sys.stderr.isatty():
+        sys.stderr.write(f"joining the cluster at {wish.address}…\n")
     try:
         sys.stdout.write(f"{_join(wish)}\n")
     except (CredentialError, EnrolError, RefusedError) as error:

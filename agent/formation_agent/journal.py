@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
-from formation import wire
+from formation import wire, wire_memory
 from formation.memory import AgentMemory
 from formation.v1 import journal_pb2
 from formation_agent.statedir import JOURNAL_NAME
@@ -50,7 +50,7 @@ class DamagedError(ValueError):
 
 
 def encode(memory: AgentMemory) -> bytes:
-    body = wire.agent_memory_to_pb(memory).SerializeToString()
+    body = wire_memory.agent_memory_to_pb(memory).SerializeToString()
     return _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
@@ -62,7 +62,7 @@ def decode(data: bytes) -> AgentMemory:
     if hashlib.sha256(body).hexdigest().encode() != head.removeprefix(_MAGIC):
         raise DamagedError("its checksum does not match")
     try:
-        return wire.agent_memory_from_pb(journal_pb2.AgentJournal.FromString(body))
+        return wire_memory.agent_memory_from_pb(journal_pb2.AgentJournal.FromString(body))
     except (DecodeError, wire.WireError) as error:
         raise DamagedError(str(error)) from error
 

@@ -147,7 +147,7 @@ class Keeper:
         self._brain.send(
             {
                 "op": "hello",
-                "version": link.VERSION,
+                **link.ABOUT,
                 "pid": os.getpid(),
                 "children": len(self._children),
                 "lease_until_s": self._fences.until_s,
@@ -163,7 +163,8 @@ class Keeper:
         if self._start_brain in self._timers:
             self._start_brain()  # at once: it has to stop the children and say goodbye
             return
-        self._brain.send({"op": "terminate", "urgent": self._terminations > 1})
+        drain = self._signals.last != signal.SIGINT  # a person at a terminal does not wait for it
+        self._brain.send({"op": "terminate", "urgent": self._terminations > 1, "drain": drain})
         if self._exit_code is None and self._watch_brain not in self._timers:
             self._brain.heard_at_s = time.monotonic()
             self._watch_brain()
@@ -239,7 +240,8 @@ class Keeper:
             self._timers.after(_CLOSED_LINK_S, self._brain.kill)
             return False
         self._brain.heard_at_s = time.monotonic()
-        self._on_message(received[0])
+        with link.held(received[1]):
+            self._on_message(link.with_streams(*received))
         return True
 
     def _hear_last_words(self) -> None:

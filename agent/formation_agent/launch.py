@@ -17,6 +17,7 @@ from formation.model import Ability, Assignment, Limits, ProcessType, Release
 from formation.running import spec_of
 from formation.secrets import missing, needed
 from formation_agent import command
+from formation_agent.codedirs import CodeDirs
 from formation_agent.environment import Surroundings, instance_environment, type_environment
 from formation_agent.guardrails import OPEN, Guardrails, objection
 from formation_agent.happenings import Sandbox
@@ -111,9 +112,10 @@ class Launcher:
         files: SecretFiles = NOWHERE,
         sandbox: Sandbox | None = None,
         now_s: Callable[[], float] = time.monotonic,
+        code: CodeDirs | None = None,
     ) -> None:
         self._around = around
-        self.files, self._sandbox = files, sandbox
+        self.files, self._sandbox, self._code = files, sandbox, code
         self._files_max = files_max
         self._powers = powers
         self._rails = rails
@@ -187,7 +189,7 @@ class Launcher:
         _check_secrets(release, spec)
         who = self._who(spec)
         env = type_environment(self._around, release, spec, who.env)
-        base = release.workdir or env["HOME"]
+        base = self._code_of(release) if release.artifact else release.workdir or env["HOME"]
         cwd = os.path.join(base, spec.workdir) if spec.workdir else base
         planned = _command(spec.command)
         _check(planned, env["PATH"], cwd)
@@ -199,7 +201,7 @@ class Launcher:
             limits=_enforced(spec.limits, self._powers.abilities),
             notify=spec.notify or spec.watchdog_s > 0,
             fence_s=spec.stop_grace_s if spec.exclusive else None,
-            within=self._rails.directories,
+            within=self._within(release),
             sandbox=self._sandbox,
         )
         return _Plan(
@@ -211,6 +213,18 @@ class Launcher:
             notes=notes,
             in_files={name: release.secrets[name].value for name in spec.secret_files},
         )
+
+    def _code_of(self, release: Release) -> str:
+        """Where it was unpacked to. Raises `LaunchError` when it is gone."""
+        name = release.app, release.artifact.digest if release.artifact else ""
+        if self._code is None or not self._code.is_here(*name):
+            raise LaunchError("its code is gone from this host: it is fetched again")
+        return str(self._code.path(*name))
+
+    def _within(self, release: Release) -> tuple[str, ...]:
+        """What we have unpacked ourselves may run wherever else nothing may."""
+        allowed = self._rails.directories
+        return (*allowed, self._code_of(release)) if allowed and release.artifact else allowed
 
     def _who(self, spec: ProcessType) -> Account:
         """Raises `LaunchError` for whom there is not, or this machine does not allow."""

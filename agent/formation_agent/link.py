@@ -10,6 +10,7 @@ its packet, since a packet must fit into the socket's buffer whole.
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import socket
@@ -23,6 +24,9 @@ if TYPE_CHECKING:  # `typing` costs the keeper a megabyte
 
 # The first message of the keeper carries it. A change that an older end cannot ignore raises it.
 VERSION = 3
+# What the keeper knows beyond its version's messages, for a brain that asks only for that.
+STREAMS = "streams"  # a process gets the standard descriptors that come with its `spawn`
+ABOUT = {"version": VERSION, "knows": [STREAMS]}
 KEEPER_FD = 3
 KEEPER_FD_VARIABLE = "FORMATION_KEEPER_FD"
 
@@ -104,6 +108,19 @@ def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
             os.close(fd)
         raise
     return message, received
+
+
+def with_streams(message: Message, fds: Sequence[int]) -> Message:
+    """What only descriptors can say is never taken from the words."""
+    return {**message, STREAMS: fds} if fds or STREAMS in message else message
+
+
+def held(fds: Sequence[int]) -> contextlib.ExitStack:
+    """Closes them at its end."""
+    stack = contextlib.ExitStack()
+    for fd in fds:
+        stack.callback(os.close, fd)
+    return stack
 
 
 def _message(data: bytes) -> Message:

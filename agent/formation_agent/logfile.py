@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from datetime import UTC, datetime
 
 LINE_BYTES_MAX = 65536
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _STAMP_BYTES = 28  # with the blank after it
+_TALLIED_FILES = 1_000
 _TAGS = {b"O": (False, False), b"E": (True, False), b"OP": (False, True), b"EP": (True, True)}
 
 
@@ -89,11 +91,38 @@ class LineCutter:
         return out
 
 
+class Tally:
+    """How many records went into which file of one slot, so that somebody who was too slow can be
+    told how many are gone. Knows the last files of this process' time; of others nothing."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.opened = 0  # how often the writer has begun with a file
+        self._ends: deque[tuple[int, int]] = deque(maxlen=_TALLIED_FILES)
+
+    def rotated(self, inode: int) -> None:
+        """That file has got its last record."""
+        self._ends.append((inode, self.records))
+
+    def between(self, older: int, kept: int) -> int | None:
+        """The records behind the file `older`, which is gone, and before the `kept` newest files;
+        None when that is not known."""
+        inodes = [inode for inode, _ in self._ends]
+        if older not in inodes or len(inodes) < kept:
+            return None
+        # A number may come again when its file is gone; the reader has `older` open: its last use.
+        last_use = len(inodes) - 1 - inodes[::-1].index(older)
+        return max(self._ends[-kept][1] - self._ends[last_use][1], 0)
+
+
 class LogFile:
     """Appends whole records, never parts of one; rotates at `max_bytes`, keeps `files` in all."""
 
-    def __init__(self, path: str, *, max_bytes: int, files: int) -> None:
+    def __init__(
+        self, path: str, *, max_bytes: int, files: int, tally: Tally | None = None
+    ) -> None:
         self._path = path
+        self._tally = tally or Tally()
         self._max_bytes = max_bytes
         self._files = max(files, 1)
         self._fd = -1
@@ -128,6 +157,7 @@ class LogFile:
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
             self._fd = os.open(self._path, _FLAGS, 0o640)
+        self._tally.opened += 1
         self._size = os.fstat(self._fd).st_size
         # The writer before us may have been killed inside a write.
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
@@ -153,6 +183,7 @@ class LogFile:
             self.problem = error.strerror or str(error)
             written = self._take_back(records, written)
         self._size += written
+        self._tally.records += records.count(b"\n", 0, written)
         return written
 
     def _take_back(self, records: bytes, written: int) -> int:
@@ -165,6 +196,7 @@ class LogFile:
         return whole
 
     def _rotate(self) -> None:
+        self._tally.rotated(os.fstat(self._fd).st_ino)
         self.close()
         for number in range(self._files - 1, 0, -1):
             older = f"{self._path}.{number}"

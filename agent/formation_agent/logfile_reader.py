@@ -10,17 +10,18 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from formation.gaps import Gap, words
 from formation.model import Slot
-from formation_agent.logfile import LINE_BYTES_MAX, parse_stamp, parse_tag
+from formation_agent.logfile import LINE_BYTES_MAX, Tally, parse_stamp, parse_tag
 
 _BLOCK_BYTES = 2 * LINE_BYTES_MAX  # more than the longest record
 _STAMP = 27
-_GAP = b"[formation] some lines are missing here: rotated away before they could be read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """`text` has no newline; `partial` when the stream had none here either."""
+    """`text` has no newline; `partial` when the stream had none here either. With a `gap` it is no
+    line of the process: `missing` ones were here, 0 when nobody knows how many."""
 
     slot: Slot
     host: str
@@ -28,6 +29,8 @@ class Line:
     stderr: bool
     text: bytes
     partial: bool = False
+    gap: Gap = Gap.NONE
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +45,19 @@ class Place:
 class Cursor:
     """A place in one slot's log."""
 
-    def __init__(self, slot: Slot, host: str, path: str) -> None:
+    def __init__(self, slot: Slot, host: str, path: str, tally: Tally | None = None) -> None:
         self._slot = slot
         self._host = host
         self._path = path
         self._fd = -1
         self._inode = -1
         self._offset = 0
+        self._tally = tally
+        self._newest_of = -1  # we are in the newest file as long as no other was opened
+        self.is_at_end = False  # the last lines that were read were the last that there were
         self._skipped = False  # the last step went over files that are gone
+        self._missing: int | None = None
+        self._owed = Gap.NONE  # to be told before the first line
         self._last_stamp = b""
         self._last_at_us = 0
 
@@ -122,10 +130,15 @@ class Cursor:
                 behind = count if found <= place.lines else behind
         if not found or (cut and count >= lines_max + place.lines):
             behind = max(count - lines_max, 0)  # it is further back than we may go
+            self._owed = Gap.AWAY if behind else Gap.ROTATED
         self.seek_tail(count - behind)
+        self._last_stamp, self._last_at_us = b"", place.at_us
 
     def history(self) -> Iterator[Line]:
         """From here to where the log ends now, however much is written meanwhile."""
+        if self._owed is not Gap.NONE:
+            owed, self._owed = self._owed, Gap.NONE
+            yield self._gap(owed)
         try:
             end = os.stat(self._path)
         except FileNotFoundError:
@@ -146,11 +159,20 @@ class Cursor:
             began = self._inode >= 0
             if not self._advance():
                 return []
-            lines = [self._gap()] if began and self._skipped else self._block(None)
+            is_gap = began and self._skipped and self._missing != 0
+            lines = [self._gap(Gap.ROTATED, self._missing or 0)] if is_gap else self._block(None)
         return lines
 
-    def _gap(self) -> Line:
-        return self._line_of(_GAP, self._last_at_us, stderr=True)
+    def _gap(self, gap: Gap, missing: int = 0) -> Line:
+        return Line(
+            slot=self._slot,
+            host=self._host,
+            at_us=self._last_at_us,
+            stderr=True,
+            text=b"[formation] " + words(gap, missing=missing).encode(),
+            gap=gap,
+            missing=missing,
+        )
 
     def _block(self, limit: int | None) -> list[Line]:
         """Lines from the present file alone."""
@@ -164,6 +186,7 @@ class Cursor:
         if not end:
             return []
         self._offset += end
+        self.is_at_end = len(data) < size and end == len(data) and self._is_newest()
         return [self._parse(record) for record in data[:end].removesuffix(b"\n").split(b"\n")]
 
     def _parse(self, record: bytes) -> Line:
@@ -200,20 +223,31 @@ class Cursor:
 
     def _advance(self) -> bool:
         """Goes on to the next newer file; False when this is the newest."""
+        if self._is_newest():
+            return False
         paths = self._newest_first()
         inodes = [os.stat(path).st_ino for path in paths]
         self._skipped = self._inode not in inodes
         place = len(inodes) if self._skipped else inodes.index(self._inode)
-        if place == 0:
-            return False
-        self._enter(paths[place - 1])
-        return True
+        if place:
+            if self._skipped:
+                tally = self._tally or Tally()
+                self._missing = tally.between(self._inode, len(inodes))
+            self._enter(paths[place - 1])
+        if self._tally is not None and (place == 1 or not (place or self._skipped)):
+            self._newest_of = self._tally.opened
+        return place > 0
+
+    def _is_newest(self) -> bool:
+        """Surely: nobody but the writer, whose tally this is, makes other files."""
+        return self._tally is not None and self._newest_of == self._tally.opened
 
     def _enter(self, path: str) -> None:
         self.close()
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._inode = os.fstat(self._fd).st_ino
         self._offset = 0
+        self._newest_of = -1
 
 
 def _offset_of_last(fd: int, size: int, lines: int) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc.aio
 
+from formation import wire_logs
+from formation.gaps import Gap
 from formation.model import Slot
 from formation.v1 import agent_pb2 as pb
 from formation_agent.logchoice import LogChoice
@@ -36,6 +38,8 @@ class LogReader(Protocol):
         resume: Resume | None = None,
     ) -> AsyncIterator[LogBatch]: ...
 
+    def finish(self) -> None: ...
+
 
 class LogPusher:
     """The requests of one session; they end with the task group that they live in."""
@@ -45,6 +49,12 @@ class LogPusher:
         self._stub = stub
         self._group = group
         self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def take(self, message: pb.CoordinatorMessage) -> None:
+        if message.HasField("open_logs"):
+            self.open(message.open_logs)
+        else:
+            self.close(message.close_logs.request_id)
 
     def open(self, request: pb.OpenLogs) -> None:
         self.close(request.request_id)
@@ -57,19 +67,25 @@ class LogPusher:
         if task is not None:
             task.cancel()
 
+    async def finished(self, within_s: float) -> None:
+        """All that followers asked for has come there, or the time is over."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=within_s)
+
     def _forget(self, request_id: str, done: asyncio.Task[None]) -> None:
         if self._tasks.get(request_id) is done:
             del self._tasks[request_id]
 
     async def _push(self, request: pb.OpenLogs) -> None:
-        call = self._stub.PushLogs()
+        call, ends = self._stub.PushLogs(), _Ends(request)
         task = asyncio.current_task()
         assert task is not None
         # Following a silent instance, nothing would tell us that the asker has left.
         call.add_done_callback(lambda _: _cancel(task))
         try:
             async for batch in self._read(request):
-                await call.write(_push_of(request, batch))
+                await call.write(_push_of(request, batch, ends))
+            await call.write(pb.LogPush(request_id=request.request_id, whole=True))
             await call.done_writing()
             await call
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError) as error:
@@ -93,6 +109,7 @@ def _choice_of(request: pb.OpenLogs) -> LogChoice:
         app=request.app,
         targets=tuple(said or [(request.type, request.ordinal)]),
         not_before_us=request.choice.not_before_us,
+        not_after_us=request.choice.not_after_us,
         text=request.choice.text.encode("utf-8", "surrogateescape"),
     )
 
@@ -107,12 +124,35 @@ def _resume_of(request: pb.OpenLogs) -> Resume:
     )
 
 
-def _push_of(request: pb.OpenLogs, batch: LogBatch) -> pb.LogPush:
+class _Ends:
+    """Where the lines of each slot end that have been sent: a reader that comes back says it."""
+
+    def __init__(self, request: pb.OpenLogs) -> None:
+        self._places = {
+            Slot(item.app, item.type, item.ordinal): (item.at_us, item.lines)
+            for item in request.seen
+        }
+
+    def after(self, lines: tuple[Line, ...]) -> list[pb.LogPlace]:
+        changed: dict[Slot, tuple[int, int]] = {}
+        for line in lines:
+            if line.gap is Gap.NONE:
+                at_us, count = changed.get(line.slot) or self._places.get(line.slot, (0, 0))
+                changed[line.slot] = line.at_us, count + 1 if at_us == line.at_us else 1
+        self._places |= changed
+        return [
+            pb.LogPlace(app=s.app, type=s.type, ordinal=s.ordinal, at_us=at_us, lines=count)
+            for s, (at_us, count) in changed.items()
+        ]
+
+
+def _push_of(request: pb.OpenLogs, batch: LogBatch, ends: _Ends) -> pb.LogPush:
     return pb.LogPush(
         request_id=request.request_id,
         lines=[_line_of(line) for line in batch.lines],
         history_done=batch.history_done,
         at_us=batch.at_us,
+        ends=ends.after(batch.lines),
     )
 
 
@@ -126,6 +166,8 @@ def _line_of(line: Line) -> pb.LogLine:
         stderr=line.stderr,
         text=line.text,
         partial=line.partial,
+        gap=wire_logs.gap_to_pb(line.gap),
+        missing=line.missing,
     )
 
 

@@ -27,23 +27,28 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from formation.model import Slot
 from formation_agent.logchoice import LogChoice
-from formation_agent.logfile import LINE_BYTES_MAX, LineCutter, LogFile, stamp, text_bytes
+from formation_agent.logfile import LINE_BYTES_MAX, LineCutter, LogFile, Tally, stamp, text_bytes
 from formation_agent.logfile_reader import Cursor, Line, Place
 
 __all__ = ["Line", "LogBatch", "Logs", "Place", "Resume"]
 
 _FILE_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([0-9]+)\.log")
 _BATCH_LINES, _BATCH_BYTES = 500, 256 * 1024
-# So many lines are looked through at once.
+# So many slots, and so many lines, are looked through at once.
+_SLOTS_AT_ONCE = 20
 _LOOKED_AT_MAX = 2_000
 # More than that of one slot are not held in memory: who asks for more gets all.
 _FOUND_MAX = 10_000
 _LEFT_IN_PIPE_MAX = 1 << 20  # the largest pipe that an unprivileged user can make
+_TYPES_MAX = 1_000
 # As much as a slot may have written while its reader was away.
 GAP_LINES_MAX = 10_000
+# Who follows gets the first line at once, and what comes then in so many batches a second at most.
+BATCH_EVERY_S = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +70,15 @@ class Resume:
     since_us: int = 0
 
 
+@dataclass(slots=True)
+class Written:
+    """Of all instances of one type."""
+
+    lines: int = 0
+    bytes: int = 0
+    dropped_bytes: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class _Dropped:
     """What a full disk did not take and the log does not say yet."""
@@ -77,18 +91,25 @@ class _SlotLog:
     """The open pipes of one slot and the file that they go to."""
 
     def __init__(
-        self, slot: Slot, file: LogFile, now_us: Callable[[], int], dropped: _Dropped
+        self,
+        slot: Slot,
+        file: LogFile,
+        now_us: Callable[[], int],
+        dropped: _Dropped,
+        written: Written,
     ) -> None:
         self._slot = slot
         self._file = file
         self._now_us = now_us
-        self._dropped = dropped
+        self._dropped, self._written = dropped, written
         self.streams: dict[int, LineCutter] = {}
         self.read_bytes = 0
         self.done = asyncio.Event()
 
     def take(self, fd: int, chunk: bytes) -> None:
         self.read_bytes += len(chunk)
+        self._written.bytes += len(chunk)
+        self._written.lines += chunk.count(b"\n")
         now = stamp(self._now_us())
         self._append(self.streams[fd].records(chunk, now), now)
 
@@ -114,14 +135,18 @@ class _SlotLog:
         dropped = self._dropped
         if dropped.size:
             if self._file.append(_note(now, f"dropped {dropped.size} bytes: {dropped.reason}")):
-                dropped.size += text_bytes(records)
+                self._drop(text_bytes(records))
                 return
             dropped.size = 0
         left = self._file.append(records)
         if left:
             dropped.reason = self._file.problem
             log.warning("%s: log lines are dropped: %s", self._slot, dropped.reason)
-            dropped.size += text_bytes(left)
+            self._drop(text_bytes(left))
+
+    def _drop(self, size: int) -> None:
+        self._dropped.size += size
+        self._written.dropped_bytes += size
 
 
 class _Follower:
@@ -158,8 +183,10 @@ class Logs:
         self._open: dict[Slot, _SlotLog] = {}
         # Outlives the process that wrote it: the note is written when there is room again.
         self._dropped: dict[Slot, _Dropped] = {}
+        self._tallies: WeakValueDictionary[Slot, Tally] = WeakValueDictionary()
+        self.written: dict[tuple[str, str], Written] = {}
         self._followers: set[_Follower] = set()
-        self._closed = False
+        self._closed = self._finishing = False
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -185,7 +212,8 @@ class Logs:
         if slot_log is None:
             return True
         try:
-            await asyncio.wait_for(slot_log.done.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await slot_log.done.wait()
         except TimeoutError:
             return False
         return True
@@ -215,6 +243,12 @@ class Logs:
             self._close(slot, slot_log)
         self._poke(slot)
 
+    def finish(self) -> None:
+        """Nothing more is written: readers that follow end when they have read all."""
+        self._finishing = True
+        for follower in self._followers:
+            follower.news.set()
+
     def close(self) -> None:
         """Ends pipes and readers; what was in the pipes is in the files."""
         self._closed = True
@@ -224,9 +258,25 @@ class Logs:
             follower.news.set()
 
     def _slot_log(self, slot: Slot) -> _SlotLog:
-        file = LogFile(self._path(slot), max_bytes=self._max_bytes, files=self._files)
+        file = LogFile(
+            self._path(slot),
+            max_bytes=self._max_bytes,
+            files=self._files,
+            tally=self._tally(slot),
+        )
         dropped = self._dropped.setdefault(slot, _Dropped())
-        return _SlotLog(slot, file, self._now_us, dropped)
+        kind = slot.app, slot.type
+        if kind not in self.written and len(self.written) >= _TYPES_MAX:
+            kind = ("_others", "_others")
+        written = self.written.setdefault(kind, Written())
+        return _SlotLog(slot, file, self._now_us, dropped, written)
+
+    def _tally(self, slot: Slot) -> Tally:
+        """One for the writer and all readers of a slot, for as long as there are any."""
+        found = self._tallies.get(slot)
+        if found is None:
+            self._tallies[slot] = found = Tally()
+        return found
 
     def _path(self, slot: Slot) -> str:
         if "/" in slot.app + slot.type or slot.app in {"", ".", ".."}:
@@ -309,24 +359,51 @@ class Logs:
         self, follower: _Follower, cursors: dict[Slot, Cursor], choice: LogChoice
     ) -> AsyncIterator[LogBatch]:
         follower.dirty.update(cursors)  # what was written during the history
+        loop = asyncio.get_running_loop()
         while not self._closed:
-            # One block of each in turn: a flood of one slot does not starve the others.
-            dirty, follower.dirty = sorted(follower.dirty), set()
-            for slot in dirty:
-                if slot not in cursors:
-                    cursors[slot] = self._cursor(slot)
-                lines = cursors[slot].new()
-                if lines:
-                    follower.dirty.add(slot)
-                    if taken := tuple(filter(choice.takes, lines)):
-                        yield LogBatch(lines=taken)
-                    await asyncio.sleep(0)
+            due_s = loop.time() + BATCH_EVERY_S
+            async for batch in self._round(follower, cursors, choice):
+                yield batch
             if not follower.dirty:
+                if self._finishing:
+                    return
                 follower.news.clear()
                 await follower.news.wait()
+            # A thousand lines of a thousand slots shall not be a thousand messages.
+            if not self._closed and (wait_s := due_s - loop.time()) > 0:
+                await asyncio.sleep(wait_s)
+
+    async def _round(
+        self, follower: _Follower, cursors: dict[Slot, Cursor], choice: LogChoice
+    ) -> AsyncIterator[LogBatch]:
+        """One block of each slot that has news: a flood of one does not starve the others."""
+        dirty, follower.dirty = sorted(follower.dirty), set()
+        batch: list[Line] = []
+        size = 0
+        for number, slot in enumerate(dirty, 1):
+            if slot not in cursors:
+                cursors[slot] = self._cursor(slot)
+            lines = cursors[slot].new()
+            if lines:
+                if not cursors[slot].is_at_end:
+                    follower.dirty.add(slot)
+                taken = lines if choice.takes_all else list(filter(choice.takes, lines))
+                batch += taken
+                size += sum(len(line.text) for line in taken)
+            if len(batch) >= _BATCH_LINES or size >= _BATCH_BYTES:
+                yield LogBatch(lines=tuple(batch))
+                batch, size = [], 0
+            if number % _SLOTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if batch:
+            yield LogBatch(lines=tuple(batch))
 
     def _cursor(self, slot: Slot) -> Cursor:
-        return Cursor(slot, self._host, self._path(slot))
+        return Cursor(slot, self._host, self._path(slot), self._tally(slot))
+
+    def kept(self) -> list[Slot]:
+        """Of which there is a log here."""
+        return self._kept(lambda _: True)
 
     def _kept(self, wanted: Callable[[Slot], bool]) -> list[Slot]:
         """The slots that have a log here and match."""

@@ -209,6 +209,35 @@ def _stop(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     return steps.signalled(replace(stay, phase=Phase.STOPPING, cause=reason, reason=reason), now_s)
 
 
+def _drain(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    """Who sends it requests shall hear of its end before it does. Nobody waits for a run."""
+    assert isinstance(event, StopWanted)
+    drain_s = stay.spec.stop_drain_s
+    if drain_s <= 0 or event.at_once or stay.assignment.run:
+        return _stop(stay, event, now_s, jitter)
+    reason = f"{event.reason}: drained for {describe_duration(drain_s)}"
+    draining = replace(stay, phase=Phase.DRAINING, cause=event.reason, reason=reason)
+    return replace(draining, wake_at_s=now_s + drain_s), ()
+
+
+def _stop_while_draining(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    assert isinstance(event, StopWanted)
+    return _stop(stay, event, now_s, jitter) if event.at_once else (stay, ())
+
+
+def _drained(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    """It serves no longer anyway."""
+    return steps.drained(stay, now_s)
+
+
+def _ended_while_draining(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
+    assert isinstance(event, Exited)
+    ended = replace(stay, pid=0, last_exit=event.how)
+    if event.empty:
+        return steps.stopped(ended, Forget(attempt=stay.attempt))
+    return steps.drained(ended, now_s)
+
+
 def _stop_while_ending(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     """The tree is signalled already: its grace runs on."""
     assert isinstance(event, StopWanted)
@@ -290,6 +319,8 @@ def _tick(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
             return steps.start_over(stay, now_s)
         case Phase.BACKOFF:
             return steps.spawn(stay)
+        case Phase.DRAINING:
+            return steps.drained(stay, now_s)
         case Phase.LEAVING:
             return steps.restarting(stay, f"{_LEAVING}; {steps.not_gone(stay)}", now_s)
         case _:
@@ -319,7 +350,9 @@ def _stay(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
 # of its tree live on, not being alive - signals, waits the grace, KILLs the tree, and is over when
 # the tree is empty, never when only the main process ended. What does not run (WAITING, BACKOFF,
 # FINISHED, FAILED) is stopped at once; what may be about to run (SPAWNING) is ABORTING until the
-# answer is there. STOPPED is the end: a slot that is wanted again gets a new stay.
+# answer is there. What is HEALTHY is DRAINING first, where its type says so: it runs and serves as
+# before, and its signal comes when that time is over. STOPPED is the end: a slot that is wanted
+# again gets a new stay.
 Move = Callable[[Stay, Event, float, float], Step]
 Row = Mapping[type[Event], Move]
 _UP: Row = {
@@ -360,7 +393,7 @@ TABLE: Mapping[Phase, Row] = {
         Tick: _tick,
     },
     Phase.STARTING: {**_UP, NotReady: _not_ready_yet},
-    Phase.HEALTHY: _UP,
+    Phase.HEALTHY: {**_UP, StopWanted: _drain},
     Phase.UNREADY: _UP,
     Phase.LEAVING: {
         **_UP,
@@ -380,6 +413,19 @@ TABLE: Mapping[Phase, Row] = {
         SpawnFailed: _abort_failed,
         StopWanted: _stay,
         KillWanted: _abort,
+        RetryWanted: _stay,
+        Tick: _tick,
+    },
+    Phase.DRAINING: {
+        Exited: _ended_while_draining,
+        Ready: _stay,
+        NotReady: _stay,
+        NotAlive: _drained,
+        Told: _told,
+        Extended: _stay,
+        StoppingItself: _drained,
+        StopWanted: _stop_while_draining,
+        KillWanted: _kill,
         RetryWanted: _stay,
         Tick: _tick,
     },

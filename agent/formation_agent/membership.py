@@ -21,14 +21,17 @@ from formation import credentials, pki
 from formation.contexts import IDENTITY
 from formation.credentials import Credential, CredentialError
 from formation.diagnosis import diagnose
-from formation.dialling import Dialler, is_socket
+from formation.dialling import Dialler, connecting_within, is_socket
 from formation.enrolling import EnrolError, renew, saved_over
 from formation.identity import Role, Trust
+from formation.names import PING_EVERY_S
 from formation.runtime import utc
 from formation.v1.agent_pb2_grpc import AgentStub
+from formation.v1.artifacts_pb2_grpc import ArtifactsStub
 
 if TYPE_CHECKING:  # the stubs know this class, the generated code does not
     from formation.v1.agent_pb2_grpc import AgentAsyncStub
+    from formation.v1.artifacts_pb2_grpc import ArtifactsAsyncStub
 
 DIRECTORY = "identity"
 HOW_TO_JOIN = "join a cluster: formation-agent join ADDRESS TOKEN (formctl token create says both)"
@@ -55,6 +58,7 @@ class Membership:
         insecure: bool,
         now_ms: Callable[[], int],
         cluster_id: str = "",
+        ping_every_s: float = PING_EVERY_S,
     ) -> None:
         self._directory = str(state_dir / DIRECTORY)
         if cluster_id and not insecure and not os.path.exists(self._directory):
@@ -64,7 +68,9 @@ class Membership:
         self._configured, self._now_ms = configured, now_ms
         self._read: tuple[int, Credential] | None = None
         self._due = asyncio.Event()
-        self._dialler = Dialler(self.credential, insecure=insecure, remedy=HOW_TO_JOIN)
+        self._dialler = Dialler(
+            self.credential, insecure=insecure, remedy=HOW_TO_JOIN, ping_every_s=ping_every_s
+        )
 
     def credential(self) -> Credential | None:
         """As it lies there now. Raises `CredentialError` when it cannot be used."""
@@ -98,10 +104,18 @@ class Membership:
         return ()
 
     @asynccontextmanager
-    async def dialled(self, address: str) -> AsyncIterator[AgentAsyncStub]:
-        """The way to a coordinator, while it is held. Raises `NotTrustedError`."""
-        async with self._dialler.channel(address, _OPTIONS) as channel:
+    async def dialled(self, address: str, connect_s: float) -> AsyncIterator[AgentAsyncStub]:
+        """The way to a coordinator, while it is held, when it is there within `connect_s`. Raises
+        `NotTrustedError`."""
+        options = (*_OPTIONS, connecting_within(connect_s))
+        async with self._dialler.channel(address, options) as channel:
             yield AgentStub(channel)
+
+    @asynccontextmanager
+    async def artifacts(self, address: str) -> AsyncIterator[ArtifactsAsyncStub]:
+        """As `dialled`, on a connection of its own: what is fetched holds up no session."""
+        async with self._dialler.channel(address, _OPTIONS) as channel:
+            yield ArtifactsStub(channel)
 
     async def explain(self, address: str) -> str:
         """Why nobody could be reached there, as far as certificates and clocks go; or ""."""

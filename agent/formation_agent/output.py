@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections import Counter
 
 from formation.model import Slot
 from formation_agent import machine
 from formation_agent.launch import Launch
 from formation_agent.machine import Phase, Stay
 from formation_agent.rooms import LogRoom
+from formation_agent.stays import Happened, happened
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ class Output:
     def __init__(self, logs: LogRoom) -> None:
         self._logs = logs
         self._pipes_lost = 0
+        self.happened: Counter[tuple[tuple[str, str], Happened]] = Counter()
 
     def attach(self, slot: Slot, stdout_fd: int, stderr_fd: int, *, lost: bool) -> bool:
         """False when a pipe did not arrive; `lost`: then one is missing."""
@@ -52,8 +55,15 @@ class Output:
             for note in launch.notes:
                 self._logs.note(slot, note)
 
+    def moved(self, event: machine.Event, before: Stay, stay: Stay, now_s: float) -> None:
+        """Counted, and told in the agent's own log."""
+        kind = stay.assignment.slot.app, stay.assignment.slot.type
+        for what in happened(event, before, stay):
+            self.happened[kind, what] += 1
+        _say(event, before, stay, now_s)
 
-def say(event: machine.Event, before: Stay, stay: Stay, now_s: float) -> None:
+
+def _say(event: machine.Event, before: Stay, stay: Stay, now_s: float) -> None:
     """To the agent's own log."""
     slot, reason = stay.assignment.slot, stay.reason
     if stay.failures > before.failures:

@@ -95,7 +95,8 @@ class Processes:
         self._probes: dict[str, Callable[[Event], None]] = {}
         self._programs = Programs()
         self._inbox: deque[Event] = deque()  # bounded by what was asked for
-        self._outbox: deque[link.Message] = deque()
+        self._outbox: deque[tuple[link.Message, tuple[int, ...]]] = deque()
+        self.knows: frozenset[str] = frozenset()  # what the keeper can beyond its version
         self._news = asyncio.Event()
         self._agent = ""
         self._trees: dict[str, deadman.Tree] = {}
@@ -118,7 +119,8 @@ class Processes:
         link.prepare(end)
         processes = cls(end)
         try:
-            await asyncio.wait_for(processes._hello, _HELLO_TIMEOUT_S)
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                await processes._hello
             processes._raise_if_gone()  # it was, right after its hello
         except BaseException:
             processes.close()
@@ -179,6 +181,7 @@ class Processes:
             self._probes[key] = on_event
         file = self._programs.find(argv[0], env, cwd)
         if file is None:
+            link.held(options.streams).close()
             failed = SpawnFailed(key=key, reason=not_found(argv[0], cwd))
             if on_event is None:
                 self._put(failed)
@@ -189,7 +192,7 @@ class Processes:
         if mark is not None:
             self._asked[key] = mark
         start = {"op": "spawn", "key": key, "file": file, "argv": list(argv), "env": dict(env)}
-        self._send({**start, "cwd": cwd, **options.fields()})
+        self._send({**start, "cwd": cwd, **options.fields()}, options.streams)
 
     def signal(self, key: str, signum: int, *, whole_group: bool = True) -> None:
         """To everything of the tree that is still there, or to the main process alone."""
@@ -257,6 +260,7 @@ class Processes:
         self._loop.remove_reader(self._end)
         self._loop.remove_writer(self._end)
         self._end.close()
+        self._drop_outbox()
         for key in list(self._trees):
             self._drop_tree(key)
         self._fail_waiters("the link was closed")
@@ -264,10 +268,12 @@ class Processes:
 
     # --- sending --------------------------------------------------------------------------------
 
-    def _send(self, message: link.Message) -> None:
+    def _send(self, message: link.Message, fds: tuple[int, ...] = ()) -> None:
+        """`fds` are ours until they are sent, and then nobody's here."""
         if self._closed or self._gone:
+            link.held(fds).close()
             return
-        self._outbox.append(message)
+        self._outbox.append((message, fds))
         if len(self._outbox) == 1:
             self._flush()
 
@@ -276,22 +282,26 @@ class Processes:
             return
         while self._outbox:
             try:
-                link.send(self._end, self._outbox[0])
+                link.send(self._end, *self._outbox[0])
             except BlockingIOError:
                 self._loop.add_writer(self._end, self._flush)
                 self._waits_for_room = True
                 return
             except (BrokenPipeError, ConnectionResetError):
-                self._outbox.clear()  # the reader meets the end of file
+                self._drop_outbox()  # the reader meets the end of file
             except OSError as error:
                 self._on_stuck(error)
                 return
             else:
-                self._outbox.popleft()
+                link.held(self._outbox.popleft()[1]).close()
         self._is_stuck = False
         if self._waits_for_room:  # asking the loop costs more than sending
             self._waits_for_room = False
             self._loop.remove_writer(self._end)
+
+    def _drop_outbox(self) -> None:
+        while self._outbox:
+            link.held(self._outbox.popleft()[1]).close()
 
     def _on_stuck(self, error: OSError) -> None:
         """Not for the keeper to end: no descriptor or memory is free here."""
@@ -348,7 +358,7 @@ class Processes:
                 self._asked.pop(message["key"], None)
                 self._put(SpawnFailed(key=message["key"], reason=message["reason"]))
             case "terminate":
-                self._put(Terminate(urgent=message["urgent"]))
+                self._put(Terminate(urgent=message["urgent"], drain=message.get("drain", False)))
             case "reload":
                 self._put(Reload())
             case "exited" | "empty":
@@ -366,6 +376,7 @@ class Processes:
             )
             self._settle_hello(KeeperTooNew(reason))
         self._version, self._keeper_pid = message["version"], message["pid"]
+        self.knows = frozenset(message.get("knows", ()))
         self.lease_until_s = message.get("lease_until_s", 0.0)
         self._expected = message["children"]
         self._settle_hello_if_complete()

@@ -50,6 +50,11 @@ def session(pid: int) -> int | None:
     return _field(pid, _SESSION)
 
 
+def members_of_session(number: int) -> list[int]:
+    """Those that live. Looks at every process of this machine."""
+    return [pid for pid in all_pids() if session(pid) == number and name(pid) is not None]
+
+
 def variable(pid: int | str, name: bytes) -> bytes | None:
     """One variable of the environment that the process was started with, if we can see it now."""
     try:

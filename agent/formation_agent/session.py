@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -21,12 +22,16 @@ import grpc.aio
 import tenacity
 
 from formation import wire, wire_access
-from formation.dialling import NotTrustedError
+from formation.cuts import notice_cuts
+from formation.dialling import NotTrustedError, ended_unread
 from formation.identity import Trust
 from formation.model import HostStatus
 from formation.v1 import agent_pb2 as pb
 from formation.v1 import types_pb2
 from formation_agent import orders
+from formation_agent.endings import Moved, NameTaken, Renewed, SessionLost, Unreached, leaves
+from formation_agent.execpush import ExecPusher
+from formation_agent.execs import Execs
 from formation_agent.fences import boottime_s
 from formation_agent.journal import Journal, JournalError
 from formation_agent.lease import Sent
@@ -39,10 +44,13 @@ from formation_agent.usage import UsageReader
 if TYPE_CHECKING:  # the stubs know this class, the generated code does not
     from formation.v1.agent_pb2_grpc import AgentAsyncStub
 
+# One that is dead is given up soon; one that is busy, with thousands that dial all at once, would
+# only have more to do if everybody gave up and dialled again.
+CONNECT_S, CONNECT_DOUBLED_MAX = 2.0, 3
 WELCOME_WITHIN_S = 10.0
 # A session that held this long was a good one: the next dial starts without back-off.
 STEADY_AFTER_S = 5.0
-FIRST_DIAL_SPREAD_S = 0.5
+FIRST_DIAL_SPREAD_S, DIAL_SPREAD_OF_BEATS = 0.5, 0.05
 # Where a human must act, hurrying does not help.
 REFUSED_PAUSE_S = 10.0
 # A full disk may get room again.
@@ -67,28 +75,8 @@ log = logging.getLogger(__name__)
 # What this host says of itself, reached through that coordinator, without its instances.
 Describe = Callable[[str], Awaitable[HostStatus]]
 Explain = Callable[[str], Awaitable[str]]
-# The way to the coordinator at an address, for as long as it is held.
-Dial = Callable[[str], "AbstractAsyncContextManager[AgentAsyncStub]"]
-
-
-class SessionLost(Exception):
-    """The stream ended; dial again. `pause_s`: not before this."""
-
-    def __init__(self, why: str, pause_s: float = 0.0) -> None:
-        super().__init__(why)
-        self.pause_s = pause_s
-
-
-class Unreached(SessionLost):
-    """There was no connection to begin with."""
-
-
-class Renewed(SessionLost):
-    """We have another certificate: dial again with it."""
-
-
-class NameTaken(Exception):
-    """Another living host has our name, and nothing runs here: the agent was set up wrongly."""
+# The way to the coordinator at an address that is there within some seconds, while it is held.
+Dial = Callable[[str, float], "AbstractAsyncContextManager[AgentAsyncStub]"]
 
 
 Ended = SessionLost | NameTaken | None
@@ -111,6 +99,7 @@ class Session:
         supervisor: Supervisor,
         journal: Journal,
         logs: LogReader,
+        execs: Execs | None = None,
         usage: UsageReader,
         addresses: Callable[[], tuple[str, ...]],
         describe: Describe,
@@ -122,6 +111,7 @@ class Session:
         self._supervisor = supervisor
         self._journal = journal
         self._logs = logs
+        self._execs = execs
         self._usage = usage
         self._reports: deque[pb.UsageReport] = deque(maxlen=_REPORTS_MAX)
         self._given = addresses
@@ -138,12 +128,15 @@ class Session:
         self._complaint = ""
         self._ahead = False
         self._sent = Sent(0.0)
+        self._period_s = self._relaxed_s = _HEARTBEAT_PERIOD_S
         self._reported: set[str] = set()
         self.reached = ""
-        self._alone_since = _time_of_day()
+        self._alone_since, self._alone_since_s = _time_of_day(), time.monotonic()
         self.left = asyncio.Event()
         # One event wakes the writer for everything: changes of instances and what is set here.
         self._wake = supervisor.news
+        self._tries, self._welcomed_s = 0, math.inf
+        self._pusher: LogPusher | None = None
 
     async def run(self) -> None:
         """For ever, or until the goodbye is taken. Raises `NameTaken`."""
@@ -158,10 +151,21 @@ class Session:
         """Our certificate is another one: what was opened with the one before shall end."""
         self._renewed.set()
 
+    async def deliver_logs(self, within_s: float) -> None:
+        """Nothing runs any more: who follows shall have the last lines before we are gone."""
+        self._logs.finish()
+        if self.reached and self._pusher is not None:
+            await self._pusher.finished(within_s)
+
     def goodbye(self) -> None:
         """Everything here has stopped: say so, once what has changed was told."""
         self._leaving = True
         self._wake.set()
+
+    @property
+    def alone_s(self) -> float:
+        """For so long nobody was reached."""
+        return 0.0 if self.reached else time.monotonic() - self._alone_since_s
 
     @property
     def where(self) -> str:
@@ -178,22 +182,37 @@ class Session:
         while not self._addresses:
             self._addresses = deque(self._given())
             await asyncio.sleep(0 if self._addresses else JOINED_LOOK_S)
-        address, began_s = self._addresses[0], loop.time()
+        address, self._welcomed_s = self._addresses[0], math.inf
         try:
             await self._hold(address)
         except SessionLost as lost:
-            if not isinstance(lost, Renewed):
-                self._addresses.rotate(-1)
-                self._report(address, lost)
+            self._go_on_after(address, lost)
+            self._tries += 1
             if self.reached:
                 self.reached, self._alone_since = "", _time_of_day()
+                self._alone_since_s = time.monotonic()
                 self._moved()
             pause_s = lost.pause_s * random.uniform(1.0, 1.2)  # noqa: S311
-            if loop.time() - began_s < STEADY_AFTER_S:
+            if loop.time() - self._welcomed_s < STEADY_AFTER_S:
                 await asyncio.sleep(pause_s)
                 raise
-            # All agents of a coordinator that ended are here at the same moment.
-            await asyncio.sleep(pause_s + random.uniform(0.0, FIRST_DIAL_SPREAD_S))  # noqa: S311
+            self._tries = 0
+            # All agents of a coordinator that ended are here at the same moment; the more there are
+            # the more seldom each of them beats.
+            spread_s = max(FIRST_DIAL_SPREAD_S, self._relaxed_s * DIAL_SPREAD_OF_BEATS)
+            await asyncio.sleep(pause_s + random.uniform(0.0, spread_s))  # noqa: S311
+
+    def _go_on_after(self, address: str, lost: SessionLost) -> None:
+        """Where to dial next."""
+        match lost:
+            case Renewed():
+                pass
+            case Moved(address=other):
+                log.info("coordinator %s: %s", address, lost)
+                self._addresses = deque(dict.fromkeys((other, *self._addresses)))
+            case _:
+                self._addresses.rotate(-1)
+                self._report(address, lost)
 
     def _report(self, address: str, lost: SessionLost) -> None:
         """Once per reason: an outage may last for days."""
@@ -205,7 +224,8 @@ class Session:
     async def _hold(self, address: str) -> None:
         ended: Ended = None
         try:
-            async with self._dial(address) as stub:
+            connect_s = CONNECT_S * 2 ** min(self._tries, CONNECT_DOUBLED_MAX)
+            async with self._dial(address, connect_s) as stub:
                 ended = await self._hold_call(stub, address)
         except NotTrustedError as error:
             ended = SessionLost(str(error), JOINED_LOOK_S)
@@ -234,16 +254,18 @@ class Session:
         welcome, told = await self._join(call, address)
         self._reports.clear()  # another asked for them
         self._sent = Sent(welcome.lease_s)
-        period_s = welcome.heartbeat_period_s or _HEARTBEAT_PERIOD_S
+        self._period_s = welcome.heartbeat_period_s or _HEARTBEAT_PERIOD_S
+        self._relaxed_s = welcome.relaxed_period_s or self._period_s
         with idle_slack():
-            await self._serve(call, stub, Writer(self, call, period_s, told))
+            await self._serve(call, stub, Writer(self, call, told))
 
     async def _serve(self, call: Call, stub: AgentAsyncStub, writer: Writer) -> None:
         async with asyncio.TaskGroup() as group:
             writing = group.create_task(writer.run())
             redialling = group.create_task(self._until_renewed())
-            pusher = LogPusher(self._logs, stub, group)
-            await self._listen(call, pusher, group)
+            pusher = self._pusher = LogPusher(self._logs, stub, group)
+            execs = ExecPusher(self._execs, stub, group)
+            await self._listen(call, pusher, execs, group)
             if not writer.said_goodbye:
                 raise SessionLost("it ended the stream")
             self.left.set()
@@ -257,13 +279,14 @@ class Session:
 
     def _why(self, group: BaseExceptionGroup[BaseException]) -> SessionLost | NameTaken:
         """What ended the session, in words for people."""
-        errors = _leaves(group)
+        errors = leaves(group)
         for error in errors:
             if isinstance(error, SessionLost):
                 return error
         for error in errors:
             if isinstance(error, grpc.aio.AioRpcError):
-                return self._refused(error.code(), error.details() or "the stream ended")
+                ended = "" if ended_unread(error) else error.details()
+                return self._refused(error.code(), ended or "the stream ended")
         return SessionLost("the stream ended")
 
     def _refused(self, code: grpc.StatusCode, details: str) -> SessionLost | NameTaken:
@@ -323,7 +346,8 @@ class Session:
                 raise SessionLost(str(error), REFUSED_PAUSE_S) from error
         self._ever_welcome = True
         self._reported.clear()
-        self.reached = address
+        self.reached, self._welcomed_s = address, asyncio.get_running_loop().time()
+        notice_cuts()
         self._know(welcome.coordinator_addresses)
         self._moved()
         log.info("session %s with coordinator %s at %s",
@@ -331,7 +355,9 @@ class Session:
 
     # -- listening ---------------------------------------------------------------------------------
 
-    async def _listen(self, call: Call, pusher: LogPusher, group: asyncio.TaskGroup) -> None:
+    async def _listen(
+        self, call: Call, pusher: LogPusher, execs: ExecPusher, group: asyncio.TaskGroup
+    ) -> None:
         """Until the coordinator ends the stream."""
         while True:
             message = await call.read()
@@ -340,22 +366,33 @@ class Session:
             match message.WhichOneof("message"):
                 case "assignments":
                     await self._take_orders(message.assignments)
-                case "open_logs":
-                    pusher.open(message.open_logs)
-                case "close_logs":
-                    pusher.close(message.close_logs.request_id)
+                case "open_logs" | "close_logs":
+                    pusher.take(message)
+                case "open_exec":
+                    execs.open(message.open_exec)
                 case "sample_usage":
                     group.create_task(self._sample(message.sample_usage))
-                case "ack":
-                    # After a break the whole table is sent: nothing waits for one of a batch.
-                    until_s = self._sent.until_s(message.ack.heartbeat)
-                    self._supervisor.lease.extend(until_s)
-                case "trust":
-                    self._learn(message.trust)
-                case "coordinators":
-                    self._know(message.coordinators.addresses)
-                case other:
-                    log.debug("coordinator: %s", other)
+                case _:
+                    self._hear(message)
+
+    def _hear(self, message: pb.CoordinatorMessage) -> None:
+        """What only changes what we know."""
+        match message.WhichOneof("message"):
+            case "ack":
+                # After a break the whole table is sent: nothing waits for one of a batch.
+                until_s = self._sent.until_s(message.ack.heartbeat)
+                self._supervisor.exclusives.lease.extend(until_s)
+            case "trust":
+                self._learn(message.trust)
+            case "coordinators":
+                self._know(message.coordinators.addresses)
+            case "pace":
+                self._relaxed_s = message.pace.relaxed_period_s or self._period_s
+                self._wake.set()
+            case "redirect":
+                raise Moved(message.redirect.address)
+            case other:
+                log.debug("coordinator: %s", other)
 
     async def _take_orders(self, message: pb.Assignments) -> None:
         try:
@@ -379,8 +416,11 @@ class Session:
                 self._complain(complaint)
 
     def _know(self, told: Iterable[str]) -> None:
-        """Where to go on when the one that we have is lost."""
-        self._addresses = deque(dict.fromkeys((self.reached, *told, *self._given())))
+        """Where to go on when the one that we have is lost: not all agents at the same one."""
+        others = list(told)
+        random.shuffle(others)
+        self._addresses = deque(dict.fromkeys((self.reached, *others, *self._given())))
+        log.debug("coordinators: %s", " ".join(self._addresses))
 
     def _learn(self, message: types_pb2.Trust) -> None:
         if message.authorities:
@@ -428,9 +468,17 @@ class Session:
             leaving=self._leaving,
         )
 
+    def heartbeat_period_s(self) -> float:
+        return self._period_s if self._supervisor.exclusives.are_any else self._relaxed_s
+
     def next_heartbeat(self) -> pb.AgentMessage:
         heartbeat = pb.Heartbeat(sequence=self._sent.next(boottime_s()))
         return pb.AgentMessage(heartbeat=heartbeat)
+
+    @property
+    def coordinators(self) -> tuple[str, ...]:
+        """That we are connected to or were last, then others."""
+        return tuple(self._addresses)
 
     @property
     def supervisor(self) -> Supervisor:
@@ -439,10 +487,3 @@ class Session:
 
 def _time_of_day() -> str:
     return time.strftime("%H:%M:%S")
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

@@ -14,7 +14,7 @@ import resource
 import signal
 import socket
 
-from formation_agent import cgroups, forkspawn
+from formation_agent import cgroups, forkspawn, link
 from formation_agent.spawnerror import (
     NoEntry,
     SpawnError,
@@ -96,6 +96,8 @@ class Spawner:
 
         Raises SpawnError, or NoEntry when the cgroup is of no use, and leaves nothing behind.
         """
+        if order.get("takes"):
+            return self._with_streams(order, cgroup)
         kept: list[int] = []  # in this order: stdout, stderr, notify
         ends: list[int] = []
         try:
@@ -114,6 +116,19 @@ class Spawner:
             raise
         finally:
             _close(ends)
+
+    def _with_streams(self, order: Message, cgroup: str) -> Spawned:
+        """With the standard descriptors that came with the order; nothing of it is kept here, so
+        that they end with the brain."""
+        streams = order.get(link.STREAMS, [])
+        if len(streams) != order["takes"]:
+            raise SpawnError(_why(OSError(errno.EMFILE, ""), order))
+        stdio = streams * 3 if order.get("terminal") else streams
+        try:
+            pid = forkspawn.start(order, stdio, self._limit, cgroup)
+        except (OSError, ValueError) as error:
+            raise SpawnError(_why(error, order)) from error
+        return Spawned(pid, (-1, -1, -1), cgroup)
 
     def joining(self, order: Message, cgroup: str, containment: Containment) -> Spawned:
         """The same in a cgroup in which others live, which it enters itself, before it begins.

@@ -21,6 +21,15 @@ def default_state_dir() -> str:
     return path
 
 
+def release_dir(configured: str, state_dir: Path) -> Path:
+    """Where code is unpacked: users of types go through it, and must not through our state."""
+    if configured:
+        return Path(configured).absolute()
+    if os.geteuid() == 0:
+        return state_dir.with_name(f"{state_dir.name}-releases")
+    return state_dir / "releases"
+
+
 def prepare_state_dir(name: str) -> Path:
     """The journal in it holds secrets: for us alone. Raises `RefusedError`."""
     path = Path(name).absolute()

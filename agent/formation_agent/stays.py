@@ -25,6 +25,7 @@ class Phase(StrEnum):
     FINISHED = "finished"  # nothing runs: it is done
     FAILED = "failed"  # nothing runs: it failed, and its policy says no more
     ABORTING = "aborting"  # stop wanted while a process was asked for
+    DRAINING = "draining"  # stop wanted; it still serves whoever has not heard of that
     STOPPING = "stopping"  # stop wanted and signalled; its tree is not empty
     STOPPED = "stopped"  # nothing runs and nothing will
 
@@ -42,6 +43,7 @@ STATE_OF: Mapping[Phase, InstanceState] = {
     Phase.FINISHED: InstanceState.FINISHED,
     Phase.FAILED: InstanceState.FAILED,
     Phase.ABORTING: InstanceState.STOPPING,
+    Phase.DRAINING: InstanceState.DRAINING,
     Phase.STOPPING: InstanceState.STOPPING,
     Phase.STOPPED: InstanceState.STOPPED,
 }
@@ -175,7 +177,10 @@ class StoppingItself:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopWanted:
+    """`at_once`: without a drain; one that goes on ends."""
+
     reason: str
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,3 +270,36 @@ def describe_duration(duration_s: float) -> str:
         if duration_s < limit_s:
             return f"{duration_s / unit_s:.0f} {unit}"
     return f"{duration_s / 86400:.0f} days"
+
+
+class Happened(StrEnum):
+    """What is counted of a move."""
+
+    STARTED = "started"
+    RESTARTED = "restarted"
+    FAILED = "failed"
+    UNREADY = "unready"
+    NOT_ALIVE = "not alive"
+    STOPPED = "stopped"
+    KILLED = "killed"
+
+
+def happened(event: Event, before: Stay, after: Stay) -> tuple[Happened, ...]:
+    """What one move is counted as."""
+    found = []
+    if isinstance(event, Spawned):
+        found.append(Happened.STARTED)
+        if after.attempt > 1:
+            found.append(Happened.RESTARTED)
+    if after.failures > before.failures:
+        found.append(Happened.FAILED)
+    if after.phase is Phase.UNREADY and before.phase is not Phase.UNREADY:
+        found.append(Happened.UNREADY)
+    moved = after.phase is not before.phase
+    if isinstance(event, NotAlive) and moved and after.phase is Phase.RESTARTING:
+        found.append(Happened.NOT_ALIVE)
+    if isinstance(event, StopWanted) and moved:
+        found.append(Happened.STOPPED)
+    if after.killing and not before.killing:
+        found.append(Happened.KILLED)
+    return tuple(found)

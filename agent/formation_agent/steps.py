@@ -140,6 +140,11 @@ def signalled(stay: Stay, now_s: float) -> Step:
     return until(stay, now_s + grace_s, look_at_s), (signal,)
 
 
+def drained(stay: Stay, now_s: float) -> Step:
+    """It was no endpoint for as long as it was to be: now it is ended as any other."""
+    return signalled(replace(stay, phase=Phase.STOPPING, reason=stay.cause), now_s)
+
+
 def signals_to_the_rest(stay: Stay) -> tuple[Instruction, ...]:
     """The main process has ended as it was told to: what it was alone to be told goes on."""
     if stay.spec.stop_to is StopTo.GROUP or stay.killing:

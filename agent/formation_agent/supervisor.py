@@ -15,10 +15,11 @@ from dataclasses import replace
 from functools import partial
 
 from formation.memory import AgentMemory, Tries
-from formation.model import Assignment, Assignments, InstanceStatus, RestartPolicy, Slot
+from formation.model import Assignment, Assignments, InstanceStatus, Release, RestartPolicy, Slot
 from formation.runtime import now_ms
 from formation_agent import entries, facts, machine, orders, processes
 from formation_agent.alarms import Alarms
+from formation_agent.coderoom import Code, CodeGate
 from formation_agent.ending import Ending
 from formation_agent.entries import Changes, Entry, Running
 from formation_agent.exclusives import Exclusives
@@ -28,7 +29,7 @@ from formation_agent.journal import Journal
 from formation_agent.launch import Launcher, LaunchError
 from formation_agent.machine import Phase, Stay
 from formation_agent.news import News
-from formation_agent.output import Output, close, say
+from formation_agent.output import Output, close
 from formation_agent.rooms import Children, Health, LogRoom
 from formation_agent.slots import Slots
 
@@ -56,9 +57,11 @@ class Supervisor:
         journal: Journal,
         jitter: Callable[[], float],
         start_wait_s: float = START_WAIT_S,
+        code: Code | None = None,
     ) -> None:
         self._children = children
         self._output = Output(logs)
+        self.happened = self._output.happened
         self._health = health
         self._launcher = launcher
         self._journal = journal
@@ -83,11 +86,12 @@ class Supervisor:
         self._feeding = False
         self._alarms = Alarms(lambda uid: self._feed(uid, machine.Tick()))
         self._news = News()
-        self._closing = False
-        self._exclusives = Exclusives(
+        self._closing = self._drains = False
+        self.exclusives = Exclusives(
             children, self._entries, self._live, self._feed, self._start_if_free
         )
-        self.lease = self._exclusives.lease
+        self._code = CodeGate(code, self._entries, self._release_of, self._start_if_free)
+        self._code.changed = self._news.changed
         self._boot_id = facts.boot_id()
         self._idle = asyncio.Event()
         self.news = self._news.event
@@ -99,8 +103,7 @@ class Supervisor:
     # -- starting: what the journal says × what the keeper has -------------------------------------
 
     def start(self, children: Iterable[processes.Child]) -> None:
-        """Goes on where an earlier brain ended; starts what has no process, after a moment if
-        nothing has one."""
+        """Goes on where an earlier brain ended; starts what has no process."""
         memory = self._journal.memory
         for slot, port in memory.ports.items():
             self._launcher.ports.remember(slot, port)
@@ -149,7 +152,7 @@ class Supervisor:
         lost = not child.empty
         self._output.attach(entry.slot, child.stdout_fd, child.stderr_fd, lost=lost)
         if child.exited is None:
-            release = self._releases.get((entry.slot.app, stay.assignment.release))
+            release = self._release_of(entry)
             entry.launch = self._launcher.recall(stay.assignment, release, port or 0)
             self._watch(entry, child.notify_fd, ready=stay.phase is not Phase.STARTING)
         else:
@@ -163,10 +166,7 @@ class Supervisor:
     # -- orders ------------------------------------------------------------------------------------
 
     async def take(self, order: Assignments) -> orders.Verdict:
-        """Judged; if it is obeyed, on disk first, then done.
-
-        Raises `JournalError` and does nothing.
-        """
+        """Judged; if obeyed, on disk first, then done. Raises `JournalError` and does nothing."""
         # A session that breaks meanwhile must not leave orders written but not followed.
         return await asyncio.shield(self._take(order))
 
@@ -234,15 +234,18 @@ class Supervisor:
     def _start_if_free(self, entry: Entry) -> None:
         if self._closing or entry.stay.phase is not Phase.WAITING:
             return  # what does not wait came to its end before
+        why = self._code.hindrance(entry)  # first: it comes while something else is waited for
         if not self._slots.holds(entry.slot, entry.uid):
-            reason = f"waits until the stay before it in {entry.slot.short} has ended"
-            entry.stay = replace(entry.stay, reason=reason)
+            why = f"waits until the stay before it in {entry.slot.short} has ended"
         elif entry.uid in self._hold:
-            entry.stay = replace(entry.stay, reason=_HELD)
-        elif why := self._exclusives.hindrance(entry):
+            why = _HELD
+        if why := why or self.exclusives.hindrance(entry):
             entry.stay = replace(entry.stay, reason=why)
         else:
             self._feed(entry.uid, machine.SlotFree())
+
+    def _release_of(self, entry: Entry) -> Release | None:
+        return self._releases.get((entry.slot.app, entry.stay.assignment.release))
 
     def _enter(self, entry: Entry) -> None:
         self._entries[entry.uid] = entry
@@ -267,7 +270,8 @@ class Supervisor:
 
     def hear(self, event: processes.Event) -> None:
         match event:
-            case processes.Terminate(urgent=urgent):
+            case processes.Terminate(urgent=urgent, drain=drain):
+                self._drains = drain
                 self.terminate.set()
                 if urgent:
                     self.urgent.set()
@@ -367,7 +371,7 @@ class Supervisor:
             self._carry_out(entry, instruction)
         if stay is not before:
             self._moved(entry, before)
-            say(event, before, stay, self._now_s())
+            self._output.moved(event, before, stay, self._now_s())
 
     def _carry_out(self, entry: Entry, instruction: machine.Instruction) -> None:
         match instruction:
@@ -390,7 +394,7 @@ class Supervisor:
         stay = entry.stay
         self._alarms.set(entry.uid, stay.wake_at_s)
         self._news.changed(entry.uid)
-        entry.retry_at_ms = self._wall_ms(stay.retry_at_s)
+        entry.retry_at_ms = entries.wall_ms(stay.retry_at_s, self._now_s())
         if stay.phase is not before.phase or stay.attempt != before.attempt:
             self._journal.touch()
         if stay.phase in entries.ENDING and before.phase not in entries.ENDING:
@@ -411,8 +415,9 @@ class Supervisor:
     def _launch(self, entry: Entry) -> None:
         self._ends.at_last(entries.key_of(entry.uid, entry.stay.attempt - 1))
         assignment = entry.stay.assignment
-        release = self._releases.get((entry.slot.app, assignment.release))
-        launch = self._launcher.prepare(assignment, release, running=len(self._trees))
+        launch = self._launcher.prepare(
+            assignment, self._release_of(entry), running=len(self._trees)
+        )
         self._output.note(entry.slot, launch, entry.stay.attempt)
         if self._ports.get(entry.slot) != launch.port:
             self._ports[entry.slot] = launch.port
@@ -451,14 +456,14 @@ class Supervisor:
         if (wanted := self._wanted.get(entry.uid)) is not None:
             self._add(wanted, before=entry.stay)  # it was listed again while it was being stopped
 
-    def _wall_ms(self, at_s: float | None) -> int:
-        return 0 if at_s is None else now_ms() + int((at_s - self._now_s()) * 1000)
-
     # -- telling -----------------------------------------------------------------------------------
 
     def statuses(self) -> tuple[InstanceStatus, ...]:
         """The whole table; what was to be told before is in it."""
         self._news.take()
+        return self.seen()
+
+    def seen(self) -> tuple[InstanceStatus, ...]:
         return tuple(self._status(entry) for entry in self._entries.values())
 
     def take_changes(self) -> Changes:
@@ -484,11 +489,11 @@ class Supervisor:
     # -- the end -----------------------------------------------------------------------------------
 
     async def stop_all(self) -> None:
-        """Stop every stay, each with its own grace; at once when `urgent` is set. Waits for all."""
+        """Stop every stay, each with its own grace; killed when `urgent` is set. Waits for all."""
         self._closing = True
         # What has come to its end stays that: only what runs, or would again, is stopped.
         self._live -= {uid for uid in self._live if entries.over_of(self._entries[uid].stay)}
         if self._live:
             self._idle.clear()
-            ending = Ending(self._live, self._entries, self._feed, self.urgent)
+            ending = Ending(self._live, self._entries, self._feed, self.urgent, drain=self._drains)
             await ending.run(self._idle)

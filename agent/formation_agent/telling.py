@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BATCH_PERIOD_S = 0.1
 # What follows at once from one event, such as a crash and the new process, is one message.
 GATHER_S = 0.02
+SPREAD = 0.1
 
 Call = grpc.aio.StreamStreamCall[pb.AgentMessage, pb.CoordinatorMessage]
 
@@ -39,12 +40,9 @@ class State:
 class Writer:
     """The only one who writes to the stream: grpc.aio allows one write at a time."""
 
-    def __init__(
-        self, session: Session, call: Call, heartbeat_period_s: float, told: State
-    ) -> None:
+    def __init__(self, session: Session, call: Call, told: State) -> None:
         self._session = session
         self._call = call
-        self._period_s = heartbeat_period_s
         self._loop = asyncio.get_running_loop()
         self._sequence = 0
         self._told = told
@@ -67,6 +65,7 @@ class Writer:
             await asyncio.sleep(GATHER_S)
             if await self._tell():
                 return
+            self._hurry()
             await asyncio.sleep(BATCH_PERIOD_S - GATHER_S)
 
     async def _tell(self) -> bool:
@@ -99,4 +98,11 @@ class Writer:
 
     def _next_heartbeat_s(self) -> float:
         # Spread, so that ten thousand agents do not beat in step.
-        return self._loop.time() + self._period_s * random.uniform(0.9, 1.1)  # noqa: S311
+        spread = random.uniform(1 - SPREAD, 1 + SPREAD)  # noqa: S311
+        return self._loop.time() + self._session.heartbeat_period_s() * spread
+
+    def _hurry(self) -> None:
+        """With the first exclusive instance beats come more often, from now on."""
+        now_s = self._loop.time()
+        if self._heartbeat_at_s > now_s + self._session.heartbeat_period_s() * (1 + SPREAD):
+            self._heartbeat_at_s = now_s

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from formctl import spec
+from formctl import naming
 from formctl.errors import InputError
 
 # Another coordinator may have been told of a new app a moment ago.
@@ -18,16 +18,16 @@ _TRIES = 5
 _PAUSE_S = 0.1
 
 if TYPE_CHECKING:
+    from formation.discovery import Target
     from formctl.client import Client
-    from formctl.discovery import Target
     from formctl.settings import Settings
     from formctl.views import AppLine
 
 
 async def find_app(client: Client, settings: Settings, target: Target) -> AppLine:
     """With its formation; InputError when the cluster has no such app."""
-    named = settings.named_app() or spec.named_app(settings.directory) or target.app
-    return await known_app(client, named, spec.app_name(settings.directory))
+    named = settings.named_app() or naming.named_app(settings.directory) or target.app
+    return await known_app(client, named, naming.app_name(settings.directory))
 
 
 async def known_app(client: Client, named: str, directory_name: str = "") -> AppLine:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from formation import wire
 from formation.v1 import control_pb2 as pb
 from formctl.client import Client, irregular
-from formctl.views import Instance, formation_of
+from formctl.views import AppLine, Instance, formation_of
 from formctl.waiting import wait_until
 from formctl.watching import Goal
 
@@ -38,4 +38,27 @@ async def wait_for_release(
         timeout_s=timeout_s,
         started_s=started_s,
         baseline=baseline,
+    )
+
+
+async def wait_for_current(
+    client: Client, line: AppLine, *, timeout_s: float, started_s: float
+) -> None:
+    """The same for the release that is current already."""
+    wanted = {name: n for name, n in line.formation().items() if name not in line.irregular}
+    goal = Goal(
+        app=line.app.name,
+        wanted=wanted,
+        whole=True,
+        release=line.app.release,
+        ignored=line.irregular,
+    )
+    before = await client.instances(line.app.name)
+    await wait_until(
+        client,
+        goal,
+        revision=0,
+        timeout_s=timeout_s,
+        started_s=started_s,
+        baseline=before.changed,
     )

@@ -16,7 +16,8 @@ from formation.model import ProcessType
 from formation.rules import Schedule, rollout_defaults
 from formctl import jsonview, typelines
 from formctl.jsonview import Json
-from formctl.spec import STDIN, AppSpec
+from formctl.naming import STDIN
+from formctl.spec import AppSpec
 from formctl.tables import hanging, printable
 
 _RARE = timedelta(days=366)

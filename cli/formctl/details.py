@@ -80,6 +80,11 @@ def _settings(spec: ProcessType | None) -> list[tuple[str, str]]:
     return typelines.described(spec) if spec else []
 
 
+def settings_lines(spec: ProcessType) -> list[str]:
+    """How its type is run, a line each."""
+    return [_line(label, printable(text), None) for label, text in _settings(spec)]
+
+
 def used(usage: Usage | None) -> str:
     """One line; "" when it is not known."""
     if usage is None:

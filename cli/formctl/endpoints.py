@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from formation.model import InstanceState
+from formation.seen import InstanceState
 from formctl.tables import table
 from formctl.views import Instance
+
+# An agent says where it can be reached, and whoever holds one must not write our configuration.
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}|[0-9A-Fa-f:]{2,39}(%[A-Za-z0-9]{1,15})?")
+# Last seen so on a host that is silent: it may serve by now.
+_UNKNOWN = (InstanceState.WAITING, InstanceState.STARTING)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -20,6 +26,7 @@ class Endpoint:
     host: str
     address: str
     port: int
+    release: int = 0
 
     @property
     def name(self) -> str:
@@ -43,23 +50,50 @@ def endpoints(
     found = [
         Endpoint(
             item.slot.app, item.slot.type, item.slot.ordinal, item.host,
-            addresses[item.host], item.status.port,
+            address, item.status.port, item.status.release,
         )
         for item in instances
-        if item.state is InstanceState.HEALTHY
-        and not item.surplus
-        and item.status.port
-        and addresses.get(item.host)
-        and (not types or item.slot.type in types)
+        if _serves(item, types) and (address := address_of(item, addresses))
     ]  # fmt: skip
     return sorted(found)
+
+
+def _serves(item: Instance, types: Collection[str]) -> bool:
+    wanted = not (item.surplus or item.run) and (not types or item.slot.type in types)
+    return wanted and item.state is InstanceState.HEALTHY and item.status.port > 0
+
+
+def address_of(item: Instance, addresses: Mapping[str, str]) -> str:
+    """ "" when nobody has said it yet, or what was said cannot be one. `addresses`: by host, where
+    a coordinator does not tell it with the instance."""
+    address = item.address or addresses.get(item.host, "")
+    return address if _ADDRESS.fullmatch(address) else ""
+
+
+def doubt(
+    instances: Iterable[Instance], addresses: Mapping[str, str], found: Iterable[Endpoint]
+) -> str:
+    """Why a type without endpoints may have some all the same; "" when it surely has none."""
+    kinds = {(e.app, e.type) for e in found}
+    for item in instances:
+        slot = item.slot
+        if item.surplus or (slot.app, slot.type) in kinds:
+            continue
+        if item.host_silent and item.state in _UNKNOWN:
+            return f"{slot.short} is on {item.host}, which is silent, and may be healthy"
+        if _serves(item, ()) and not address_of(item, addresses):
+            return f"{slot.short} is healthy on {item.host}, whose address is not known"
+    return ""
 
 
 Kinds = Mapping[tuple[str, str], list[Endpoint]]
 
 
-def _by_type(found: Iterable[Endpoint], wanted: Iterable[tuple[str, str]]) -> Kinds:
-    """Those without any endpoint, too, in order: a block that is missing is an error elsewhere."""
+def by_type(found: Iterable[Endpoint], wanted: Iterable[tuple[str, str]]) -> Kinds:
+    """Those without any endpoint, too, in order: a block that is missing is an error elsewhere.
+
+    `wanted`: (app, type) of all that shall have a block.
+    """
     kinds: dict[tuple[str, str], list[Endpoint]] = {key: [] for key in sorted(wanted)}
     for key, group in groupby(sorted(found), key=lambda item: (item.app, item.type)):
         kinds[key] = list(group)
@@ -71,7 +105,7 @@ def _json(kinds: Kinds) -> str:
         [
             {
                 "app": item.app, "type": item.type, "instance": item.name, "host": item.host,
-                "address": item.address, "port": item.port,
+                "address": item.address, "port": item.port, "release": item.release,
             }
             for group in kinds.values()
             for item in group
@@ -127,6 +161,7 @@ def _prometheus(kinds: Kinds) -> str:
                 "formation_type": item.type,
                 "formation_instance": item.name,
                 "formation_host": item.host,
+                "formation_release": f"v{item.release}",
             },
         }
         for group in kinds.values()
@@ -152,6 +187,5 @@ _FORMS: Mapping[str, Callable[[Kinds], str]] = {
 FORMS = tuple(_FORMS)
 
 
-def rendered(form: str, found: Iterable[Endpoint], wanted: Iterable[tuple[str, str]]) -> str:
-    """`wanted`: (app, type) of all that shall have a block, with endpoints or without."""
-    return _FORMS[form](_by_type(found, wanted)) + "\n"
+def rendered(form: str, kinds: Kinds) -> str:
+    return _FORMS[form](kinds) + "\n"

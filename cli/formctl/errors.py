@@ -6,31 +6,19 @@ nothing was changed · 3 no coordinator can be reached · 130 interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from formation.errors import FormationError as CommandError
+from formation.errors import InputError, UnreachableError
+
+__all__ = [
+    "INTERRUPTED",
+    "CommandError",
+    "InputError",
+    "InterruptedByUserError",
+    "ReaderGoneError",
+    "UnreachableError",
+]
 
 INTERRUPTED = 130
-
-
-class CommandError(Exception):
-    """The operation failed."""
-
-    exit_code = 1
-
-
-class InputError(CommandError):
-    """What was given makes no sense; nothing was changed."""
-
-    exit_code = 2
-
-    @classmethod
-    def of(cls, problems: Iterable[str]) -> InputError:
-        return cls("\n".join(problems))
-
-
-class UnreachableError(CommandError):
-    """No coordinator answers."""
-
-    exit_code = 3
 
 
 class InterruptedByUserError(Exception):

@@ -12,6 +12,8 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from formation import wire_logs
+from formation.gaps import Gap
 from formation.model import Slot
 from formation.v1 import agent_pb2, control_pb2
 from formctl.client import Client, Stream
@@ -29,24 +31,32 @@ Writer = Callable[[list[Line]], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """`targets`: (type, ordinal; 0 is all), any of them; none: everything. `text`: lines with just
-    that in them. `hosts`: only of these, if there are any."""
+    that in them. `hosts`: only of these, if there are any. Where lines are missing is shown
+    whatever is chosen."""
 
     targets: tuple[tuple[str, int], ...] = ()
     not_before_us: int = 0
+    not_after_us: int = 0
     text: str = ""
     hosts: tuple[str, ...] = ()
 
     def takes(self, line: Line) -> bool:
         """Agents and coordinators of before this could be said send everything."""
+        if self.hosts and line.host not in ("", *self.hosts):
+            return False
+        return self._is_wanted(line) and (line.gap is not Gap.NONE or self._is_chosen(line))
+
+    def _is_wanted(self, line: Line) -> bool:
+        if not line.name or not self.targets:
+            return True
         kind, _, ordinal = line.name.rpartition(".")
+        return any(t in ("", kind) and o in (0, int(ordinal)) for t, o in self.targets)
+
+    def _is_chosen(self, line: Line) -> bool:
         return (
             line.at_us >= self.not_before_us
+            and (not self.not_after_us or line.at_us <= self.not_after_us)
             and self.text.encode("utf-8", "surrogateescape") in line.text
-            and (not self.hosts or line.host in self.hosts)
-            and (
-                not self.targets
-                or any(t in ("", kind) and o in (0, int(ordinal)) for t, o in self.targets)
-            )
         )
 
 
@@ -94,7 +104,9 @@ class LogFeed:
         return RESUME_LINES if resumes else self._tail_lines
 
     def take(self, response: control_pb2.LogsResponse) -> None:
-        if response.notice:
+        if response.HasField("gap"):
+            response.lines.append(response.gap)
+        elif response.notice:
             self._notice(response.notice)
         arrived = (_line(message, next(self._numbers)) for message in response.lines)
         lines = [line for line in arrived if self.choice.takes(line)]
@@ -115,6 +127,8 @@ class LogFeed:
 
     def _put(self, lines: list[Line]) -> None:
         for line in lines:
+            if line.gap is not Gap.NONE:
+                continue
             mark = self._marks.setdefault((line.host, line.name), _Mark(line.at_us))
             # Lines that were read at once have one time, so they are counted.
             mark.lines = mark.lines + 1 if line.at_us == mark.at_us else 1
@@ -124,7 +138,7 @@ class LogFeed:
             self._write(lines)
 
     def _was_written(self, line: Line) -> bool:
-        if self._seen is None:
+        if self._seen is None or line.gap is not Gap.NONE:
             return False
         mark = self._seen.get((line.host, line.name))
         if mark is None:
@@ -164,6 +178,7 @@ async def follow(
             choice=agent_pb2.LogChoice(
                 targets=[agent_pb2.LogTarget(type=t, ordinal=o) for t, o in choice.targets],
                 not_before_us=choice.not_before_us,
+                not_after_us=choice.not_after_us,
                 text=choice.text,
             ),
             hosts=choice.hosts,
@@ -194,10 +209,12 @@ def _line(message: agent_pb2.LogLine, number: int) -> Line:
     return Line(
         at_us=message.at_us,
         sequence=number,
-        name=f"{message.type}.{message.ordinal}",
+        name=f"{message.type}.{message.ordinal}" if message.type else "",
         text=message.text,
         app=message.app,
         host=message.host,
         stderr=message.stderr,
         partial=message.partial,
+        gap=wire_logs.gap_from_pb(message.gap),
+        missing=message.missing,
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 
+from formation.artifacts import Artifact
+from formation.gaps import Gap
 from formation.identity import IssuedIdentity, JoinToken
 from formation.model import App, AuditRecord, Probe, ProcessType, Release, Usage
 from formation.requests import Run
@@ -110,6 +112,7 @@ def process_type(spec: ProcessType) -> Json:
         "stop_signal": spec.stop_signal,
         "stop_grace_s": spec.stop_grace_s,
         "stop_to": spec.stop_to.value,
+        "stop_drain_s": spec.stop_drain_s,
         "ready_after_s": spec.ready_after_s,
         "readiness": _probe(spec.readiness),
         "liveness": _probe(spec.liveness),
@@ -228,6 +231,13 @@ def app(line: AppLine) -> Json:
     }
 
 
+def _artifact(artifact: Artifact | None) -> Json | None:
+    """None: its code lies on the hosts."""
+    if artifact is None:
+        return None
+    return {"digest": artifact.digest, "size_bytes": artifact.size_bytes}
+
+
 def release(item: Release, *, app: App) -> Json:
     return {
         "app": item.app,
@@ -240,6 +250,7 @@ def release(item: Release, *, app: App) -> Json:
         "config_names": sorted(item.config),
         "secrets": {name: secret.version for name, secret in sorted(item.secrets.items())},
         "workdir": item.workdir,
+        "artifact": _artifact(item.artifact),
         "created_at": _time(item.created_at_ms),
         "created_by": item.created_by,
         "reason": item.reason,
@@ -312,6 +323,7 @@ def diff(before: Release, after: Release, changed_env: Sequence[str]) -> Json:
         "secrets_removed": sorted(before.secrets.keys() - after.secrets.keys()),
         "secrets_changed": changed_secrets(before.secrets, after.secrets),
         "workdir_changed": before.workdir != after.workdir,
+        "artifact_changed": before.artifact != after.artifact,
     }
 
 
@@ -363,14 +375,18 @@ def formation(quantities: Mapping[str, int], *, app: str) -> Json:
 
 
 def log_line(item: Line) -> Json:
-    """`text_base64` is there only when the bytes are not UTF-8; then `text` is an approximation."""
+    """`text_base64` is there only when the bytes are not UTF-8; then `text` is an approximation.
+    With a `gap` it is no line: `missing` ones were here, null when nobody knows how many."""
+    is_gap = item.gap is not Gap.NONE
     line: Json = {
         "at": _time(item.at_us // 1000),
-        "app": item.app,
-        "instance": item.name,
-        "host": item.host,
-        "stream": "stderr" if item.stderr else "stdout",
+        "app": item.app or None,
+        "instance": item.name or None,
+        "host": item.host or None,
+        "stream": None if is_gap else "stderr" if item.stderr else "stdout",
         "partial": item.partial,
+        "gap": item.gap.value or None,
+        "missing": item.missing or None,
         "text": item.text.decode(errors="replace"),
     }
     try:

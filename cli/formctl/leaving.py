@@ -7,9 +7,10 @@ import contextlib
 
 from formation import runtime
 from formation.model import InstanceState
-from formctl import wording
+from formctl import liveline, wording
 from formctl.client import Client
 from formctl.errors import CommandError
+from formctl.progress import Step, named
 from formctl.settings import note, say
 from formctl.views import Instance, Table
 
@@ -21,8 +22,17 @@ async def wait_until_empty(client: Client, host: str, revision: int, timeout_s: 
     """CommandError when something is still there, with the reasons."""
     table, left = Table(), 0
     began_s = runtime.monotonic_s()
+    most = 0
+
+    def step() -> Step:
+        nonlocal most
+        here = _on(table, host)
+        most = max(most, len(here))
+        names = [f"{i.slot} {wording.state(i)}" for i in sorted(here, key=lambda i: i.slot)]
+        return Step(done=most - len(here), total=most, what=named(names))
+
     try:
-        async with asyncio.timeout(timeout_s):
+        async with liveline.live(step), asyncio.timeout(timeout_s):
             left = await _follow(client, table, host, revision)
     except asyncio.CancelledError:
         note("interrupted: the drain itself goes on, only the waiting has ended")

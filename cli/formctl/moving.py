@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from formation import runtime
 from formation.requests import Move
+from formctl import liveline
 from formctl.client import Client
 from formctl.errors import CommandError
+from formctl.progress import Step, named
 from formctl.settings import note, say
 from formctl.views import Table
 
@@ -20,8 +22,13 @@ async def wait_for_moves(
     """CommandError when some are not made in time."""
     table, open_ = Table(), list(moves)
     began_s = runtime.monotonic_s()
+
+    def step() -> Step:
+        names = [f"{m.slot} to {m.to_host}" for m in open_]
+        return Step(done=len(moves) - len(open_), total=len(moves), what=named(names))
+
     try:
-        async with asyncio.timeout(timeout_s):
+        async with liveline.live(step), asyncio.timeout(timeout_s):
             await _follow(client, table, open_, revision)
     except asyncio.CancelledError:
         note("interrupted: the moves go on, only the waiting has ended")

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from formation.model import (
-    Ability,
-    App,
-    AuditRecord,
-    HostState,
-    InstanceState,
-    Release,
-    Usage,
-)
-from formation.quantities import show
-from formation.requests import Run
-from formation.secrets import Secret, changed_secrets
-from formctl import typelines, wording
+from formation.seen import Ability, App, HostState, InstanceState, Usage
+from formctl import wording
 from formctl.tables import Paint, printable, table
 from formctl.views import AppLine, HostLine, Instance
+
+if TYPE_CHECKING:  # loaded by those who have them
+    from formation.model import AuditRecord, Release
+    from formation.requests import Run
+    from formation.secrets import Secret
 
 _GIB = 1024**3
 _RESET = "\x1b[0m"
@@ -37,6 +32,7 @@ _COLOURS = {
     InstanceState.RESTARTING: _RED,
     InstanceState.FAILED: _RED,
     InstanceState.FINISHED: _CYAN,
+    InstanceState.DRAINING: _GREY,
     InstanceState.STOPPING: _GREY,
     InstanceState.STOPPED: _GREY,
 }
@@ -120,7 +116,7 @@ def hosts(found: Sequence[HostLine], *, wide: bool = False, width: int | None = 
     header = ("HOST", "STATE", "HEALTHY", "CPUS", "MEMORY", "ADDRESS", "ENFORCES")
     more = ("LIMIT", "AGENT", "VIA") if wide else ()
     rows = (
-        (*_host(line), *(_more(line) if wide else ()), labels(line), _host_note(line))
+        (*_host(line), *(_more(line) if wide else ()), labels(line), host_note(line))
         for line in found
     )
     return table((*header, *more, "LABELS", "NOTE"), rows, width=width)
@@ -168,7 +164,7 @@ def inabilities(found: Sequence[HostLine]) -> list[str]:
     return [printable(f"{', '.join(names)}: {why}") for why, names in hosts_of.items()]
 
 
-def _host_note(line: HostLine) -> str:
+def host_note(line: HostLine) -> str:
     said = [_word(line), line.status.complaint]
     return "; ".join(part for part in said if part)
 
@@ -196,6 +192,8 @@ def apps(found: Sequence[AppLine]) -> str:
 
 
 def _app(line: AppLine) -> tuple[str, ...]:
+    from formation.quantities import show
+
     healthy = f"{line.healthy}/{line.wanted}"
     return (line.app.name, f"v{line.app.release}", healthy, show(line.formation()))
 
@@ -296,8 +294,12 @@ def release_changes(
     before: Release | None, after: Release, *, changed_env: Sequence[str] = ()
 ) -> list[str]:
     """One line for each kind of difference; names only of the environment, never its values."""
+    from formctl import typelines  # not for tables
+
     if before is None:
-        return [f"types: {' '.join(spec.name for spec in after.types)}", *_env_names(after.env)]
+        code = [f"code: {after.artifact}"] if after.artifact else []
+        types = f"types: {' '.join(spec.name for spec in after.types)}"
+        return [types, *_env_names(after.env), *code]
     old, new = ({spec.name: spec for spec in release.types} for release in (before, after))
     lines = [
         _listed("types added", [name for name in new if name not in old]),
@@ -316,13 +318,16 @@ def release_changes(
         _listed("env removed", sorted(_variables(before) - _variables(after))),
         _listed("env changed", changed_env),
         *_secret_changes(before.secrets, after.secrets),
-        f"workdir: {after.workdir}" if after.workdir != before.workdir else "",
+        f"code: {after.artifact}" if after.artifact and after.artifact != before.artifact else "",
+        f"workdir: {after.workdir}" if after.workdir and after.workdir != before.workdir else "",
     ]
     return [printable(line) for line in lines if line]
 
 
 def _secret_changes(before: Mapping[str, Secret], after: Mapping[str, Secret]) -> list[str]:
     """Versions only: nobody is told a value."""
+    from formation.secrets import changed_secrets
+
     changed = [
         f"{name} (v{before[name].version} -> v{after[name].version})"
         for name in changed_secrets(before, after)

@@ -8,6 +8,7 @@ from formctl.render import local_time
 from formctl.tables import printable
 
 _RESET = "\x1b[0m"
+_CODES = {"good": "32", "bad": "31", "": ""}
 _GOOD = frozenset(
     {
         "instance.healthy", "instance.finished", "host.connected", "app.arrived", "run.finished",
@@ -42,11 +43,16 @@ def is_about(what: str, word: str) -> bool:
     return not word or what == word or what.startswith(f"{word}.")
 
 
+def kind_of(what: str) -> str:
+    """good, bad, or "" for what is neither."""
+    return "good" if what in _GOOD else "bad" if what in _BAD else ""
+
+
 def line(event: Event, *, colour: bool) -> str:
     kind = event.what.partition(".")[0]
     where = f" on {event.host}" if event.host and kind != "host" else ""
     text = f"{printable(event.text)}{printable(where)}"
     subject = f"{_NAMED[kind]} {event.subject}" if kind in _NAMED else event.subject
-    code = "32" if event.what in _GOOD else "31" if event.what in _BAD else ""
+    code = _CODES[kind_of(event.what)]
     shown = f"\x1b[{code}m{text}{_RESET}" if colour and code else text
     return f"{local_time(event.at_ms)}  {printable(subject)}  {shown}"

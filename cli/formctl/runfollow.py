@@ -6,14 +6,15 @@ import asyncio
 import sys
 
 from formation import runtime, wire
+from formation.discovery import Target
+from formation.person import who
 from formation.requests import Run, RunState
 from formation.v1 import control_pb2 as pb
 from formctl import following, wording
 from formctl.client import Client
-from formctl.discovery import Target
 from formctl.errors import CommandError
 from formctl.loglines import Line
-from formctl.settings import note, who
+from formctl.settings import note
 
 _LOOK_S = 0.2
 _OUTPUT_PATIENCE_S = 2.0

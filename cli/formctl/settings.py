@@ -5,26 +5,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import json
 import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from formation.model import TYPE_NAME
+from formation.targets import parse_target
 from formctl.errors import InputError, InterruptedByUserError, ReaderGoneError
 
 if TYPE_CHECKING:
-    from formctl.discovery import Target
+    from contextlib import AbstractContextManager
 
-_ORDINAL = re.compile(r"[1-9][0-9]{0,6}")
+    from formation.discovery import Target
+
+_CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -32,15 +35,22 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True, kw_only=True)
 class Settings:
+    """What was said before and after the command's name."""
+
     coordinator: str | None = None
     app: str | None = None
+    color: str = "auto"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     directory: str = "."
 
     def target(self) -> Target:
-        from formctl.discovery import find_target
+        from formation.discovery import find_target
 
         return find_target(self.coordinator, self.environ, self.directory)
+
+    def colour(self) -> bool:
+        """Whether what goes to standard output is coloured."""
+        return wants_colour(self.color, terminal=is_terminal(), environ=self.environ)
 
     def named_app(self) -> str:
         """The app that the caller named; "" when it has to be found out."""
@@ -87,6 +97,38 @@ class Duration(Seconds):
         return number * (unit or 1)
 
 
+class Moment(click.ParamType[int]):
+    """`10m` ago, `14:30` of today or a date with a time, in local time unless it says otherwise →
+    microseconds since 1970."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        from formation.runtime import now_ms
+
+        text = str(value)
+        now = datetime.fromtimestamp(now_ms() / 1000).astimezone()
+        try:
+            if _CLOCK.fullmatch(text):
+                clock = time.fromisoformat(text.rjust(len(text) + (text[1] == ":"), "0"))
+                return _micros(datetime.combine(now.date(), clock))
+            if _DATE.match(text):
+                return _micros(datetime.fromisoformat(text))
+        except (ValueError, OverflowError, OSError) as error:
+            self.fail(f"{text!r}: {error}", param, ctx)
+        try:
+            ago_s = Duration(min=0).convert(text, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{text!r} is neither 10m nor 14:30 nor 2026-11-22T14:30", param, ctx)
+        return max(0, int((now.timestamp() - ago_s) * 1_000_000))
+
+
+def _micros(at: datetime) -> int:
+    return max(0, int(at.astimezone().timestamp() * 1_000_000))
+
+
 def coordinator_option(function: Function) -> Function:
     return click.option(
         "--coordinator",
@@ -124,9 +166,10 @@ def colour_option(function: Function) -> Function:
     return click.option(
         "--color",
         type=click.Choice(["auto", "always", "never"]),
-        default="auto",
-        show_default=True,
-        help="auto: on a terminal, unless NO_COLOR is set.",
+        expose_value=False,
+        is_eager=True,
+        callback=_keep,
+        help="auto, the default: on a terminal, unless NO_COLOR is set.",
     )(function)
 
 
@@ -201,18 +244,40 @@ def _told(error: BaseException) -> BaseException:
     return ReaderGoneError() if isinstance(error, BrokenPipeError) else error
 
 
+def _above() -> AbstractContextManager[None]:
+    """Of the live line, if there can be one: who draws one has loaded it."""
+    loaded = sys.modules.get("formctl.liveline")
+    return loaded.above() if loaded else contextlib.nullcontext()
+
+
 def say(text: str) -> None:
     """A line of the answer, on stdout."""
-    click.echo(text)
+    with _above():
+        # Colours are there because somebody wants them: click would take them out of a pipe.
+        click.echo(text, color=True)
 
 
 def say_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    import json
+
+    with _above():
+        click.echo(json.dumps(value, ensure_ascii=False))
 
 
 def note(text: str) -> None:
     """For the person, beside the answer: on stderr, so that pipes stay clean."""
-    click.echo(text, err=True)
+    with _above():
+        click.echo(text, err=True)
+
+
+def wants_colour(choice: str, *, terminal: bool, environ: Mapping[str, str]) -> bool:
+    """`auto`: NO_COLOR says never, else FORCE_COLOR always (any text but an empty one); else it is
+    on a terminal that is not a dumb one."""
+    if choice != "auto":
+        return choice == "always"
+    if environ.get("NO_COLOR") or environ.get("FORCE_COLOR"):
+        return not environ.get("NO_COLOR")
+    return terminal and environ.get("TERM") != "dumb"
 
 
 def is_terminal() -> bool:
@@ -221,17 +286,11 @@ def is_terminal() -> bool:
 
 def terminal_width() -> int | None:
     """None where a line may be as long as it is."""
-    return shutil.get_terminal_size().columns if is_terminal() else None
+    if not is_terminal():
+        return None
+    import shutil
 
-
-def parse_target(text: str | None) -> tuple[str, int]:
-    """`web` → ("web", 0), `web.3` → ("web", 3), nothing → ("", 0): every type."""
-    if not text:
-        return "", 0
-    name, dot, number = text.partition(".")
-    if not TYPE_NAME.fullmatch(name) or (dot and not _ORDINAL.fullmatch(number)):
-        raise InputError(f"{text!r} is neither a type (web) nor an instance (web.3)")
-    return name, int(number or 0)
+    return shutil.get_terminal_size().columns
 
 
 def parse_instance(text: str) -> tuple[str, int]:
@@ -240,15 +299,3 @@ def parse_instance(text: str) -> tuple[str, int]:
     if not ordinal:
         raise InputError(f"{text!r} is no instance; name one as in {name or 'web'}.1")
     return name, ordinal
-
-
-def who() -> str:
-    """`user@host`, for the audit; a user without a name (a container's uid) counts too."""
-    import getpass
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"

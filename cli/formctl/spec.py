@@ -6,26 +6,23 @@ Reads files, changes nothing; whoever calls decides what to do with the app.
 from __future__ import annotations
 
 import os
-import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from formation import manifest, procfile, tomltext
-from formation.model import APP_NAME, ProcessType
+from formation import manifest, procfile
+from formation.model import ProcessType
+from formation.names import APP_NAME
 from formation.quantities import initial_quantity
 from formctl.errors import InputError
+from formctl.naming import MANIFEST, STDIN, app_name, text_of
 
-STDIN = "-"
-MANIFEST = "formation.toml"
 PROCFILE = "Procfile"
-_NAME_MAX = 63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppSpec:
-    """`app` is empty when no file names it; `notes` are lines that a person should see."""
+    """`app` is empty when no file names it; `notes` are lines that a person should see.
+    `names_workdir`: somebody has said where the code lies."""
 
     source: str
     directory: str
@@ -34,6 +31,7 @@ class AppSpec:
     workdir: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    names_workdir: bool = False
 
     @property
     def type_names(self) -> tuple[str, ...]:
@@ -66,14 +64,7 @@ def read(
     if problems:
         raise InputError.of(problems)
     chosen = os.path.abspath(workdir) if workdir else spec.workdir or beside
-    return replace(spec, workdir=chosen)
-
-
-def app_name(directory: str) -> str:
-    """The directory's name as far as it can be an app's; "" when nothing of it can."""
-    name = os.path.basename(os.path.abspath(directory)).lower()
-    name = re.sub(r"[^a-z0-9._-]+", "-", name)[:_NAME_MAX].strip("._-")
-    return name if APP_NAME.fullmatch(name) else ""
+    return replace(spec, workdir=chosen, names_workdir=bool(workdir or spec.workdir))
 
 
 def check_app(name: str) -> None:
@@ -90,19 +81,6 @@ def chosen_app(named: str, found: AppSpec) -> str:
         raise InputError(f"no app can be named after {found.directory}; give --app NAME")
     check_app(name)
     return name
-
-
-def named_app(directory: str) -> str:
-    """The `app =` of a formation.toml in this directory; "" when there is none."""
-    path = os.path.join(directory, MANIFEST)
-    if not os.path.isfile(path):
-        return ""
-    try:
-        # Only the name is asked for: other mistakes in the file are for `apply` to tell.
-        app = tomltext.loads(_text(path)).get("app", "")
-    except tomltext.TOMLDecodeError as error:
-        raise InputError(f"{path}: {error}; --app NAME goes on without this file") from None
-    return app if isinstance(app, str) else ""
 
 
 def _chosen(file: str | None, directory: str) -> str:
@@ -123,7 +101,7 @@ def _described(spec: AppSpec, strict: bool) -> AppSpec:
     from formctl import envfile
 
     if path.endswith(".toml"):
-        found = manifest.parse(_text(path), path)
+        found = manifest.parse(text_of(path), path)
         tables = {"env": found.env} | {f"types.{t.name}.env": t.env for t in found.types}
         notes = tuple(
             f"{path}: {table}.{line}"
@@ -147,7 +125,7 @@ def of_procfile(
 ) -> tuple[tuple[ProcessType, ...], tuple[str, ...]]:
     """Its types, and what a person should see. Raises `ProcfileError` and `InputError`."""
     source = "standard input" if path == STDIN else path
-    parsed = procfile.parse(_text(path), source=source, strict=strict)
+    parsed = procfile.parse(text_of(path), source=source, strict=strict)
     types = tuple(
         ProcessType(
             name=entry.name, command=entry.command, initial_quantity=initial_quantity(entry.name)
@@ -171,16 +149,5 @@ def _with_env(spec: AppSpec, path: str | None) -> AppSpec:
         return spec
     from formctl import envfile
 
-    found = envfile.parse(_text(path), path)
+    found = envfile.parse(text_of(path), path)
     return replace(spec, env={**spec.env, **found.values}, notes=(*spec.notes, *found.warnings))
-
-
-def _text(path: str) -> str:
-    try:
-        raw = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None

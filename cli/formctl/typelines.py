@@ -56,7 +56,7 @@ _PARTS: dict[str, Callable[[ProcessType], object]] = {
     "restart": lambda spec: spec.restart,
     "ready": lambda s: (s.ready_after_s, s.readiness, s.notify, s.start_grace_s),
     "live": lambda spec: (spec.liveness, spec.watchdog_s),
-    "stop": lambda spec: (spec.stop_signal, spec.stop_grace_s, spec.stop_to),
+    "stop": lambda s: (s.stop_signal, s.stop_grace_s, s.stop_to, s.stop_drain_s),
     "port": lambda spec: spec.port,
     "limits": lambda spec: spec.limits,
     "nice": lambda spec: spec.nice,
@@ -117,9 +117,10 @@ def _probe(probe: Probe) -> str:
 
 def _stop(spec: ProcessType) -> str:
     to = " to the main process" if spec.stop_to is StopTo.MAIN else ""
+    drain = f"drained for {spec.stop_drain_s:g} s, then " if spec.stop_drain_s else ""
     if spec.stop_signal == "KILL":
-        return "KILL"
-    return f"{spec.stop_signal}{to}, KILL after {spec.stop_grace_s:g} s"
+        return f"{drain}KILL"
+    return f"{drain}{spec.stop_signal}{to}, KILL after {spec.stop_grace_s:g} s"
 
 
 def _limits(limits: Limits) -> str:

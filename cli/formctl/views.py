@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from formation.model import (
+from formation.seen import (
     App,
     Host,
     HostState,
@@ -26,7 +26,8 @@ _ARRIVED = (InstanceState.HEALTHY, InstanceState.FINISHED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """One stay, or a slot without a host. `surplus`: on its way out. `current`: newest wanted.
-    `surge`: one more, for a change under way. `run`: the run that it is. `because`: why there."""
+    `surge`: one more, for a change under way. `run`: the run that it is. `because`: why there.
+    `address`: of its host, as that says."""
 
     status: InstanceStatus
     host: str = ""
@@ -36,6 +37,7 @@ class Instance:
     surge: bool = False
     run: str = ""
     because: str = ""
+    address: str = ""
 
     @property
     def uid(self) -> str:
@@ -90,6 +92,8 @@ class UsageReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLine:
+    """`word`: the operator's on it, if there is one."""
+
     status: HostStatus
     state: HostState
     instances: int = 0

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 
 from formation import runtime
-from formctl import details
+from formctl import details, liveline
 from formctl.client import Client
 from formctl.errors import CommandError
 from formctl.following import last_lines
@@ -43,7 +43,7 @@ async def wait_until(
     progress = Progress(goal, started_s=started_s, baseline=baseline)
     app = "" if every_app else goal.app
     try:
-        async with asyncio.timeout(timeout_s):
+        async with liveline.live(progress.step), asyncio.timeout(timeout_s):
             await _follow(client, progress, app, revision, tell)
     except asyncio.CancelledError:
         note("interrupted: the change itself stays, only the waiting has ended")

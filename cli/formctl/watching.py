@@ -16,9 +16,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from formation.model import InstanceState, Slot
 from formation.quantities import show
+from formation.seen import InstanceState, Slot
 from formctl import wording
+from formctl.progress import Step, named
 from formctl.views import Instance, Table, Update
 
 _MISSING_LINES_MAX = 20
@@ -91,6 +92,7 @@ class Progress:
         self._healthy.update(instance.uid for instance in known if goal.reached_by(instance))
         self._from_start = frozenset(self._healthy)
         self._has_failed: dict[str, Instance] = {}
+        self._most = 0
 
     @property
     def is_done(self) -> bool:
@@ -164,6 +166,29 @@ class Progress:
         text = f"{target or self.goal.app}: {', '.join(counts) or 'none left'} {took}"
         silent = sum(i.surplus and i.host_silent for i in self._covered())
         return f"{text}; {silent} on silent hosts, stopped when they return" if silent else text
+
+    def step(self) -> Step:
+        """How many of how many changes have arrived, and what of it comes next."""
+        if not self._synced:
+            return Step(what="waiting for the leader to see the change")
+        left = self._left_to_do()
+        self._most = max(self._most, left)
+        open_ = [i for i in self._covered() if not self.goal.reached_by(i)]
+        # First what is on its way, then what is to go, then those whose turn has not come.
+        open_.sort(key=lambda i: (_waits_its_turn(i), i.surplus, i.slot, i.uid))
+        waiting = [
+            f"{i.slot.short} {'to be replaced' if _waits_its_turn(i) else wording.state(i)}"
+            for i in open_
+            if not (i.surplus and i.host_silent)
+        ]
+        return Step(done=self._most - left, total=self._most, what=named(waiting))
+
+    def _left_to_do(self) -> int:
+        """Instances that are to become good, or to go."""
+        return sum(
+            max(abs(quantity - self._good[name]), abs(quantity - self._present[name]))
+            for name, quantity in self._wanted().items()
+        )
 
     def missing(self, *, now_ms: int) -> list[str]:
         """What is still in the way, for a person whose patience has ended."""
@@ -300,6 +325,11 @@ class Progress:
             return ""
         self._told.add(key)
         return text
+
+
+def _waits_its_turn(instance: Instance) -> bool:
+    running = instance.state is InstanceState.HEALTHY
+    return running and not instance.current and not instance.surplus
 
 
 def _on(instance: Instance) -> str:

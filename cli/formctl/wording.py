@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from formation.model import InstanceState
+from formation.seen import InstanceState
 from formctl.views import Instance
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
@@ -71,7 +71,7 @@ def state(instance: Instance) -> str:
     """One word or two: what a person should think of it now."""
     if instance.host_silent:
         return "host silent"
-    if instance.surplus:
+    if instance.surplus and instance.state is not InstanceState.DRAINING:
         return "leaving"
     return instance.state.name.lower()
 

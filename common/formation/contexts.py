@@ -17,6 +17,10 @@ IDENTITY = "identity.pem"
 CONTEXT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
+class CredentialError(Exception):
+    """A directory has no usable credential; one line."""
+
+
 def directory(environ: Mapping[str, str]) -> str:
     base = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return os.path.join(base, "formation")

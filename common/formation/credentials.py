@@ -15,13 +15,25 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from formation import pki
-from formation.contexts import IDENTITY
+from formation.contexts import IDENTITY, CredentialError
+
+__all__ = [
+    "AUTHORITIES",
+    "COORDINATORS",
+    "IDENTITY",
+    "Credential",
+    "CredentialError",
+    "exists",
+    "load",
+    "read_password",
+    "read_private",
+    "save_authorities",
+    "save_coordinators",
+    "save_identity",
+    "write_private",
+]
 
 AUTHORITIES, COORDINATORS = "authorities.pem", "coordinators"
-
-
-class CredentialError(Exception):
-    """The directory has no usable credential; one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,17 @@ connection, so that a renewed certificate or another authority needs no restart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 
-from formation.credentials import Credential, CredentialError
-from formation.identity import COORDINATOR_NAME
+from formation.contexts import CredentialError
+from formation.names import COORDINATOR_NAME, PING_EVERY_S
 from formation.runtime import client_channel_options
+
+if TYPE_CHECKING:
+    from formation.credentials import Credential  # brings all of cryptography
 
 Options = Sequence[tuple[str, int | str]]
 
@@ -35,14 +39,16 @@ class Dialler:
         *,
         insecure: bool = False,
         remedy: str = "",
+        ping_every_s: float = PING_EVERY_S,
     ) -> None:
         self.credential = credential
+        self._ping_every_s = ping_every_s
         self._insecure = insecure
         self._remedy = remedy
 
     def channel(self, address: str, more: Options = ()) -> grpc.aio.Channel:
         """Connects later. Raises `NotTrustedError`."""
-        options = [*client_channel_options(), *more]
+        options = [*client_channel_options(self._ping_every_s), *more]
         if is_socket(address):
             return grpc.aio.insecure_channel(address, options=options)
         credential = self._credential()
@@ -65,11 +71,23 @@ class Dialler:
             raise NotTrustedError(str(error)) from error
 
 
+def connecting_within(connect_s: float) -> tuple[str, int]:
+    """How long one attempt of a channel may take, TLS included."""
+    return ("grpc.min_reconnect_backoff_ms", round(connect_s * 1000))
+
+
 def words(error: grpc.aio.AioRpcError | NotTrustedError) -> str:
     """What went wrong on the way to a coordinator."""
     if isinstance(error, NotTrustedError):
         return str(error)
     return error.details() or error.code().name
+
+
+def ended_unread(error: grpc.aio.AioRpcError) -> bool:
+    """The stream ended while we wrote to it. gRPC says this then instead of why it ended, which is
+    said again to whoever asks again."""
+    said = (error.details() or "").startswith("Internal error from Core")
+    return said and error.code() is grpc.StatusCode.INTERNAL
 
 
 def secure_channel(

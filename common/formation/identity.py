@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from formation.model import HOST_NAME
+from formation.names import HOST_NAME
 
 SCHEME = "formation://"
-# What every coordinator's certificate says it is, wherever it listens: addresses change.
-COORDINATOR_NAME = "coordinator.formation.internal"
 APP_PATTERN = re.compile(r"[a-z0-9*?][a-z0-9*?._-]{0,62}")
 TOKEN_PREFIX = "FORM1"  # noqa: S105  what a token begins with
 SECRET_BYTES = 16

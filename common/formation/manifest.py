@@ -54,7 +54,7 @@ class Manifest:
 def parse(text: str, source: str = "formation.toml") -> Manifest:
     try:
         table = tomltext.loads(text)
-    except tomltext.TOMLDecodeError as error:
+    except tomltext.TomlError as error:
         raise ManifestError((_syntax_problem(str(error), source),)) from None
     problems: list[tuple[str, str]] = []
     manifest = _manifest(table, problems)

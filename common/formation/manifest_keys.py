@@ -31,14 +31,13 @@ from formation.manifest_kinds import (
     YesNo,
 )
 from formation.model import (
-    APP_NAME,
     QUANTITY_MAX,
-    TYPE_NAME,
     Ability,
     Probe,
     ProbeKind,
     ProcessType,
 )
+from formation.names import APP_NAME, TYPE_NAME
 from formation.rules import Schedule
 from formation.secrets import NAME as SECRET_NAME
 
@@ -165,6 +164,11 @@ STOP = Keys(
         "grace": _key(
             Duration(default_s=DEFAULTS.stop_grace_s),
             "From the signal to KILL for all that is left.",
+        ),
+        "drain": _key(
+            Duration(default_s=DEFAULTS.stop_drain_s),
+            "When a healthy one is to be stopped: so long it is no endpoint any more and still "
+            "serves, before it gets the signal.",
         ),
         "to": _key(
             OneWord(default=DEFAULTS.stop_to),

@@ -237,12 +237,14 @@ def _zones() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones())
 
 
-def _check_schedule(ready: Section, found: ProcessType) -> None:
+def _check_schedule(ready: Section, stop: Section, found: ProcessType) -> None:
     if found.schedule is None:
         return
     for key in ("after", "http", "tcp", "exec", "grpc", "notify"):
         if key in ready:
             ready.problem(key, "means nothing with a schedule: nobody waits for a run to be ready")
+    if "drain" in stop:
+        stop.problem("drain", "means nothing with a schedule: nobody sends requests to a run")
 
 
 # -- on_host_loss ----------------------------------------------------------------------------------
@@ -284,4 +286,4 @@ def check_rules(
     if found.schedule is None:
         _check_rollout(tables["rollout"], found)
         _check_host_loss(tables["on_host_loss"], found)
-    _check_schedule(tables["ready"], found)
+    _check_schedule(tables["ready"], tables["stop"], found)

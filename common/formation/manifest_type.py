@@ -75,6 +75,7 @@ def read_type(spec: Section, name: str, others: Collection[str], app: str) -> Pr
         stop_signal=stop.signal("signal"),
         stop_grace_s=stop.duration("grace"),
         stop_to=stop.word("to", StopTo),
+        stop_drain_s=stop.duration("drain"),
         limits=_limits(limits),
         resources=reserved(inner["resources"]),
         where=placement(inner["placement"]),

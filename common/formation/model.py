@@ -7,49 +7,44 @@ observed (`HostStatus`: the agent).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
-from formation.rules import (
-    FormationChange,
-    HostLoss,
-    Resources,
-    Rollout,
-    RolloutRules,
-    Schedule,
-    Where,
-)
+from formation.artifacts import Artifact
+from formation.rules import HostLoss, Resources, RolloutRules, Schedule, Where
 from formation.secrets import Secret
+from formation.seen import (
+    Ability,
+    App,
+    Capacity,
+    FormationChange,
+    Host,
+    HostState,
+    HostStatus,
+    InstanceState,
+    InstanceStatus,
+    Rollout,
+    Slot,
+    Usage,
+)
 
-# An app's, host's and process type's name end up in keys, file names and host names.
-APP_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
-HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-TYPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+__all__ = [
+    "Ability",
+    "App",
+    "Capacity",
+    "FormationChange",
+    "Host",
+    "HostState",
+    "HostStatus",
+    "InstanceState",
+    "InstanceStatus",
+    "Rollout",
+    "Slot",
+    "Usage",
+]
+
 QUANTITY_MAX = 1_000_000
-
-
-class InstanceState(IntEnum):
-    """The numbers are those of the protocol; docs/design/states.md tells what each means."""
-
-    PENDING = 1
-    WAITING = 2
-    STARTING = 3
-    HEALTHY = 4
-    BACKOFF = 5
-    STOPPING = 6
-    STOPPED = 7
-    UNREADY = 8
-    RESTARTING = 9
-    FINISHED = 10
-    FAILED = 11
-
-
-class HostState(IntEnum):
-    READY = 1
-    SUSPECT = 2
-    LOST = 3
 
 
 class RestartPolicy(StrEnum):
@@ -72,16 +67,6 @@ class ProbeKind(StrEnum):
     TCP = "tcp"
     EXEC = "exec"
     GRPC = "grpc"
-
-
-class Ability(StrEnum):
-    """What a host may be able to enforce, and a type may require."""
-
-    CGROUP = "cgroup"
-    CPU = "cpu"
-    MEMORY = "memory"
-    PIDS = "pids"
-    USER = "user"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +102,7 @@ class ProcessType:
 
     Ready is what passes `readiness`, or says so itself (`notify`), or else is up `ready_after_s`.
     `start_grace_s`: so long failed probes do not count, and so long it may take to say READY=1.
+    `stop_drain_s`: so long before its stop signal it is no endpoint any more.
     `watchdog_s`: it must say WATCHDOG=1 at least so often; 0 is never. `user`, `group` "": the
     agent's own. `workdir` is absolute, or below the release's. `umask` -1 and `nice` 0 are the
     agent's. `port` 0: any free one. `env` goes before the release's, `exclusive`: never two copies
@@ -132,6 +118,7 @@ class ProcessType:
     stop_signal: str = "TERM"
     stop_grace_s: float = 30.0
     stop_to: StopTo = StopTo.GROUP
+    stop_drain_s: float = 0.0
     ready_after_s: float = 1.0
     readiness: Probe | None = None
     liveness: Probe | None = None
@@ -163,7 +150,8 @@ class Release:
     """Immutable and numbered per app; holds no quantity.
 
     `env` is the project's own, `config` the operator's: it goes before that, and `secrets` before
-    everything. Both are handed on from release to release.
+    everything. Both are handed on from release to release. `artifact`: its code, then `workdir`
+    means nothing.
     """
 
     app: str
@@ -176,56 +164,10 @@ class Release:
     reason: str = ""
     config: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    artifact: Artifact | None = None
 
     def type_named(self, name: str) -> ProcessType | None:
         return next((spec for spec in self.types if spec.name == name), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class App:
-    """`release` is what is wanted, `stable_release` the last one that arrived everywhere (0: none
-    yet). `formation_history`: oldest first, bounded. `runs_made`: how many runs were ever asked
-    for."""
-
-    name: str
-    formation: Mapping[str, int]
-    release: int
-    latest_release: int
-    restart_marks: Mapping[str, int] = field(default_factory=dict)
-    created_at_ms: int = 0
-    retry_marks: Mapping[str, int] = field(default_factory=dict)
-    stable_release: int = 0
-    rollout: Rollout = Rollout()
-    formation_history: tuple[FormationChange, ...] = ()
-    runs_made: int = 0
-
-    def restart_mark(self, type_name: str, ordinal: int) -> int:
-        """How often a restart was asked for that reaches this slot; it only grows."""
-        return _mark(self.restart_marks, type_name, ordinal)
-
-    def retry_mark(self, type_name: str, ordinal: int) -> int:
-        """How often an instance in this slot was told to try again now; it only grows."""
-        return _mark(self.retry_marks, type_name, ordinal)
-
-
-def _mark(marks: Mapping[str, int], type_name: str, ordinal: int) -> int:
-    return marks.get(type_name, 0) + marks.get(f"{type_name}.{ordinal}", 0)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Slot:
-    """`shop/web.3`: a place in the formation, kept across moves."""
-
-    app: str
-    type: str
-    ordinal: int
-
-    def __str__(self) -> str:
-        return f"{self.app}/{self.type}.{self.ordinal}"
-
-    @property
-    def short(self) -> str:
-        return f"{self.type}.{self.ordinal}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +261,9 @@ class Bundle:
             like=terms.like,
         )
 
+    def stays(self) -> Iterator[Assignment]:
+        return map(self.stay, self.ordinals)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssignmentDocument:
@@ -333,7 +278,7 @@ class AssignmentDocument:
     @property
     def instances(self) -> tuple[Assignment, ...]:
         """One by one, made anew at each call: a host may have thousands."""
-        return tuple(bundle.stay(o) for bundle in self.bundles for o in bundle.ordinals)
+        return tuple(stay for bundle in self.bundles for stay in bundle.stays())
 
     @property
     def size(self) -> int:
@@ -357,75 +302,6 @@ class Assignments:
     removed_uids: tuple[str, ...] = ()
     releases: tuple[Release, ...] = ()
     cluster_epoch: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceStatus:
-    """`failures`: in a row. `crash_looping`: so often within so short a time on this host that
-    another one should be tried. `told`: what the process last said with STATUS=."""
-
-    uid: str
-    slot: Slot
-    release: int
-    state: InstanceState
-    pid: int = 0
-    port: int = 0
-    attempt: int = 0
-    started_at_ms: int = 0
-    reason: str = ""
-    last_exit: str = ""
-    retry_at_ms: int = 0
-    failures: int = 0
-    crash_looping: bool = False
-    told: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What the processes of one instance use now. `memory_bytes`: resident; shared pages count
-    once where a cgroup counts them. `files`: open descriptors, -1 when we may not look.
-    `log_bytes_per_s`: over the last sampling interval."""
-
-    uid: str
-    cpu_s: float = 0.0
-    cpu_share: float = 0.0
-    memory_bytes: int = 0
-    processes: int = 0
-    files: int = -1
-    log_bytes: int = 0
-    log_bytes_per_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
-    """`instances_max` 0 means no limit of its own."""
-
-    instances_max: int = 0
-    cpus: float = 0.0
-    memory_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostStatus:
-    """`abilities`: what the host can enforce; `inability`: what it cannot and why, for people.
-    `generation`, `cluster_epoch`: of the assignment document that it follows. `ahead`: it has
-    refused one as older than that."""
-
-    host: str
-    agent_id: str
-    boot_id: str = ""
-    agent_version: str = ""
-    capacity: Capacity = Capacity()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""
-    instances: tuple[InstanceStatus, ...] = ()
-    departed: bool = False
-    complaint: str = ""
-    abilities: tuple[Ability, ...] = ()
-    inability: str = ""
-    generation: int = 0
-    cluster_epoch: int = 0
-    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -457,23 +333,6 @@ class Cluster:
     created_at_ms: int = 0
     epoch: int = 0
     held: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """The operator's word on a host; made when it first joins.
-
-    `cordoned`: it takes nothing new. `draining`: what it has goes elsewhere too, and after
-    `drain_deadline_s` is stopped (0: never). `labels` go before those of its agent; an empty
-    value takes a label away.
-    """
-
-    name: str
-    joined_at_ms: int = 0
-    cordoned: bool = False
-    draining: bool = False
-    drain_deadline_s: float = 0.0
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from formation.identity import (
-    COORDINATOR_NAME,
     PEOPLE,
     SECRET_BYTES,
     Identity,
@@ -27,6 +26,7 @@ from formation.identity import (
     TokenText,
     identity_of,
 )
+from formation.names import COORDINATOR_NAME
 
 PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey

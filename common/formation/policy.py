@@ -28,6 +28,18 @@ LOOP_WITHIN_S = 300.0
 AGENT_LEASE_S = 15.0
 LEASE_MARGIN_S = 2.0
 
+# An agent with exclusive instances beats so often, three times in a lease. For the others it says
+# only that the agent is not stuck: dead hosts and cut cables the connection itself finds out.
+HEARTBEAT_PERIOD_S = 5.0
+_RELAXED_MAX_S = 60.0
+_RELAXED_PER_S = 20.0
+
+
+def relaxed_heartbeat_s(hosts: int) -> float:
+    """How often an agent without exclusive instances beats: all `hosts` of one coordinator together
+    some 20 times a second, as long as that is not too seldom."""
+    return min(_RELAXED_MAX_S, max(HEARTBEAT_PERIOD_S, hosts / _RELAXED_PER_S))
+
 
 def surely_stopped_s(grace_s: float) -> float:
     """How long after a host's session went an exclusive instance may still run there."""

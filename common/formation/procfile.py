@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from formation.model import TYPE_NAME
+from formation.names import TYPE_NAME
 
 _DEFINITION = re.compile(r"([A-Za-z0-9_-]+):\s*(\S.*)")
 _SHOWN_MAX = 60

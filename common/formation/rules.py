@@ -155,24 +155,3 @@ class Resources:
 
     cpus: float = 0.0
     memory_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormationChange:
-    """What the formation was before somebody changed it."""
-
-    before: Mapping[str, int]
-    who: str = ""
-    at_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
-    """The word on the way to the current release. `canary`: so many of each changed type get it,
-    the others wait; 0: all. `undone_release`: the last one that was taken back, `reason`: why.
-    """
-
-    paused: bool = False
-    canary: int = 0
-    undone_release: int = 0
-    reason: str = ""

@@ -33,6 +33,7 @@ def spec_of(release: Release | None, item: Assignment) -> ProcessType | None:
         notify=plain.notify,
         watchdog_s=plain.watchdog_s,
         ready_after_s=plain.ready_after_s,
+        stop_drain_s=plain.stop_drain_s,
         exclusive=plain.exclusive,
         per_host=plain.per_host,
         schedule=plain.schedule,

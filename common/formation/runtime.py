@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import signal
 import sys
 import time
 from collections.abc import Sequence
+
+from formation.names import PING_EVERY_S, PING_TIMEOUT_S
 
 _RESERVED_ID_BYTES = 8
 _PR_SET_DUMPABLE = 4
@@ -35,7 +36,7 @@ def monotonic_s() -> float:
 
 def new_id() -> str:
     """16 hexadecimal digits, never used twice."""
-    return secrets.token_hex(_RESERVED_ID_BYTES)
+    return os.urandom(_RESERVED_ID_BYTES).hex()
 
 
 def setup_logging(program: str, *, verbose: bool = False) -> None:
@@ -61,13 +62,13 @@ def hide() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def client_channel_options() -> list[tuple[str, int | str]]:
-    """Dial options shared by every client: find a dead peer within 4 s instead of grpcio's 60 s."""
+def client_channel_options(ping_every_s: float = PING_EVERY_S) -> list[tuple[str, int | str]]:
+    """Dial options shared by every client: find a dead peer within 7 s instead of grpcio's 60 s."""
     return [
-        ("grpc.keepalive_time_ms", 2_000),
-        ("grpc.keepalive_timeout_ms", 2_000),
+        ("grpc.keepalive_time_ms", round(ping_every_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(PING_TIMEOUT_S * 1000)),
         # Without this one a peer whose machine vanished is noticed only after a minute.
-        ("grpc.http2.ping_timeout_ms", 2_000),
+        ("grpc.http2.ping_timeout_ms", round(PING_TIMEOUT_S * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.initial_reconnect_backoff_ms", 100),
@@ -82,17 +83,17 @@ def client_channel_options() -> list[tuple[str, int | str]]:
     ]
 
 
-def server_channel_options() -> list[tuple[str, int | str]]:
+def server_channel_options(ping_every_s: float = PING_EVERY_S) -> list[tuple[str, int | str]]:
     return [
-        ("grpc.keepalive_time_ms", 2_000),
-        ("grpc.keepalive_timeout_ms", 2_000),
-        ("grpc.http2.ping_timeout_ms", 2_000),
+        ("grpc.keepalive_time_ms", round(ping_every_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(PING_TIMEOUT_S * 1000)),
+        ("grpc.http2.ping_timeout_ms", round(PING_TIMEOUT_S * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # A host's whole table, or a part of a backup; who connects and says nothing is dropped.
         ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_concurrent_streams", 256),
         ("grpc.max_send_message_length", 64 * 1024 * 1024),
         # Two programs must never share a port without knowing it.

@@ -7,15 +7,16 @@ problems at once with their places. Does not touch the machine. A program brings
 
 from __future__ import annotations
 
-import difflib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from formation import tomltext
+from formation.addresses import words
+from formation.names import PINGS_S
 
-_PORT_MAX = 65535
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -28,35 +29,6 @@ class ConfigError(Exception):
 
 
 # -- kinds of values: text → value, ValueError with what is wrong ----------------------------------
-
-
-def address(text: str) -> str:
-    """`host:port`, `[v6]:port` or `unix:/path`, as it came."""
-    if text.startswith("unix:"):
-        if not text.removeprefix("unix:").startswith("/"):
-            raise ValueError(f"{text!r}: the path after unix: must be absolute")
-        return text
-    host, colon, port = text.rpartition(":")
-    bare_v6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if not colon or not host or bare_v6 or not is_port(port):
-        raise ValueError(f"{text!r} is not HOST:PORT, [V6]:PORT or unix:/PATH")
-    return text
-
-
-def is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and 0 < int(text) <= _PORT_MAX
-
-
-def words(text: str) -> tuple[str, ...]:
-    """Between commas; empty ones do not count."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def addresses(text: str) -> tuple[str, ...]:
-    found = tuple(map(address, words(text)))
-    if not found:
-        raise ValueError("no address given")
-    return found
 
 
 def labels(text: str) -> dict[str, str]:
@@ -80,6 +52,15 @@ def count(text: str) -> int:
     return int(text)
 
 
+def size(text: str) -> int:
+    """`512MiB`, `20GiB`, or a number of bytes; above 0."""
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
+    value = count(text.removesuffix(unit).strip()) * _UNITS.get(unit, 1)
+    if not value:
+        raise ValueError(f"{text!r} is not a size above 0")
+    return value
+
+
 def seconds(text: str) -> float:
     try:
         value = float(text)
@@ -87,6 +68,13 @@ def seconds(text: str) -> float:
         value = -1.0
     if not 0 < value < float("inf"):
         raise ValueError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def ping_every(text: str) -> float:
+    value = seconds(text)
+    if not PINGS_S[0] <= value <= PINGS_S[1]:
+        raise ValueError(f"{text!r} is not from {PINGS_S[0]:g} to {PINGS_S[1]:g} seconds")
     return value
 
 
@@ -173,6 +161,8 @@ def _values(program: Program, words: Words, problems: list[str]) -> dict[str, An
 
 
 def _unknown(place: str, name: str, problems: list[str], known: Mapping[str, str]) -> None:
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {known[near[0]]}?" if near else ""
     problems.append(f"{place}: unknown{hint}")
@@ -240,7 +230,7 @@ def _file(program: Program, path: str, read: ReadFile, problems: list[str]) -> W
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
         return {}
-    except (tomltext.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomltext.TomlError, UnicodeDecodeError) as error:
         problems.append(f"{path}: {error}")
         return {}
     words: Words = {}

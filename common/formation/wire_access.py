@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from formation.identity import IssuedIdentity, JoinToken, Role, Trust
 from formation.v1 import types_pb2 as pb
-from formation.wire_type import WireError
+from formation.wire_maps import WireError
 
 _ROLES = {
     Role.AGENT: pb.ROLE_AGENT,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from formation import model as m
 from formation.requests import Move, Rebalance, Run, RunState
 from formation.v1 import types_pb2 as pb
-from formation.wire_type import WireError
+from formation.wire_maps import WireError
 
 
 def assignment_to_pb(assignment: m.Assignment) -> pb.InstanceAssignment:

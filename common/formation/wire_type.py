@@ -13,15 +13,12 @@ from formation import model as m
 from formation import rules
 from formation.secrets import Secret
 from formation.v1 import types_pb2 as pb
+from formation.wire_maps import WireError, in_order
 
 # What an older writer did not know is read as this.
 _DEFAULTS = m.ProcessType(name="default", command="true")
 
 Word = TypeVar("Word", bound=StrEnum)
-
-
-class WireError(ValueError):
-    """Bytes or a message that cannot be one of ours."""
 
 
 def process_type_to_pb(spec: m.ProcessType) -> pb.ProcessType:
@@ -33,6 +30,7 @@ def process_type_to_pb(spec: m.ProcessType) -> pb.ProcessType:
         stop_signal=spec.stop_signal,
         stop_grace_s=spec.stop_grace_s,
         stop_to=spec.stop_to.value,
+        stop_drain_s=spec.stop_drain_s,
         ready_after_s=spec.ready_after_s,
         readiness=_probe_to_pb(spec.readiness),
         liveness=_probe_to_pb(spec.liveness),
@@ -74,6 +72,7 @@ def process_type_from_pb(message: pb.ProcessType) -> m.ProcessType:
         stop_signal=message.stop_signal or _DEFAULTS.stop_signal,
         stop_grace_s=message.stop_grace_s if has("stop_grace_s") else _DEFAULTS.stop_grace_s,
         stop_to=_word(m.StopTo, message.stop_to or _DEFAULTS.stop_to, message.name),
+        stop_drain_s=message.stop_drain_s,
         ready_after_s=message.ready_after_s if has("ready_after_s") else _DEFAULTS.ready_after_s,
         readiness=_probe_from_pb(message.readiness, message.name) if has("readiness") else None,
         liveness=_probe_from_pb(message.liveness, message.name) if has("liveness") else None,
@@ -88,7 +87,7 @@ def process_type_from_pb(message: pb.ProcessType) -> m.ProcessType:
         workdir=message.workdir,
         umask=message.umask if has("umask") else _DEFAULTS.umask,
         requires=tuple(_word(m.Ability, item, message.name) for item in message.requires),
-        env=dict(message.env),
+        env=in_order(message.env),
         resources=rules.Resources(
             cpus=message.resources.cpus, memory_bytes=message.resources.memory_bytes
         ),
@@ -171,7 +170,7 @@ def _limits_from_pb(message: pb.Limits) -> m.Limits:
         cpus=message.cpus,
         memory_bytes=message.memory_bytes,
         pids=message.pids,
-        rlimits=dict(message.rlimits),
+        rlimits=in_order(message.rlimits),
     )
 
 

@@ -70,7 +70,9 @@ async def _run(config: CoordinatorConfig) -> int:
     from formation_coordinator.store.endpoints import TlsFiles
     from formation_coordinator.store.etcd import EtcdStore
     from formation_coordinator.store.login import Login
+    from formation_coordinator.systemd import Manager
 
+    manager = Manager(os.environ)
     try:
         password = read_password(config.etcd_password_file)
     except CredentialError as error:
@@ -89,7 +91,7 @@ async def _run(config: CoordinatorConfig) -> int:
             login=login,
         )
         try:
-            await Service(config, store).run(stop.wait)
+            await Service(config, store, manager=manager).run(stop.wait)
         finally:
             await store.close()
     except (EmbeddedError, FatalError, StoreError, ValueError) as error:
@@ -97,6 +99,7 @@ async def _run(config: CoordinatorConfig) -> int:
     finally:
         if embedded:
             await embedded.stop()
+        manager.close()
     log.info("stopped")
     return 0
 

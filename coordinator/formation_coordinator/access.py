@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from formation.identity import PEOPLE, Identity, IssuedIdentity, Role
 
-_AGENT, _CONTROL, _ACCESS = (
-    f"/formation.v1.{service}/" for service in ("Agent", "Control", "Access")
+_AGENT, _CONTROL, _ACCESS, _ARTIFACTS = (
+    f"/formation.v1.{service}/" for service in ("Agent", "Control", "Access", "Artifacts")
 )
 
 
@@ -31,10 +31,13 @@ _SEEING_ALSO_OTHERS = Rule(roles=PEOPLE | {Role.COORDINATOR})
 _CHANGING = Rule(roles=frozenset({Role.OPERATOR, Role.DEPLOYER}), own=True)
 _OPERATING = Rule(roles=frozenset({Role.OPERATOR}))
 _OF_AGENTS = Rule(roles=frozenset({Role.AGENT}))
+_OF_COORDINATORS = Rule(roles=frozenset({Role.COORDINATOR}))
+_ASKING_AFTER = Rule(roles=PEOPLE | {Role.AGENT, Role.COORDINATOR})
 
 TABLE: Mapping[str, Rule] = {
     f"{_AGENT}Session": _OF_AGENTS,
     f"{_AGENT}PushLogs": _OF_AGENTS,
+    f"{_AGENT}Exec": _OF_AGENTS,
     f"{_ACCESS}Enrol": Rule(roles=frozenset({Role.TOKEN})),
     f"{_ACCESS}Renew": Rule(roles=PEOPLE | {Role.AGENT, Role.COORDINATOR}),
     f"{_ACCESS}CreateToken": _OPERATING,
@@ -45,10 +48,17 @@ TABLE: Mapping[str, Rule] = {
     f"{_ACCESS}RotateAuthority": _OPERATING,
     f"{_ACCESS}RotateSealingKey": _OPERATING,
     f"{_ACCESS}CreateWebLogin": _SEEING,
-    f"{_ACCESS}GetKeyring": Rule(roles=frozenset({Role.COORDINATOR})),
+    f"{_ACCESS}GetKeyring": _OF_COORDINATORS,
+    f"{_ACCESS}TakeKeyring": _OF_COORDINATORS,
+    f"{_ARTIFACTS}BeginUpload": _CHANGING,
+    # With a ticket that BeginUpload gave to the same one.
+    f"{_ARTIFACTS}Upload": Rule(roles=frozenset({Role.OPERATOR, Role.DEPLOYER})),
+    # An agent only what it is to run: `artifacts.py` looks.
+    f"{_ARTIFACTS}Fetch": Rule(roles=frozenset({Role.AGENT, Role.COORDINATOR})),
     f"{_CONTROL}GetCluster": _SEEING_ALSO_OTHERS,
     f"{_CONTROL}Usage": _SEEING_ALSO_OTHERS,
     f"{_CONTROL}Logs": _SEEING_ALSO_OTHERS,
+    f"{_CONTROL}ListAutoscale": _SEEING_ALSO_OTHERS,
     f"{_CONTROL}ListApps": _SEEING,
     f"{_CONTROL}ListReleases": _SEEING,
     f"{_CONTROL}ListSecrets": _SEEING,
@@ -63,6 +73,7 @@ TABLE: Mapping[str, Rule] = {
     f"{_CONTROL}GetConfig": Rule(roles=PEOPLE, values_own=True),
     f"{_CONTROL}Apply": _CHANGING,
     f"{_CONTROL}Scale": _CHANGING,
+    f"{_CONTROL}SetAutoscale": _CHANGING,
     f"{_CONTROL}Restart": _CHANGING,
     f"{_CONTROL}Retry": _CHANGING,
     f"{_CONTROL}DeleteApp": _CHANGING,
@@ -72,12 +83,24 @@ TABLE: Mapping[str, Rule] = {
     f"{_CONTROL}SteerRollout": _CHANGING,
     f"{_CONTROL}StartRun": _CHANGING,
     f"{_CONTROL}CancelRun": _CHANGING,
+    f"{_CONTROL}StartExec": _CHANGING,
+    # With the ticket that StartExec has given to this caller, for an app that it may change.
+    f"{_CONTROL}Exec": Rule(roles=frozenset({Role.OPERATOR, Role.DEPLOYER})),
+    f"{_CONTROL}RelayExec": Rule(roles=frozenset({Role.COORDINATOR})),
     f"{_CONTROL}SetHost": _OPERATING,
     f"{_CONTROL}ForgetHost": _OPERATING,
     f"{_CONTROL}StartRebalance": _OPERATING,
     f"{_CONTROL}Backup": _OPERATING,
     f"{_CONTROL}Restore": _OPERATING,
     f"{_CONTROL}Reconcile": _OPERATING,
+    "/grpc.health.v1.Health/Check": _ASKING_AFTER,
+    "/grpc.health.v1.Health/List": _ASKING_AFTER,
+    "/grpc.health.v1.Health/Watch": _ASKING_AFTER,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _SEEING,
+    f"{_CONTROL}AddWebhook": _OPERATING,
+    f"{_CONTROL}RemoveWebhook": _OPERATING,
+    f"{_CONTROL}TestWebhook": _OPERATING,
+    f"{_CONTROL}ListWebhooks": _OPERATING,
 }
 
 

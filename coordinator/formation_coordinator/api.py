@@ -16,13 +16,17 @@ import formation
 from formation import wire
 from formation.model import App, AuditRecord, Coordinator, Release, Slot
 from formation.v1 import control_pb2 as pb
-from formation.v1 import types_pb2
+from formation.v1 import exec_pb2, types_pb2
+from formation.wire_maps import in_order
 from formation_coordinator import views
-from formation_coordinator.api_changes import ChangeApi, without_values
+from formation_coordinator.api_automation import AutomationApi
+from formation_coordinator.api_changes import without_values
 from formation_coordinator.api_errors import Context, status_of, worded
 from formation_coordinator.changing import ControlError, Refused, Unknown
 from formation_coordinator.checks import release_wanted
 from formation_coordinator.chronicle import Chronicle, Event
+from formation_coordinator.counting import HealthyCounts
+from formation_coordinator.execroom import ExecRoom
 from formation_coordinator.explain import UnknownSlot
 from formation_coordinator.happened import Happening
 from formation_coordinator.logfan import LogFan
@@ -36,13 +40,14 @@ from formation_coordinator.world import World
 MIRROR_WAIT_S = 5.0
 
 
-class ControlService(ChangeApi):
-    """`changes`: what `ChangeApi` is made with."""
+class ControlService(AutomationApi):
+    """`changes`: what `AutomationApi` is made with, but for `me`."""
 
     def __init__(
         self,
         *,
         logs: LogFan,
+        execs: ExecRoom,
         usage: UsageFan,
         watch: InstanceWatch,
         chronicle: Chronicle,
@@ -51,15 +56,22 @@ class ControlService(ChangeApi):
         replace_after_s: float,
         **changes: Any,
     ) -> None:
-        super().__init__(**changes)
-        self._logs, self._usage, self._watch = logs, usage, watch
-        self._chronicle = chronicle
-        self._me, self._replace_after_s, self._outdated = me, replace_after_s, outdated
+        super().__init__(me=me, **changes)
+        self._logs, self._usage, self.watch = logs, usage, watch
+        self.execs, self._counts = execs, HealthyCounts()
+        self.chronicle = chronicle
+        self._replace_after_s, self._outdated = replace_after_s, outdated
 
     def _ready(self) -> None:
         if not self._mirror.ready.is_set():
             why = self._mirror.failure or "the store is not read yet"
             raise StoreError(f"coordinator {self._me.id} is not ready: {why}")
+
+    def unsure(self) -> str:
+        """Why nobody should go by what is known here now; or ""."""
+        if not self._mirror.ready.is_set():
+            return f"coordinator {self._me.id} is not ready"
+        return self._outdated()
 
     def _known_app(self, name: str) -> App:
         app = self._live.world.apps.get(name)
@@ -96,7 +108,7 @@ class ControlService(ChangeApi):
                 pb.AppView(
                     app=wire.app_to_pb(app),
                     release=without_values(release) if release else None,
-                    healthy=views.healthy_count(world, name),
+                    healthy=self._counts.of_app(world, name),
                     wanted=sum(views.wanted_of(world, app).values()),
                 )
             )
@@ -116,7 +128,10 @@ class ControlService(ChangeApi):
     async def ListHosts(self, request: pb.ListHostsRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         found = views.hosts(
-            self._live.world, now_s=self._clock(), replace_after_s=self._replace_after_s
+            self._live.world,
+            self._counts,
+            now_s=self._clock(),
+            replace_after_s=self._replace_after_s,
         )
         note = self._outdated() or await self._plans.standstill()
         return pb.ListHostsResponse(
@@ -224,7 +239,10 @@ class ControlService(ChangeApi):
         elif kind == "apply":
             wanted = release_wanted(request.apply)
             changes = await self._apps.applied_in_thought(
-                wanted, dict(request.apply.formation), canary=request.apply.canary
+                wanted,
+                in_order(request.apply.formation),
+                canary=request.apply.canary,
+                keep_artifact=request.apply.keep_artifact,
             )
         elif kind == "drain_host":
             changes = await self._hosts.drained_in_thought(request.drain_host)
@@ -249,7 +267,7 @@ class ControlService(ChangeApi):
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "this coordinator lags behind etcd; try again"
             )
-        async for update in self._watch.updates(request.app, once=request.once):
+        async for update in self.watch.updates(request.app, once=request.once):
             yield update
 
     async def WatchEvents(  # noqa: N802
@@ -262,7 +280,7 @@ class ControlService(ChangeApi):
             self._ready()
         except StoreError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        read = self._chronicle.read(wanted, tail=request.tail, follow=request.follow)
+        read = self.chronicle.read(wanted, tail=request.tail, follow=request.follow)
         async for events, missed in read:
             yield pb.EventsResponse(events=map(_event_to_pb, events), missed=missed)
 
@@ -275,6 +293,23 @@ class ControlService(ChangeApi):
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         async for response in self._logs.read(request):
             yield response
+
+    # ------------------------------------------------------------------ commands beside instances
+
+    @worded
+    async def StartExec(self, request: pb.StartExecRequest, context: Context) -> Any:  # noqa: N802
+        await self._may_change()
+        return self.execs.start(request)
+
+    async def Exec(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[exec_pb2.ExecInput], context: Context
+    ) -> None:
+        await self.execs.run(request_iterator, context)
+
+    async def RelayExec(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[exec_pb2.ExecInput], context: Context
+    ) -> None:
+        await self.execs.relay(request_iterator, context)
 
 
 def _event_to_pb(event: Event) -> pb.Event:

@@ -12,8 +12,10 @@ from formation.v1 import access_pb2_grpc
 from formation_coordinator.api_errors import Context, worded
 from formation_coordinator.changing import Invalid, Refused
 from formation_coordinator.control_access import AccessControl, Wish
+from formation_coordinator.control_automation import AutomationControl
 from formation_coordinator.control_secrets import SecretControl
 from formation_coordinator.guard import caller
+from formation_coordinator.keysharing import KeySharing
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.notary import Notary
 from formation_coordinator.vault import Vault
@@ -28,7 +30,9 @@ class AccessService(access_pb2_grpc.AccessServicer):
         *,
         control: AccessControl,
         secrets: SecretControl,
+        webhooks: AutomationControl,
         vault: Vault,
+        sharing: KeySharing,
         live: LiveWorld,
         notary: Notary | None,
         address: str,
@@ -37,6 +41,7 @@ class AccessService(access_pb2_grpc.AccessServicer):
     ) -> None:
         self._logins, self._page_url = logins, page_url
         self._address, self._secrets, self._vault = address, secrets, vault
+        self._webhooks, self._sharing = webhooks, sharing
         self.control, self._live, self._given_notary = control, live, notary
 
     @property
@@ -139,6 +144,7 @@ class AccessService(access_pb2_grpc.AccessServicer):
                 trust = notary.another_authority()
             except CredentialError as error:
                 raise Refused(str(error)) from error
+            await self._sharing.give(trust.signer)
             await self.control.begin_rotation(trust, request.who)
         elif request.step == pb.RotateAuthorityRequest.STEP_FINISH:
             trust = await self.control.finish_rotation(request.who, force=request.force)
@@ -155,9 +161,10 @@ class AccessService(access_pb2_grpc.AccessServicer):
     ) -> Any:
         vault = self._vault
         if not request.finish:
-            before, key = vault.sealer, vault.another_key()
+            before, key = vault.sealer, await vault.another_key()
             await self._live.reach(await self._secrets.turn_to(key, before, request.who))
         secrets, releases = await self._secrets.seal_all_anew(vault)
+        secrets += await self._webhooks.seal_webhooks_anew(vault)
         return pb.RotateSealingKeyResponse(key=vault.sealer, secrets=secrets, releases=releases)
 
     @worded
@@ -170,6 +177,16 @@ class AccessService(access_pb2_grpc.AccessServicer):
     @worded
     async def GetKeyring(self, request: pb.GetKeyringRequest, context: Context) -> Any:  # noqa: N802
         return pb.GetKeyringResponse(keyring=self._notary.keyring())
+
+    @worded
+    async def TakeKeyring(self, request: pb.TakeKeyringRequest, context: Context) -> Any:  # noqa: N802
+        try:
+            self._notary.adopt(request.keyring)
+        except ValueError as error:
+            raise Invalid(str(error)) from error
+        except CredentialError as error:
+            raise Refused(str(error)) from error
+        return pb.TakeKeyringResponse(keys=self._notary.key_ids())
 
 
 def _requested_key(request: bytes) -> pki.PublicKey:

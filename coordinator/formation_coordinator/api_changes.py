@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from formation import wire
+from formation.artifacts import Artifact
 from formation.model import Release
 from formation.v1 import control_pb2 as pb
 from formation.v1 import control_pb2_grpc, types_pb2
+from formation.wire_maps import in_order
 from formation_coordinator.api_errors import Context, status_of, worded
 from formation_coordinator.backup import SIZE_MAX
 from formation_coordinator.changing import Applied, ControlError, Invalid, plan_again
@@ -41,7 +43,7 @@ PART_BYTES = 1 << 20
 
 class ChangeApi(control_pb2_grpc.ControlServicer):
     """`plans` computes a rebalance; `live` says what a change was planned on; `cut_off()` why we
-    cannot know how things are, or ""."""
+    cannot know how things are, or "". `have` an app's artifact, or refuse."""
 
     def __init__(
         self,
@@ -59,12 +61,13 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         plans: Planning,
         clock: Callable[[], float],
         cut_off: Callable[[], str],
+        have: Callable[[str, Artifact], Awaitable[None]],
     ) -> None:
         self._store, self._mirror, self._live = store, mirror, live
         self._apps, self._releases, self._hosts, self._runs = apps, releases, hosts, runs
         self._secrets, self._vault = secrets, vault
         self._whole, self._plans, self._clock = whole, plans, clock
-        self._cut_off = cut_off
+        self._cut_off, self._have = cut_off, have
 
     def _ready(self) -> None:
         if not self._mirror.ready.is_set():
@@ -99,9 +102,15 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
     async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:  # noqa: N802
         await self._may_change()
         wanted = release_wanted(request)
+        if wanted.artifact is not None:
+            await self._have(wanted.app, wanted.artifact)
         await self._as_planned(request.if_revision)
         applied = await self._apps.reviewed(request.if_revision).apply(
-            wanted, dict(request.formation), request.who, canary=request.canary
+            wanted,
+            in_order(request.formation),
+            request.who,
+            canary=request.canary,
+            keep_artifact=request.keep_artifact,
         )
         return pb.ApplyResponse(**_applied(applied))
 
@@ -152,7 +161,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
         await self._may_change()
         applied = await self._releases.set_config(
             request.app,
-            dict(request.set),
+            in_order(request.set),
             tuple(request.unset),
             request.who,
             reason=request.reason,
@@ -164,11 +173,11 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
     async def SetSecrets(self, request: pb.SetSecretsRequest, context: Context) -> Any:  # noqa: N802
         await self._may_change()
         if request.set and not self._vault.sealer:  # the first secret of this cluster
-            key = self._vault.another_key()
+            key = await self._vault.another_key()
             await self._live.reach(await self._secrets.turn_to(key, "", request.who))
         applied = await self._secrets.set_secrets(
             request.app,
-            dict(request.set),
+            in_order(request.set),
             list(request.unset),
             request.who,
             self._vault,
@@ -204,7 +213,7 @@ class ChangeApi(control_pb2_grpc.ControlServicer):
             cordoned=request.cordoned if has("cordoned") else None,
             draining=request.draining if has("draining") else None,
             drain_deadline_s=max(0.0, request.drain_deadline_s),
-            labels=dict(request.labels),
+            labels=in_order(request.labels),
             unset=tuple(request.unset_labels),
         )
         hosts = self._hosts.reviewed(request.if_revision)

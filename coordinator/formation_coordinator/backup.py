@@ -21,7 +21,7 @@ from formation_coordinator.store.base import KeyValue
 
 MAGIC = b"formation-backup 1\n"
 # What is decided; `rebalance` is a wish of the moment, and the audit trail is history.
-KINDS = ("cluster", "apps", "releases", "hosts", "runs", "assignments")
+KINDS = ("cluster", "apps", "releases", "hosts", "runs", "assignments", "autoscale", "webhooks")
 SIZE_MAX = 1024**3
 _DIGEST_BYTES = 32
 _LENGTHS = struct.Struct("!II")

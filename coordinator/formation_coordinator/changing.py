@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from formation.model import App, AuditRecord, ProcessType, Release
-from formation.rules import Rollout
+from formation.seen import Rollout
 from formation.wire import WireError
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import (
@@ -36,6 +36,7 @@ SEND_AGAIN_S = 0.5
 # What people say. Not the leader's documents: etcd would read megabytes of them in each commit.
 _SAID = (
     Span.prefix("apps/"),
+    Span.prefix("autoscale/"),
     Span.prefix("hosts/"),
     Span.prefix("runs/"),
     Span(keys.REBALANCE, keys.REBALANCE + "\0"),
@@ -178,10 +179,10 @@ class Changing:
             return None
         return Applied(app=changed, release=release, unchanged=False, revision=revision)
 
-    async def put_app(self, app: App, seen: Seen, audit: Put) -> int:
+    async def put_app(self, app: App, seen: Seen, audit: Put, also: Sequence[Compare] = ()) -> int:
         """Like `commit`, when nothing else is written than the app as it was read and changed."""
         key = keys.app(app.name)
-        compares = [ModRevision(key, seen.mod_revision)]
+        compares = [ModRevision(key, seen.mod_revision), *also]
         return await self.commit(compares, [Put(key, codec.encode(app, seen.value))], audit)
 
     async def no_such_app(self, name: str) -> str:
@@ -257,14 +258,17 @@ def same_release(current: Release, wanted: Release) -> bool:
         tuple(map(essence, current.types)) == tuple(map(essence, wanted.types))
         and dict(current.env) == dict(wanted.env)
         and dict(current.config) == dict(wanted.config)
-        and current.workdir == wanted.workdir
+        and (current.workdir, current.artifact) == (wanted.workdir, wanted.artifact)
     )
 
 
-def handed_on(current: Release | None, wanted: Release) -> Release:
-    """With what operators have set: it outlives what the project says."""
+def handed_on(current: Release | None, wanted: Release, *, keep_artifact: bool = False) -> Release:
+    """With what operators have set: it outlives what the project says. `keep_artifact`: and with
+    the code that was deployed, if any was."""
     if current is None:
         return wanted
+    if keep_artifact and wanted.artifact is None and current.artifact is not None:
+        wanted = replace(wanted, artifact=current.artifact, workdir="")
     return replace(wanted, config=current.config, secrets=current.secrets)
 
 

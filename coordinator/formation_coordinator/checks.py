@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from formation import wire
+from formation.artifacts import problem_with
 from formation.manifest_keys import (
     NICE_MAX,
     NICE_MIN,
@@ -23,9 +24,7 @@ from formation.manifest_rules import (
 )
 from formation.manifest_values import UNLIMITED
 from formation.model import (
-    APP_NAME,
     QUANTITY_MAX,
-    TYPE_NAME,
     Limits,
     Probe,
     ProbeKind,
@@ -33,6 +32,7 @@ from formation.model import (
     Release,
     RestartPolicy,
 )
+from formation.names import APP_NAME, TYPE_NAME
 from formation.rules import Constraint, Share
 from formation.secrets import problem_with_name
 from formation.v1 import control_pb2 as pb
@@ -60,6 +60,8 @@ def release_wanted(request: pb.ApplyRequest) -> Release:
         raise BadRelease(f"app {request.app}: type {', '.join(twice)} is defined twice")
     problems = [problem for spec in types for problem in type_problems(spec)]
     problems += _environment_problems(request.env)
+    artifact = wire.artifact_from_pb(request)
+    problems += filter(None, [problem_with(artifact) if artifact else ""])
     problems += [
         f"{name}: quantity {quantity} is over {QUANTITY_MAX}"
         for name, quantity in request.formation.items()
@@ -72,8 +74,9 @@ def release_wanted(request: pb.ApplyRequest) -> Release:
         number=0,
         types=types,
         env=dict(request.env),
-        workdir=request.workdir,
+        workdir="" if artifact else request.workdir,
         reason=request.reason,
+        artifact=artifact,
     )
 
 
@@ -98,6 +101,7 @@ def type_problems(spec: ProcessType) -> list[str]:
         "a NUL byte in the command, user, group or workdir": "\0" not in "".join(texts),
         f"unknown stop signal {spec.stop_signal!r}": spec.stop_signal in STOP_SIGNALS,
         "bad stop grace": _is_time(spec.stop_grace_s),
+        "bad stop drain": _is_time(spec.stop_drain_s),
         "bad ready after": _is_time(spec.ready_after_s),
         "bad start grace": _is_time(spec.start_grace_s),
         "bad watchdog": _is_time(spec.watchdog_s),

@@ -7,18 +7,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from formation.model import HOST_NAME
+from formation.addresses import address, words
+from formation.names import HOST_NAME, PING_EVERY_S
 from formation.settings import (
     ConfigError,
     Program,
     ReadFile,
     Setting,
-    address,
     filled,
     load,
+    ping_every,
     seconds,
+    size,
     switch,
-    words,
 )
 
 EMBEDDED = "embedded"
@@ -46,7 +47,14 @@ class CoordinatorConfig:
     http_key: str = ""
     http_names: tuple[str, ...] = ()
     metrics_token_file: str = ""
+    otlp: str = ""
+    otlp_share: float = 1.0
+    artifact_dir: str = ""
+    artifact_bytes_max: int = 512 << 20
+    artifact_total_bytes_max: int = 20 << 30
     replace_after_s: float = 5.0
+    ping_every_s: float = PING_EVERY_S
+    compact_every_s: float = 600.0
     insecure: bool = False
     verbose: bool = False
 
@@ -62,6 +70,27 @@ def _etcd(text: str) -> tuple[str, ...]:
         if scheme not in ("http", "https", "unix") or not colon or not rest.strip("/"):
             raise ValueError(f"{word!r} is not http://HOST:PORT, https://…, unix:/PATH or embedded")
     return found
+
+
+def _otlp(text: str) -> str:
+    scheme, colon, rest = text.partition("://")
+    if scheme not in ("http", "https") or not colon or not rest.strip("/") or "@" in rest:
+        raise ValueError(f"{text.partition('@')[0]!r} is not http://HOST:PORT or https://HOST:PORT")
+    return text
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def _every(text: str) -> float:
+    return 0.0 if text == "0" else seconds(text)
 
 
 def _id(text: str) -> str:
@@ -117,6 +146,20 @@ PROGRAM = Program(
                 help="what browsers may call the page beside its address; repeats"),
         Setting(name="metrics-token-file", field="metrics_token_file", parse=filled, meta="FILE",
                 help="who shows the token in it may read /metrics of the page"),
+        Setting(name="otlp", field="otlp", parse=_otlp, meta="URL",
+                help="http://HOST:4318 of a receiver of traces (none)"),
+        Setting(name="otlp-share", field="otlp_share", parse=_share, meta="0..1",
+                help="so many of the changes are traced (1)"),
+        Setting(name="artifact-dir", field="artifact_dir", parse=filled, meta="DIR",
+                help="where code that was deployed is kept (artifacts, below our directory)"),
+        Setting(name="artifact-max-bytes", field="artifact_bytes_max", parse=size, meta="BYTES",
+                help="how large one may be (512MiB)"),
+        Setting(name="artifact-total-bytes", field="artifact_total_bytes_max", parse=size,
+                meta="BYTES", help="how large all may be together (20GiB)"),
+        Setting(name="ping-every", field="ping_every_s", parse=ping_every, meta="SECONDS",
+                help="how often every agent is asked whether it lives, 2 to 60 (2)"),
+        Setting(name="compact-every", field="compact_every_s", parse=_every, meta="SECONDS",
+                help="etcd forgets older history while we lead; 0: others see to it (600)"),
         Setting(name="replace-after", field="replace_after_s", parse=seconds, meta="SECONDS",
                 help="silence after which a host's instances are placed elsewhere (5)"),
         Setting(name="insecure", field="insecure", parse=switch, meta="",
@@ -130,6 +173,16 @@ def default_identity_dir() -> str:
     if os.geteuid() == 0:
         return "/var/lib/formation-coordinator"
     return os.path.expanduser("~/.local/state/formation-coordinator")
+
+
+def artifact_dir(config: CoordinatorConfig, coordinator_id: str) -> str:
+    """Several coordinators of one user may share an identity's directory, never this one."""
+    if config.artifact_dir:
+        return config.artifact_dir
+    if config.data_dir:
+        return os.path.join(config.data_dir, "artifacts")
+    base = config.identity_dir or default_identity_dir()
+    return os.path.join(base, "artifacts", coordinator_id)
 
 
 def read_config(

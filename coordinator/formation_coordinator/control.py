@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from formation.model import Assignment, InstanceState, Release
+from formation.automation import Autoscale
+from formation.model import App, Assignment, InstanceState, Release
 from formation.quantities import QuantityError, apply_changes, show
 from formation.requests import QuantityChange
-from formation.rules import FormationChange, Rollout
+from formation.seen import FormationChange, Rollout
 from formation_coordinator.changing import (
     ATTEMPTS_MAX,
     Applied,
@@ -29,6 +30,7 @@ from formation_coordinator.store.base import (
     ModRevision,
     Put,
     StoreError,
+    UnchangedSince,
     split,
 )
 from formation_coordinator.world import Change, World
@@ -51,7 +53,13 @@ class Control(Changing):
     # ------------------------------------------------------------------ apply
 
     async def apply(
-        self, wanted: Release, quantities: Mapping[str, int], who: str, *, canary: int = 0
+        self,
+        wanted: Release,
+        quantities: Mapping[str, int],
+        who: str,
+        *,
+        canary: int = 0,
+        keep_artifact: bool = False,
     ) -> Applied:
         """Create or update an app. `wanted` lacks number, time and config; they are given here.
 
@@ -61,7 +69,7 @@ class Control(Changing):
         for _ in range(ATTEMPTS_MAX):
             app, seen = await self.read_app(wanted.app)
             current = await self.read_readable(app) if app else None
-            release = handed_on(current, wanted)
+            release = handed_on(current, wanted, keep_artifact=keep_artifact)
             if app and current and same_release(current, release):
                 return Applied(app=app, release=current, unchanged=True, revision=seen.revision)
             number = await self.next_number(app, wanted.app)
@@ -73,12 +81,17 @@ class Control(Changing):
         raise race_lost(wanted.app)
 
     async def applied_in_thought(
-        self, wanted: Release, quantities: Mapping[str, int], *, canary: int = 0
+        self,
+        wanted: Release,
+        quantities: Mapping[str, int],
+        *,
+        canary: int = 0,
+        keep_artifact: bool = False,
     ) -> list[Change]:
         """What `apply` would write, for a plan."""
         app, _ = await self.read_app(wanted.app)
         current = await self.read_readable(app) if app else None
-        release = handed_on(current, wanted)
+        release = handed_on(current, wanted, keep_artifact=keep_artifact)
         if app and current and same_release(current, release):
             return []
         release = replace(release, number=await self.next_number(app, wanted.app))
@@ -95,18 +108,17 @@ class Control(Changing):
     ) -> list[Change]:
         """What `scale` or `undo_scale` would write, for a plan."""
         app, release, _ = await self.read(name)
+        owned, _ = await self.read_autoscale(name)
         known = [spec.name for spec in release.types]
         before = {type_name: app.formation.get(type_name, 0) for type_name in known}
         if undo:
-            if not app.formation_history:
-                raise Refused(f"app {name}: no change of its formation is known to undo")
-            last = app.formation_history[-1].before
-            after = {**before, **{n: q for n, q in last.items() if n in before}}
+            after = _undone(app, before, owned)
         else:
             try:
                 after = apply_changes(before, changes, known)
             except QuantityError as error:
                 raise Invalid(str(error)) from error
+            _check_owner(before, after, owned)
         changed = replace(app, formation={**app.formation, **after})
         return [Change(kind="apps", names=(name,), record=changed)]
 
@@ -118,10 +130,12 @@ class Control(Changing):
             app, release, seen = await self.read(name)
             known = [spec.name for spec in release.types]
             before = {type_name: app.formation.get(type_name, 0) for type_name in known}
+            owned, unowned = await self.read_autoscale(name)
             try:
                 after = apply_changes(before, changes, known)
             except QuantityError as error:
                 raise Invalid(str(error)) from error
+            _check_owner(before, after, owned)
             if after == before:
                 return Scaled(before=before, after=after, revision=seen.revision)
             change = FormationChange(before=before, who=who, at_ms=self.now_ms())
@@ -131,31 +145,40 @@ class Control(Changing):
                 formation_history=(*app.formation_history, change)[-HISTORY_MAX:],
             )
             audit = self.audit(who, "scale", name, before=show(before), after=show(after), why=why)
-            revision = await self.put_app(changed, seen, audit)
+            revision = await self.put_app(changed, seen, audit, [unowned])
             if revision:
                 return Scaled(before=before, after=after, revision=revision)
         raise race_lost(name)
 
     async def undo_scale(self, name: str, who: str, why: str = "") -> Scaled:
-        """Back to the formation before the last change, which is forgotten. Raises `Refused`."""
+        """Back to the formation before the last change, which is forgotten. What autoscale owns
+        stays as it is. Raises `Refused`."""
         for _ in range(ATTEMPTS_MAX):
             app, release, seen = await self.read(name)
-            if not app.formation_history:
-                raise Refused(f"app {name}: no change of its formation is known to undo")
-            *earlier, last = app.formation_history
+            owned, unowned = await self.read_autoscale(name)
             known = [spec.name for spec in release.types]
             before = {type_name: app.formation.get(type_name, 0) for type_name in known}
-            after = {**before, **{n: q for n, q in last.before.items() if n in before}}
+            after = _undone(app, before, owned)
             changed = replace(
-                app, formation={**app.formation, **after}, formation_history=tuple(earlier)
+                app,
+                formation={**app.formation, **after},
+                formation_history=app.formation_history[:-1],
             )
             audit = self.audit(
                 who, "undo scale", name, before=show(before), after=show(after), why=why
             )
-            revision = await self.put_app(changed, seen, audit)
+            revision = await self.put_app(changed, seen, audit, [unowned])
             if revision:
                 return Scaled(before=before, after=after, revision=revision)
         raise race_lost(name)
+
+    async def read_autoscale(self, name: str) -> tuple[Mapping[str, Autoscale], UnchangedSince]:
+        """The app's rules by type, and a compare that fails when there are others meanwhile."""
+        span = keys.autoscales(name)
+        snapshot = await self.store.ranges([span])
+        found = [codec.decode(item.key, item.value) for item in snapshot.items]
+        rules = {rule.type: rule for rule in found if isinstance(rule, Autoscale)}
+        return rules, UnchangedSince(span, snapshot.revision)
 
     async def restart(
         self, name: str, type_name: str, ordinal: int, who: str, world: World
@@ -208,9 +231,11 @@ class Control(Changing):
                 raise Unknown(await self.no_such_app(name))
             last = keys.release(name, app.latest_release)
             empty = Release(app=name, number=app.latest_release, types=())
+            owned, unowned = await self.read_autoscale(name)
+            rules = [Delete(keys.autoscale(name, kind)) for kind in owned]
             revision = await self.commit(
-                [ModRevision(keys.app(name), seen.mod_revision)],
-                [Delete(keys.app(name)), Put(last, codec.encode(empty))],
+                [ModRevision(keys.app(name), seen.mod_revision), unowned],
+                [Delete(keys.app(name)), Put(last, codec.encode(empty)), *rules],
                 self.audit(who, "delete", name, ""),
             )
             if revision:
@@ -229,6 +254,35 @@ class Control(Changing):
                 await self.store.commit([ModRevision(keys.app(name), 0)], batch)
         except StoreError as error:
             log.warning("app %s is deleted, its old releases are still in etcd: %s", name, error)
+
+
+def _check_owner(
+    before: Mapping[str, int], after: Mapping[str, int], owned: Mapping[str, Autoscale]
+) -> None:
+    """Two that set one quantity would undo each other's word all day. Raises `Invalid`."""
+    for name, rule in owned.items():
+        wanted = after.get(name, 0)
+        if wanted != before.get(name, 0):
+            raise Invalid(
+                f"{name} is autoscaled ({rule.bounds}), so {name}={wanted} would not stay: "
+                f"formctl autoscale {name} --min {wanted} --max {max(wanted, 1)} holds it there, "
+                f"formctl autoscale {name} --off gives it back to you"
+            )
+
+
+def _undone(app: App, before: Mapping[str, int], owned: Mapping[str, Autoscale]) -> dict[str, int]:
+    """Raises `Refused`."""
+    if not app.formation_history:
+        raise Refused(f"app {app.name}: no change of its formation is known to undo")
+    last = {n: q for n, q in app.formation_history[-1].before.items() if n in before}
+    kept = [n for n, q in last.items() if n in owned and q != before[n]]
+    after = {**before, **{n: q for n, q in last.items() if n not in owned}}
+    if kept and after == before:
+        raise Refused(
+            f"app {app.name}: {', '.join(kept)} is autoscaled now, so the last change of it cannot "
+            f"be undone: formctl autoscale {kept[0]} --off gives it back to you"
+        )
+    return after
 
 
 def _stays(

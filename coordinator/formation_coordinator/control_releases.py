@@ -7,7 +7,7 @@ from dataclasses import replace
 from enum import Enum, auto
 
 from formation.model import App, Release
-from formation.rules import Rollout
+from formation.seen import Rollout
 from formation_coordinator.changing import (
     ATTEMPTS_MAX,
     Applied,

@@ -8,8 +8,8 @@ from dataclasses import replace
 from formation import secrets
 from formation.identity import Trust
 from formation.model import Release
-from formation.rules import Rollout
 from formation.secrets import Secret
+from formation.seen import Rollout
 from formation_coordinator.changing import (
     ATTEMPTS_MAX,
     Applied,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from formation.model import AuditRecord
@@ -21,6 +21,7 @@ from formation_coordinator.store.base import (
     Compare,
     CreateRevision,
     Delete,
+    KeyValue,
     ModRevision,
     OutcomeUnknown,
     Put,
@@ -44,6 +45,8 @@ LEADER = "the leader"
 MIRROR_WAIT_S = 5.0
 AUDIT_PERIOD_S = 600.0
 AUDIT_RECORDS_MAX = 5_000
+# Of them, what autoscaling did: it must not push out what people did.
+AUDIT_AUTOSCALE_MAX = 1_000
 
 
 class Driver:
@@ -67,9 +70,11 @@ class Driver:
         self._replace_after_s = replace_after_s
         self._book = Book()
         self._planning = asyncio.Lock()
+        # What the last plan was made on. Whatever comes while it is made it does not know.
+        self._known: Mapping[str, KeyValue] = {}
         # What was decided in the last pass, or thought of for somebody who asked.
         self.last = IDLE
-        self.sentence = ""
+        self.sentence = self._unwritten = ""
 
     async def lead(self, epoch: int) -> None:
         """Keep the cluster on course until cancelled; never on a view from before we led."""
@@ -99,10 +104,12 @@ class Driver:
                 wait_s = self._wait_s(plan)
                 if plan.writes:
                     await self._commit(plan, epoch)
+                    self._unwritten = ""
                     continue
             except (StoreError, TimeoutError) as error:
-                log.warning("the plan was not written: %s", error)
-                wait_s = RETRY_S
+                if str(error) != self._unwritten:
+                    log.warning("the plan was not written: %s; trying again", error)
+                self._unwritten, wait_s = str(error), RETRY_S
             await _wait(hint, wait_s, debounce_s)
 
     async def _let_hosts_speak(self) -> None:
@@ -120,6 +127,7 @@ class Driver:
         lasts three. One at a time: all share the book.
         """
         async with self._planning:
+            self._known = dict(self._mirror.records)
             plan = await asyncio.to_thread(
                 reconcile,
                 self._live.world,
@@ -144,10 +152,10 @@ class Driver:
 
         A refused or unknown write is never retried as it is: the caller plans again on what is.
         """
-        revision = 0
+        revision, known = 0, self._known
         for batch, extra in self._batches(plan):
             fence = CreateRevision(keys.leader(), epoch)
-            seen = [ModRevision(item.key, self._live.revision_of(item.key)) for item in batch]
+            seen = [ModRevision(item.key, _revision_of(known.get(item.key))) for item in batch]
             try:
                 outcome = await self._store.commit([fence, *seen, *extra], batch)
             except OutcomeUnknown:
@@ -176,7 +184,7 @@ class Driver:
         return Delete(key) if change.record is None else self._put(key, change.record)
 
     def _put(self, key: str, record: codec.Record) -> Put:
-        before = self._mirror.records.get(key)
+        before = self._known.get(key)
         return Put(key, codec.encode(record, before.value if before else b""))
 
     def _audit(self, decision: Decision) -> Put:
@@ -197,13 +205,26 @@ class Driver:
         """Keep the newest records only."""
         while True:
             try:
-                items = (await self._store.ranges([keys.AUDIT])).items
-                surplus = [Delete(item.key) for item in items[:-AUDIT_RECORDS_MAX]]
+                found = [item.key for item in (await self._store.ranges([keys.AUDIT])).items]
+                surplus = [Delete(key) for key in too_many_audits(found)]
                 for batch in split(surplus):
                     await self._store.commit([CreateRevision(keys.leader(), epoch)], batch)
             except StoreError as error:
                 log.warning("the audit trail was not trimmed: %s", error)
             await asyncio.sleep(AUDIT_PERIOD_S)
+
+
+def too_many_audits(found: Sequence[str]) -> Iterator[str]:
+    """`found`: keys of the trail, oldest first."""
+    by_autoscale = [key for key in found if keys.AUDIT_AUTOSCALE in key]
+    surplus = set(by_autoscale[:-AUDIT_AUTOSCALE_MAX])
+    kept = [key for key in found if key not in surplus]
+    yield from surplus
+    yield from kept[:-AUDIT_RECORDS_MAX]
+
+
+def _revision_of(record: KeyValue | None) -> int:
+    return record.mod_revision if record else 0
 
 
 def debounce_after(pass_s: float) -> float:

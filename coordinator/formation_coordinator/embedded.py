@@ -54,8 +54,6 @@ _FLAGS = (
     *("--log-level", "warn"),
     # Alone it elects itself; there is nobody to wait a second for.
     *("--heartbeat-interval", "50", "--election-timeout", "500"),
-    # Mirrors list again when history is gone; the disk is worth more than long history.
-    *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", "10m"),
     *("--quota-backend-bytes", str(8 * 1024**3)),
 )
 

@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from formation import contexts, credentials, grpcenv, pki
+from formation.addresses import address, words
 from formation.credentials import CredentialError
 from formation.identity import Identity, Role, problem_with_name, read_token
-from formation.model import HOST_NAME
+from formation.names import HOST_NAME
 from formation.runtime import new_id, now_ms, pasted, utc
 from formation.settings import (
     ConfigError,
     Program,
     Setting,
-    address,
     filled,
     help_text,
     load,
-    words,
 )
 from formation_coordinator import keyring
 from formation_coordinator.config import default_identity_dir, prefix
@@ -189,7 +188,7 @@ def _init(argv: Sequence[str]) -> str:
         f"are in {directory}; keep a copy of it where nobody else can read it",
         f"{theirs.identity} can use formctl here until {utc(theirs.expires_at_ms)}",
         *etcd.said,
-        f"now start it: formation-coordinator --listen {wish.advertise} {etcd.flags}",
+        f"now start it: {_program(directory)} --listen {wish.advertise} {etcd.flags}",
         "then let hosts join: formctl token create --role agent",
     ]
     if not current:
@@ -275,5 +274,12 @@ def _join(argv: Sequence[str]) -> str:
     who = joined.seen.identity
     return (
         f"coordinator {who.name} has joined cluster {who.cluster}; its certificate and keys are in "
-        f"{directory}\nnow start it, on the same etcd: formation-coordinator --listen … --etcd …"
+        f"{directory}\nnow start it, on the same etcd: {_program(directory)} --listen … --etcd …"
     )
+
+
+def _program(directory: str) -> str:
+    """What starts a coordinator with the certificate that lies there."""
+    if directory == default_identity_dir():
+        return "formation-coordinator"
+    return f"formation-coordinator --identity-dir {directory}"

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from formation_coordinator.world import World
 
 log = logging.getLogger(__name__)
 
-_LOOKS_EVERY_S = 5.0
+_LOOKS_EVERY_S, _LOOKS_SPARED = 5.0, 20.0
 # More than any person, pipeline or host of ours needs.
 CALLS_PER_S, CALLS_BURST = 50.0, 500.0
 _REMEMBERED_MAX = 20_000
@@ -39,6 +39,7 @@ _CODES: dict[object, str] = {
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Traced = Callable[[str, Any, Any], AbstractContextManager[None]]
 if TYPE_CHECKING:  # the stubs' class is generic, the real one is not
     Handler = grpc.RpcMethodHandler[Any, Any]
 
@@ -129,6 +130,8 @@ class Guard(grpc.aio.ServerInterceptor):
         self._allowances: dict[Identity, Allowance] = {}
         # Told of every call by its method and how it ended.
         self.told: Callable[[str, str], None] = lambda _method, _code: None
+        # Around every call that has one answer: its method, request and metadata.
+        self.traced: Traced = lambda _method, _request, _metadata: nullcontext()
 
     # ------------------------------------------------------------------ before a call
 
@@ -160,7 +163,10 @@ class Guard(grpc.aio.ServerInterceptor):
     def _calling(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
             try:
-                with self.admitted(method, request, self._who(context)) as held:
+                with (
+                    self.admitted(method, request, self._who(context)) as held,
+                    self.traced(method, request, context.invocation_metadata() or ()),
+                ):
                     return await behaviour(held.signed(request), context)
             except Denied as denied:
                 refused = denied
@@ -330,8 +336,10 @@ class Guard(grpc.aio.ServerInterceptor):
                         hint.clear()
             except TimeoutError:
                 pass  # certificates run out without a word
-            known = self._world().identities, self._world().trust
+            known, began_s = (self._world().identities, self._world().trust), self._clock()
             self._end_those_ended()
+            # At once when one is revoked; a small part of the time while thousands join.
+            await asyncio.sleep((self._clock() - began_s) * _LOOKS_SPARED)
 
     def _end_those_ended(self) -> None:
         for held in tuple(self._open):

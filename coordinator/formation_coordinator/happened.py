@@ -6,8 +6,9 @@ Told from one coordinator's view: what comes and goes between two looks of it no
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from formation.automation import Autoscale
 from formation.model import App, InstanceState, InstanceStatus
 from formation.requests import Run, RunState
 from formation_coordinator.world import Change, HostEntry, World
@@ -37,6 +38,8 @@ def happened(before: World, after: World, changes: Iterable[Change]) -> Iterator
         yield from _host(name, before.hosts.get(name), after.hosts.get(name))
     if before.apps is not after.apps:
         yield from _apps(before, after)
+    if before.autoscale is not after.autoscale:
+        yield from _autoscale(before, after)
     if before.runs is not after.runs:
         yield from _runs(before, after)
     yield from _cluster(before, after)
@@ -139,11 +142,42 @@ def _apps(before: World, after: World) -> Iterator[Happening]:
     for name in sorted(before.apps.keys() | after.apps.keys()):
         old, new = before.apps.get(name), after.apps.get(name)
         if old is not new:
-            for what, text in _words_of_app(old, new):
+            for what, text in _words_of_app(old, new, _autoscaled(name, before, after)):
                 yield Happening(what=f"app.{what}", subject=name, app=name, text=text)
 
 
-def _words_of_app(old: App | None, new: App | None) -> Iterator[tuple[str, str]]:
+def _autoscale(before: World, after: World) -> Iterator[Happening]:
+    for key in sorted(before.autoscale.keys() | after.autoscale.keys()):
+        old, new = before.autoscale.get(key), after.autoscale.get(key)
+        for what, text in _words_of_rule(old, new):
+            yield Happening(what=f"app.{what}", subject=key[0], app=key[0], text=text)
+
+
+def _words_of_rule(old: Autoscale | None, new: Autoscale | None) -> Iterator[tuple[str, str]]:
+    if new is None:
+        if old is not None:
+            yield "autoscale_off", f"{old.type} is no longer autoscaled"
+        return
+    if old is None or replace(old, last=None, who="", at_ms=0) != replace(
+        new, last=None, who="", at_ms=0
+    ):
+        measures = ", ".join(map(str, new.measures))
+        yield "autoscale_on", f"{new.type} is autoscaled: {new.bounds}, {measures}"
+    if new.last is not None and (old is None or old.last != new.last):
+        yield "autoscaled", f"{new.type}: {new.last.why}"
+
+
+def _autoscaled(app: str, before: World, after: World) -> frozenset[str]:
+    """Types whose new quantity is told of with its reason, as autoscaling's."""
+    if before.autoscale is after.autoscale:
+        return frozenset()
+    changed = (rule for key, rule in after.autoscale.items() if before.autoscale.get(key) != rule)
+    return frozenset(rule.type for rule in changed if rule.app == app and rule.last)
+
+
+def _words_of_app(
+    old: App | None, new: App | None, autoscaled: frozenset[str]
+) -> Iterator[tuple[str, str]]:
     if new is None:
         yield "deleted", "deleted"
         return
@@ -163,7 +197,7 @@ def _words_of_app(old: App | None, new: App | None) -> Iterator[tuple[str, str]]
     changed = [
         f"{name}: {old.formation.get(name, 0)} -> {quantity}"
         for name, quantity in sorted(new.formation.items())
-        if quantity != old.formation.get(name, 0)
+        if quantity != old.formation.get(name, 0) and name not in autoscaled
     ]
     if changed:
         yield "scaled", ", ".join(changed)

@@ -10,6 +10,7 @@ import stat
 import grpc
 import grpc.aio
 
+from formation.cuts import notice_cuts
 from formation.dialling import is_socket
 from formation.runtime import server_channel_options
 from formation_coordinator.guard import Guard
@@ -24,8 +25,8 @@ class ListenError(Exception):
     """It cannot serve there; one line for people."""
 
 
-def new_server(guard: Guard) -> grpc.aio.Server:
-    return grpc.aio.server(options=server_channel_options(), interceptors=[guard])
+def new_server(guard: Guard, ping_every_s: float) -> grpc.aio.Server:
+    return grpc.aio.server(options=server_channel_options(ping_every_s), interceptors=[guard])
 
 
 async def listen(server: grpc.aio.Server, address: str, tls: ServerTls | None) -> None:
@@ -38,6 +39,7 @@ async def listen(server: grpc.aio.Server, address: str, tls: ServerTls | None) -
         else:
             server.add_secure_port(address, tls.credentials())
         await server.start()
+        notice_cuts()
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {address}: {_why_not(address)}") from error
     finally:

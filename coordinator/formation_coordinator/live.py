@@ -29,8 +29,9 @@ class LiveWorld:
         self._mirror = mirror
         self._clock = clock
         self._held: set[str] = set()
-        self._hints: set[asyncio.Event] = set()
-        self._document_hints: dict[str, set[asyncio.Event]] = {}
+        # In the order in which they came, which is the same whenever the same happens.
+        self._hints: dict[asyncio.Event, None] = {}
+        self._document_hints: dict[str, dict[asyncio.Event, None]] = {}
         # Called with the world before and after, and what has changed.
         self.listeners: list[Callable[[World, World, Sequence[Change]], None]] = []
         mirror.subscribe(self._on_events)
@@ -38,21 +39,21 @@ class LiveWorld:
     def subscribe(self) -> asyncio.Event:
         """An event that every change sets; whoever waits on it clears it."""
         hint = asyncio.Event()
-        self._hints.add(hint)
+        self._hints[hint] = None
         return hint
 
     def unsubscribe(self, hint: asyncio.Event) -> None:
-        self._hints.discard(hint)
+        self._hints.pop(hint, None)
 
     def subscribe_document(self, host: str) -> asyncio.Event:
         """Set only when this host's document, or any release, changes: there are many hosts."""
         hint = asyncio.Event()
-        self._document_hints.setdefault(host, set()).add(hint)
+        self._document_hints.setdefault(host, {})[hint] = None
         return hint
 
     def unsubscribe_document(self, host: str, hint: asyncio.Event) -> None:
-        hints = self._document_hints.get(host, set())
-        hints.discard(hint)
+        hints = self._document_hints.get(host, {})
+        hints.pop(hint, None)
         if not hints:
             self._document_hints.pop(host, None)
 

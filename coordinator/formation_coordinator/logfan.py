@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import grpc
 
+from formation import wire_logs
 from formation.dialling import Dialler, NotTrustedError, words
+from formation.gaps import Gap
 from formation.model import Coordinator
+from formation.runtime import now_ms
 from formation.v1 import agent_pb2, control_pb2_grpc
 from formation.v1 import control_pb2 as pb
 from formation_coordinator.live import LiveWorld
@@ -28,6 +31,7 @@ HISTORY_TIMEOUT_S = 10.0
 REDIAL_S = 1.0
 # As much as a host may have written while its session was broken.
 GAP_LINES_MAX = 10_000
+_COORDINATOR, _HERE = "coordinator ", "here"
 
 
 class LogFan:
@@ -56,7 +60,10 @@ class LogFan:
                     tasks.append(asyncio.create_task(self._relay_others(request, here, others)))
                 if request.follow:
                     tasks.append(asyncio.create_task(self._ask_joining(request, here, joins)))
-                async for response in _merge(here, waiting, follow=request.follow):
+                gone = self._gone(request)
+                for host in gone:
+                    yield told(wire_logs.host_gap(Gap.HOST_LOST, host, now_ms() * 1000))
+                async for response in _Merge(here, waiting, request, gone).run():
                     yield response
             finally:
                 for task in tasks:
@@ -64,6 +71,19 @@ class LogFan:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 self._sessions.unwatch_joins(joins)
                 self._close_all(here)
+
+    def _gone(self, request: pb.LogsRequest) -> list[str]:
+        """Hosts that nobody reaches now."""
+        if request.relayed:
+            return []
+        return [
+            host
+            for host, entry in sorted(self._live.world.hosts.items())
+            if entry.known
+            and not entry.connected
+            and host not in self._sessions.held
+            and _is_wanted(host, request)
+        ]
 
     def _ask_all(self, request: pb.LogsRequest, here: LogRequest) -> set[str]:
         asked = {
@@ -156,7 +176,9 @@ class LogFan:
                     )
         except (grpc.aio.AioRpcError, NotTrustedError) as error:
             notice = f"{_source(other)}: {words(error)}; logs of its hosts are missing"
-        lines = pb.LogsResponse(notice=notice) if notice else None
+        gap = agent_pb2.LogLine(gap=wire_logs.gap_to_pb(Gap.HOST_LOST), text=notice.encode())
+        gap.at_us = now_ms() * 1000
+        lines = told(gap) if notice else None
         await here.queue.put(Delivery(source=_source(other), lines=lines, done=True, ended=True))
 
 
@@ -166,32 +188,80 @@ def _is_wanted(host: str, request: pb.LogsRequest) -> bool:
 
 def _source(other: Coordinator) -> str:
     """Not to be mistaken for a host of the same name: no host's name has a blank."""
-    return f"coordinator {other.id}"
+    return f"{_COORDINATOR}{other.id}"
 
 
-async def _merge(
-    here: LogRequest, waiting: set[str], *, follow: bool
-) -> AsyncIterator[pb.LogsResponse]:
-    """Everything as it comes, and the one history_done when the last source has sent its own."""
-    said = False
-    loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + HISTORY_TIMEOUT_S
-    while True:
-        if not waiting and not said:
-            said = True
-            yield pb.LogsResponse(history_done=True)
-        if said and not follow:
-            return
-        try:
-            async with asyncio.timeout_at(None if said else deadline_s):
-                delivery = await here.queue.get()
-        except TimeoutError:
-            missing = ", ".join(sorted(waiting))
-            yield pb.LogsResponse(notice=f"{missing}: sent no history; going on without")
-            waiting.clear()
-            continue
-        if delivery.done:
-            waiting.discard(delivery.source)
-        if delivery.lines is not None:
+class _Merge:
+    """Everything as it comes, the one history_done when the last source has sent its own, and
+    where the lines of a host break off and go on."""
+
+    def __init__(
+        self, here: LogRequest, waiting: set[str], request: pb.LogsRequest, lost: Sequence[str]
+    ) -> None:
+        self._here, self._waiting = here, waiting
+        self._follow, self._relayed = request.follow, request.relayed
+        self._said = False
+        self._done: set[str] = set()
+        self._lost = dict.fromkeys(lost, _HERE)  # and through which coordinator
+
+    async def run(self) -> AsyncIterator[pb.LogsResponse]:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + HISTORY_TIMEOUT_S
+        while True:
+            if not self._waiting and not self._said:
+                self._said = True
+                yield pb.LogsResponse(history_done=True)
+            if self._said and not self._follow:
+                return
+            try:
+                async with asyncio.timeout_at(None if self._said else deadline_s):
+                    delivery = await self._here.queue.get()
+            except TimeoutError:
+                missing = ", ".join(sorted(self._waiting))
+                yield pb.LogsResponse(notice=f"{missing}: sent no history; going on without")
+                self._waiting.clear()
+                continue
             deadline_s = loop.time() + HISTORY_TIMEOUT_S
-            yield pb.LogsResponse(lines=delivery.lines.lines, notice=delivery.lines.notice)
+            for response in self._responses(delivery):
+                yield response
+
+    def _responses(self, delivery: Delivery) -> Iterator[pb.LogsResponse]:
+        found = delivery.lines
+        if found is not None and found.gap.gap:
+            found = self._told_elsewhere(delivery.source, found)
+        if found is not None:
+            found.history_done = False
+            yield found
+        if not delivery.source.startswith(_COORDINATOR):
+            yield from self._breaks(delivery)
+        if delivery.done:
+            self._waiting.discard(delivery.source)
+            self._done.add(delivery.source)
+
+    def _breaks(self, delivery: Delivery) -> Iterator[pb.LogsResponse]:
+        """Of a host whose session is held here."""
+        host = delivery.source
+        if delivery.whole:
+            return
+        if delivery.ended and (self._follow or host not in self._done):
+            self._lost[host] = _HERE
+            yield told(wire_logs.host_gap(Gap.HOST_LOST, host, now_ms() * 1000))
+        elif delivery.done and (host in self._lost or (self._relayed and self._said)):
+            self._lost.pop(host, None)
+            yield told(wire_logs.host_gap(Gap.HOST_BACK, host, now_ms() * 1000))
+
+    def _told_elsewhere(self, source: str, found: pb.LogsResponse) -> pb.LogsResponse | None:
+        """What another coordinator says of one of its hosts, if that is news. Of one that was lost
+        here it does not know what came here, and it goes on with what comes now."""
+        host, at_us = found.gap.host, found.gap.at_us
+        if wire_logs.gap_from_pb(found.gap.gap) is not Gap.HOST_BACK:
+            self._lost[host] = source
+            return found
+        lost = self._lost.pop(host, None)
+        if lost in (None, source):
+            return found if lost else None
+        return told(wire_logs.host_gap(Gap.HOST_BACK, host, at_us, whole=False))
+
+
+def told(gap: agent_pb2.LogLine) -> pb.LogsResponse:
+    return pb.LogsResponse(notice=gap.text.decode(errors="replace"), gap=gap)

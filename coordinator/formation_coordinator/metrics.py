@@ -25,14 +25,17 @@ from prometheus_client.registry import Collector
 import formation
 from formation.model import HostState
 from formation.runtime import monotonic_s
-from formation_coordinator import views
+from formation_coordinator import metrics_automation, views
+from formation_coordinator.metrics_automation import AutomationSight
 from formation_coordinator.plan import Plan
+from formation_coordinator.store.base import Health
 from formation_coordinator.world import World, host_state, is_healthy
 
 if TYPE_CHECKING:
     from formation_coordinator.service import Service
 
 TYPES_MAX = 500
+NO_AUTOMATION = AutomationSight()
 OTHERS = "_others"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,23 +49,27 @@ class Sight:
     replace_after_s: float
     leads: bool
     store_connected: bool
+    store: Health
     sessions: int
     plan: Plan | None
     certificate_expires_s: float
+    automation: AutomationSight = NO_AUTOMATION
 
 
 def look_at(service: Service) -> Sight:
     notary, world = service.notary, service.live.world
-    leads = world.leader is not None and world.leader.id == service.me.id
+    leads = service.leads()
     return Sight(
         world=world,
         now_s=monotonic_s(),
         replace_after_s=service.config.replace_after_s,
         leads=leads,
         store_connected=service.lease.remaining_s() > 0,
+        store=service.housekeeping.health,
         sessions=len(service.sessions.held),
         plan=service.driver.last if leads else None,
         certificate_expires_s=notary.credential.seen.expires_at_ms / 1000 if notary else 0.0,
+        automation=service.automation.sight(leads=leads),
     )
 
 
@@ -104,6 +111,7 @@ def families(sight: Sight) -> Iterator[Metric]:
     yield from _coordinator(sight)
     yield from _hosts(sight)
     yield from _instances(sight)
+    yield from metrics_automation.families(sight.automation)
 
 
 def _coordinator(sight: Sight) -> Iterator[Metric]:
@@ -113,6 +121,10 @@ def _coordinator(sight: Sight) -> Iterator[Metric]:
     )
     yield _gauge("leader", "1 when this coordinator leads.", {}, sight.leads)
     yield _gauge("store_connected", "1 when it surely reaches etcd.", {}, sight.store_connected)
+    said = "1 when etcd has raised an alarm: it is full, or damaged."
+    yield _gauge("store_alarm", said, {}, bool(sight.store.alarms))
+    yield _gauge("store_size_bytes", "etcd's database on disk.", {}, sight.store.size_bytes)
+    yield _gauge("store_used_bytes", "Of it in use.", {}, sight.store.used_bytes)
     yield _gauge("sessions", "Agents whose session is held here.", {}, sight.sessions)
     yield _gauge("coordinators", "Coordinators that are there.", {}, len(world.coordinators))
     held = bool(world.cluster and world.cluster.held)

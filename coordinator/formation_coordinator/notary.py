@@ -134,6 +134,11 @@ class Notary:
         """Keys of another coordinator. Raises ValueError, `CredentialError`."""
         self._keep(keyring.decode(given))
 
+    def key_ids(self) -> tuple[str, ...]:
+        """Of all keys here: those that seal, and those of authorities."""
+        signing = (authority.fingerprint for authority in self._keyring.authorities)
+        return (*self.sealing_keys(), *signing)
+
     def another_authority(self) -> Trust:
         """Made, kept, and the one that shall sign; what counts now goes on to count."""
         made = pki.new_authority(self._now_ms())

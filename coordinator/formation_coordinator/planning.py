@@ -124,6 +124,7 @@ def view_to_pb(view: views.InstanceView) -> pb.InstanceView:
         surge=view.surge,
         run=view.run,
         placed_because=view.reason,
+        address=view.address,
     )
 
 

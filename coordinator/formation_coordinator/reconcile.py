@@ -41,7 +41,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formation.model import App, HostState, ProcessType, Release, Slot
-from formation.rules import Rollout
+from formation.seen import Rollout
 from formation_coordinator import placement, rollout, timeline
 from formation_coordinator.book import Book
 from formation_coordinator.desk import Demand, Desk, Now, open_desk
@@ -225,11 +225,20 @@ class _Pass:
         rules, known = upkeep.spec.rollout, self.desk.progress.get(upkeep.key)
         if known is None:
             return ""
-        due_s = known.since_s + rules.deadline_s
+        due_s = known.since_s + rules.deadline_s + self._drain_s(app, upkeep.spec.name)
         self.desk.wake(due_s)
         if self.desk.now.monotonic_s < due_s:
             return ""
-        return f"no further {upkeep.spec.name} came to work within {rules.deadline_s:g} s"
+        waits = next((f"; {view.waits}" for view in views if view.waits and not view.stale), "")
+        return f"no further {upkeep.spec.name} came to work within {rules.deadline_s:g} s{waits}"
+
+    def _drain_s(self, app: App, name: str) -> float:
+        """How long one that is replaced drains before its successor can start in its place: that
+        says nothing about the new release."""
+        numbers = {app.stable_release, app.release}
+        releases = (self.desk.world.releases.get((app.name, number)) for number in numbers)
+        specs = (release.type_named(name) for release in releases if release)
+        return max((spec.stop_drain_s for spec in specs if spec), default=0.0)
 
     def _undo(self, app: App, spec: ProcessType, why: str) -> None:
         if not spec.rollout.rollback:

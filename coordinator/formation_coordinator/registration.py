@@ -24,27 +24,34 @@ from formation.model import (
     InstanceStatus,
     Session,
 )
+from formation.policy import HEARTBEAT_PERIOD_S
 from formation.v1 import agent_pb2
 from formation_coordinator.election import LeaseKeeper
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import (
     Delete,
+    KeyValue,
     ModRevision,
+    NoSpace,
     OutcomeUnknown,
     Put,
     Store,
     StoreError,
     TooLarge,
 )
+from formation_coordinator.store.gathering import Gathering
 from formation_coordinator.store.mirror import Mirror
 
 log = logging.getLogger(__name__)
 
 STATUS_WRITE_GAP_S = 0.5
-RETRY_S = 1.0
+RETRY_S, RETRY_FULL_S = 1.0, 5.0
 LEASE_WAIT_S = 3.0
 OUTGOING_MAX = 1024
+# Whoever is asked to go to another coordinator begins with it within the first, and may be between
+# the two for the second.
+MOVES_AFTER_S, MOVE_WITHIN_S, MOVE_LOOK_S = 5.0, 3.0, 0.1
 
 
 class Refused(Exception):
@@ -61,7 +68,11 @@ class AgentSession:
 
     `owed`: the generation of the first document that it was sent, 0 before. `waiting`: the last
     heartbeat that was not acknowledged yet. `over`: assigned instances that have ended for good,
-    also when an agent that ends forgets them.
+    also when an agent that ends forgets them. `dirty`: its status is not in etcd as it is;
+    `doubted`: its key may not be as we left it; `wake` is set with both. `pace_s`: how often it was
+    told to beat. `written`: the status's mod_revision, as we left it; `strayed`: at the last look
+    it was another. `moves_until_s`: by the loop's clock, so long an end may be that
+    it goes on at another coordinator, as it was asked to.
     """
 
     id: str
@@ -75,7 +86,14 @@ class AgentSession:
     complete_wanted: bool = True
     over: dict[str, InstanceStatus] = field(default_factory=dict)
     last_heard_s: float = 0.0
-    dirty: asyncio.Event = field(default_factory=asyncio.Event)
+    pace_s: float = HEARTBEAT_PERIOD_S
+    dirty: bool = False
+    doubted: bool = False
+    written: int = 0
+    strayed: bool = False
+    moves_until_s: float = 0.0
+    encoder: codec.StatusEncoder = field(default_factory=codec.StatusEncoder)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
     outgoing: asyncio.Queue[agent_pb2.CoordinatorMessage] = field(
         default_factory=lambda: asyncio.Queue(OUTGOING_MAX)
     )
@@ -85,6 +103,15 @@ class AgentSession:
     @property
     def host(self) -> str:
         return self.status.host
+
+    def touch(self) -> None:
+        """Its status has changed."""
+        self.dirty = True
+        self.wake.set()
+
+    def move(self, address: str) -> None:
+        self.moves_until_s = asyncio.get_running_loop().time() + MOVES_AFTER_S
+        self.send(agent_pb2.CoordinatorMessage(redirect=agent_pb2.Redirect(address=address)))
 
     def end(self, reason: str) -> None:
         self.end_reason = self.end_reason or reason
@@ -110,9 +137,12 @@ class Registrar:
         now_ms: Callable[[], int],
     ) -> None:
         self._store, self._mirror, self._live = store, mirror, live
+        self._gathering = Gathering(store)
         self._lease, self._me, self._now_ms = lease, me, now_ms
         # Session ids from before their key is written until after it is taken away.
         self.alive: set[str] = set()
+        self._kept: dict[AgentSession, None] = {}
+        self._unwritten = ""
 
     async def register(self, session: AgentSession) -> None:
         """Put the session key, unless a living agent of another identity has the name.
@@ -134,10 +164,20 @@ class Registrar:
             raise Refused(grpc.StatusCode.UNAVAILABLE, str(error)) from error
 
     async def _put_key(self, session: AgentSession, lease: int) -> None:
-        host, key = session.host, keys.session(session.host)
+        """After what the mirror has; where that is too old, or would refuse it, what etcd has."""
+        key = keys.session(session.host)
+        seen = self._mirror.records.get(key)
+        if not _refusal(session, seen) and await self._put_after(session, lease, seen):
+            return
         seen = await self._store.get(key)
-        if seen is not None:
-            _check_holder(session, codec.decode(key, seen.value))
+        if refused := _refusal(session, seen):
+            raise refused
+        if not await self._put_after(session, lease, seen):
+            reason = f"another session of {session.host} came first"
+            raise Refused(grpc.StatusCode.UNAVAILABLE, reason)
+
+    async def _put_after(self, session: AgentSession, lease: int, seen: KeyValue | None) -> bool:
+        host, key, status = session.host, keys.session(session.host), session.status
         record = Session(
             session_id=session.id,
             coordinator_id=self._me.id,
@@ -146,17 +186,19 @@ class Registrar:
         )
         puts = [
             Put(key, codec.encode(record), lease=lease),
-            Put(keys.status(host), codec.encode(session.status)),
+            Put(keys.status(host), session.encoder.encode(status)),
         ]
         entry = self._live.world.hosts.get(host)
         if entry is None or entry.host is None:
             joined = Host(name=host, joined_at_ms=self._now_ms())
             puts.append(Put(keys.host(host), codec.encode(joined)))
         compare = ModRevision(key, seen.mod_revision if seen else 0)
-        outcome = await self._store.commit([compare], puts)
-        if not outcome.succeeded:
-            raise Refused(grpc.StatusCode.UNAVAILABLE, f"another session of {host} came first")
-        session.fence, session.lease = outcome.revision, lease
+        outcome = await self._gathering.commit([compare], puts)
+        if outcome.succeeded:
+            session.fence, session.lease = outcome.revision, lease
+            session.written = outcome.revision
+            session.dirty = session.status is not status
+        return outcome.succeeded
 
     def surely_holds(self, session: AgentSession) -> bool:
         """The key is in etcd, on our present lease, and we have seen all that was before it."""
@@ -169,6 +211,13 @@ class Registrar:
 
     async def keep_right(self, session: AgentSession) -> None:
         """Until cancelled, or until the session is another's."""
+        self._kept[session] = None
+        try:
+            await self._keep_right(session)
+        finally:
+            self._kept.pop(session, None)
+
+    async def _keep_right(self, session: AgentSession) -> None:
         while True:
             try:
                 await self._round(session)
@@ -178,31 +227,57 @@ class Registrar:
                     return
                 await asyncio.sleep(RETRY_S)
             except StoreError as error:
-                session.dirty.set()
-                log.warning("host %s: its status was not written: %s", session.host, error)
-                await asyncio.sleep(RETRY_S)
+                session.touch()
+                self._note(f"statuses are not written: {error}", session.host)
+                await asyncio.sleep(RETRY_FULL_S if isinstance(error, NoSpace) else RETRY_S)
 
     async def _round(self, session: AgentSession) -> None:
+        session.wake.clear()
         lease = self._lease.lease_id
         if lease and session.lease != lease:
             await self.register(session)
-        elif session.dirty.is_set():
-            session.dirty.clear()
+        elif session.doubted:
+            session.doubted = False
+            await self._look_at_key(session)
+        elif session.dirty:
+            session.dirty = False
             await self._write_status(session)
             await asyncio.sleep(STATUS_WRITE_GAP_S)
         else:
-            with suppress(TimeoutError):  # then look whether key and lease are still right
-                async with asyncio.timeout(RETRY_S):
-                    await session.dirty.wait()
-            if self._live.revision_of(keys.session(session.host)) != session.fence:
-                await self._look_at_key(session)
+            await session.wake.wait()
+
+    def _note(self, unwritten: str, host: str = "") -> None:
+        """Once for all hosts; "": it is over."""
+        before, self._unwritten = self._unwritten, unwritten
+        if unwritten and unwritten != before:
+            log.warning("host %s and perhaps others: %s", host, unwritten)
+        elif before and not unwritten:
+            log.info("statuses are written again")
+
+    def _doubt(self) -> None:
+        """One look at all, instead of a timer of each: there are thousands, and nothing is new."""
+        lease = self._lease.lease_id
+        for session in self._kept:
+            fence = self._live.revision_of(keys.session(session.host))
+            if fence != session.fence or (lease and session.lease != lease):
+                session.doubted = True
+                session.wake.set()
+            # Nobody else writes it, but an etcd that was put back has it as it was then. A mirror
+            # that only lags has caught up by the next look.
+            strays = self._live.revision_of(keys.status(session.host)) != session.written
+            if strays and session.strayed and not session.dirty:
+                session.touch()
+            session.strayed = strays
 
     async def _write_status(self, session: AgentSession) -> None:
-        outcome = await self._store.commit(
+        outcome = await self._gathering.commit(
             [ModRevision(keys.session(session.host), session.fence)],
-            [Put(keys.status(session.host), codec.encode(session.status))],
+            [Put(keys.status(session.host), session.encoder.encode(session.status))],
         )
-        if not outcome.succeeded:
+        self._note("")
+        if outcome.succeeded:
+            session.written = outcome.revision
+        else:
             await self._look_at_key(session)
 
     async def _look_at_key(self, session: AgentSession) -> None:
@@ -210,22 +285,32 @@ class Registrar:
         seen = await self._store.get(keys.session(session.host))
         if seen is None or seen.mod_revision != session.fence:
             session.lease = 0  # not as we left it: register again, or learn that it is another's
-            session.dirty.set()
+            session.touch()
 
     async def leave(self, session: AgentSession) -> None:
-        """Take the key away at once, unless a newer session has it already."""
+        """Take the key away at once, unless a newer session has it already. One that moves has
+        some time for that: its host is not silent."""
+        if asyncio.get_running_loop().time() < session.moves_until_s:
+            await self._until_taken(session)
         if session.fence:
             key = keys.session(session.host)
-            last_word = Put(keys.status(session.host), codec.encode(session.status))
+            last_word = Put(keys.status(session.host), session.encoder.encode(session.status))
             with suppress(StoreError):  # then `sweep` does it
-                await self._store.commit(
+                await self._gathering.commit(
                     [ModRevision(key, session.fence)], [Delete(key), last_word]
                 )
 
+    async def _until_taken(self, session: AgentSession) -> None:
+        key, waited_s = keys.session(session.host), 0.0
+        while waited_s < MOVE_WITHIN_S and self._live.revision_of(key) == session.fence:
+            await asyncio.sleep(MOVE_LOOK_S)
+            waited_s += MOVE_LOOK_S
+
     async def sweep(self) -> None:
-        """For ever: delete keys of ours whose stream is no more."""
+        """For ever: doubt keys that are not as we left them, delete those without a stream."""
         while True:
             await asyncio.sleep(RETRY_S)
+            self._doubt()
             for entry in tuple(self._live.world.hosts.values()):
                 held = entry.session
                 if (
@@ -242,14 +327,18 @@ class Registrar:
                 await self._store.commit([ModRevision(key, record.mod_revision)], [Delete(key)])
 
 
-def _check_holder(session: AgentSession, holder: object) -> None:
-    """Raises `Refused` when the key is rightly another's."""
+def _refusal(session: AgentSession, seen: KeyValue | None) -> Refused | None:
+    """Why the key is rightly another's."""
+    if seen is None:
+        return None
+    holder = codec.decode(seen.key, seen.value)
     assert isinstance(holder, Session)
     if session.fence and holder.session_id != session.id:
-        raise Refused(grpc.StatusCode.ABORTED, "a newer session of this host took over")
+        return Refused(grpc.StatusCode.ABORTED, "a newer session of this host took over")
     if holder.agent_id != session.status.agent_id:
-        raise Refused(
+        return Refused(
             grpc.StatusCode.ALREADY_EXISTS,
             f"host name {session.host!r} is taken by a living agent "
             f"(session held by {holder.coordinator_id}); give this one another --name",
         )
+    return None

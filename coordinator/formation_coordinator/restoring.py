@@ -1,8 +1,9 @@
 """A backup and a store → what to write, and how to tell it. Pure.
 
-Of apps, releases and hosts the backup's word counts. What only grows (numbers of releases and runs,
-marks of restarts) never goes back, or something new would be taken for something old. Documents and
-runs of now stay: they tell what hosts follow, and which ticks were run.
+Of apps, their autoscaling, releases and hosts the backup's word counts, and of webhooks that it
+knows. What only grows (numbers of releases and runs, marks of restarts) never goes back, or
+something new would be taken for something old. Documents and runs of now stay: they tell what hosts
+follow, and which ticks were run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from formation_coordinator.backup import About, Backup
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import Delete, Operation, Put, Snapshot
 
-_BACKED_UP = ("apps/", "releases/")
+_BACKED_UP = ("apps/", "autoscale/", "releases/")
 _UNFINISHED = frozenset({RunState.PENDING, RunState.PLACED})
 _NOBODY_KNOWS = "a backup was restored since: nobody knows its end"
 

@@ -18,19 +18,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from formation.rules import Rollout, RolloutRules
+from formation.rules import RolloutRules
+from formation.seen import Rollout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stay:
     """`works`: healthy, and long enough if it is new. `broken`: it ended for good, or it crashes
-    again and again. `demanded`: an operator named this very slot, so no budget holds it. `fixed`:
-    it cannot be replaced now."""
+    again and again. `waits`: why its process is not even started. `demanded`: an operator named
+    this very slot, so no budget holds it. `fixed`: it cannot be replaced now."""
 
     ordinal: int
     stale: bool
     works: bool
     broken: str = ""
+    waits: str = ""
     surge: bool = False
     demanded: bool = False
     fixed: bool = False

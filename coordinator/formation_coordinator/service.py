@@ -7,10 +7,10 @@ mirror has its first full view; it leads only after that.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import grpc
 import formation
 from formation import credentials
 from formation.credentials import CredentialError
-from formation.dialling import Dialler, NotTrustedError
+from formation.dialling import Dialler
 from formation.identity import Trust
 from formation.model import Cluster, Coordinator
 from formation.runtime import (
@@ -27,10 +27,18 @@ from formation.runtime import (
     new_id,
     now_ms,
 )
-from formation.v1 import access_pb2, access_pb2_grpc, agent_pb2_grpc, control_pb2, control_pb2_grpc
+from formation.v1 import (
+    access_pb2_grpc,
+    agent_pb2_grpc,
+    artifacts_pb2_grpc,
+    control_pb2_grpc,
+)
 from formation_coordinator import views
 from formation_coordinator.api import ControlService
 from formation_coordinator.api_access import AccessService
+from formation_coordinator.artifacts import artifact_service
+from formation_coordinator.automating import Automation
+from formation_coordinator.balancing import Balancing
 from formation_coordinator.chronicle import Chronicle
 from formation_coordinator.config import (
     CoordinatorConfig,
@@ -41,6 +49,7 @@ from formation_coordinator.config import (
 )
 from formation_coordinator.control import Control
 from formation_coordinator.control_access import AccessControl
+from formation_coordinator.control_exec import ExecControl
 from formation_coordinator.control_hosts import HostControl
 from formation_coordinator.control_releases import ReleaseControl
 from formation_coordinator.control_runs import RunControl
@@ -48,19 +57,26 @@ from formation_coordinator.control_secrets import SecretControl
 from formation_coordinator.control_store import SCHEMA_VERSION, StoreControl
 from formation_coordinator.driver import Driver
 from formation_coordinator.election import Election, LeaseKeeper
+from formation_coordinator.execroom import ExecRoom
 from formation_coordinator.guard import Guard
+from formation_coordinator.housekeeping import Housekeeping
+from formation_coordinator.keysharing import KeySharing
 from formation_coordinator.listening import ListenError, listen, new_server
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.logfan import LogFan
 from formation_coordinator.logrelay import LogRelay
 from formation_coordinator.notary import Notary
 from formation_coordinator.planning import Planning
+from formation_coordinator.presence import Presence
 from formation_coordinator.registration import Registrar
 from formation_coordinator.servertls import ServerTls
 from formation_coordinator.sessions import Sessions
+from formation_coordinator.standard import Standard
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import ModRevision, Put, Store, StoreError
 from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.strangers import asks_for_store, remember_strangers
+from formation_coordinator.systemd import Manager
 from formation_coordinator.usagefan import UsageDesk, UsageFan
 from formation_coordinator.vault import Vault
 from formation_coordinator.watching import InstanceWatch
@@ -72,8 +88,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-# Longer than the lease of a coordinator that died and was started anew with the same id.
-ID_TAKEN_AFTER_S = 8.0
 STOP_GRACE_S = 0.3
 
 
@@ -85,12 +99,18 @@ HasStore = Callable[[Coordinator], Awaitable[bool]]
 
 
 class Service:
-    """`has_store`: does that other coordinator reach etcd?"""
+    """`has_store`: does that other coordinator reach etcd? `manager`: who is told how it goes."""
 
     def __init__(
-        self, config: CoordinatorConfig, store: Store, *, has_store: HasStore | None = None
+        self,
+        config: CoordinatorConfig,
+        store: Store,
+        *,
+        has_store: HasStore | None = None,
+        manager: Manager | None = None,
     ) -> None:
         self.config, self._store = config, store
+        self._manager = manager or Manager({})
         self.mirror = Mirror(store, keys.MIRRORED)
         self.live = LiveWorld(self.mirror, monotonic_s)
         self.notary = self._build_notary()
@@ -105,7 +125,7 @@ class Service:
         self.dialler = Dialler(
             lambda: self.notary.credential if self.notary else None, insecure=config.insecure
         )
-        self._has_store = has_store or self._asks_for_store
+        self._has_store = has_store or partial(asks_for_store, self.dialler, within_s=RETRY_S)
         self.lease = LeaseKeeper(store)
         self.driver = Driver(
             store=store,
@@ -116,13 +136,16 @@ class Service:
             new_id=new_id,
             replace_after_s=config.replace_after_s,
         )
-        self.election = Election(store, self.mirror, self.lease, self.me, self.driver.lead)
         self.api = self._build_rooms()
+        self.standard = Standard(self._cut_off)
+        self.election = Election(store, self.mirror, self.lease, self.me, self.automation.lead)
         self.logins = Logins(clock=monotonic_s, new_secret=token_urlsafe)
         self.access = AccessService(
             control=AccessControl(store=store, now_ms=now_ms, new_id=new_id),
             secrets=SecretControl(store=store, now_ms=now_ms, new_id=new_id),
+            webhooks=self.automation.control,
             vault=self.vault,
+            sharing=self.sharing,
             live=self.live,
             notary=self.notary,
             address=self.me.address,
@@ -146,7 +169,13 @@ class Service:
 
     def _build_rooms(self) -> ControlService:
         relay, self.desk = LogRelay(new_id), UsageDesk(new_id)
-        self.vault = Vault(self.notary, lambda: self.live.world.trust)
+        here: dict[str, Any] = {"live": self.live, "me": self.me, "dialler": self.dialler}
+        self.sharing = KeySharing(
+            notary=self.notary,
+            came=lambda: self.sessions.send_anew(),  # noqa: PLW0108  they are made later
+            **here,
+        )
+        self.vault = Vault(self.notary, lambda: self.live.world.trust, self.sharing.give)
         self.registrar = Registrar(
             store=self._store,
             mirror=self.mirror,
@@ -167,7 +196,27 @@ class Service:
             now_ms=now_ms,
             new_id=new_id,
         )
+        self.housekeeping = Housekeeping(
+            self._store,
+            leads=self.leads,
+            compact_every_s=self.config.compact_every_s,
+            clock=monotonic_s,
+        )
+        self.balancing = Balancing(
+            live=self.live,
+            me=self.me,
+            held=self.sessions.held,
+            is_busy=lambda host: relay.follows(host) or self.sessions.execs.follows(host),
+            may=lambda: self.lease.remaining_s() > 0,
+            clock=monotonic_s,
+        )
+        self.artifacts = artifact_service(
+            self.config, live=self.live, me=self.me, dialler=self.dialler, cut_off=self._cut_off
+        )
         shell: dict[str, Any] = {"store": self._store, "now_ms": now_ms, "new_id": new_id}
+        chronicle = Chronicle(self.live, now_ms)
+        usage = UsageFan(held=self.sessions.held.values, desk=self.desk, **here)
+        self.automation = Automation(self, self._store, chronicle, usage)
         return ControlService(
             store=self._store,
             mirror=self.mirror,
@@ -185,24 +234,16 @@ class Service:
                 now_ms=now_ms,
                 replace_after_s=self.config.replace_after_s,
             ),
-            logs=LogFan(
-                sessions=self.sessions,
-                relay=relay,
-                live=self.live,
-                me=self.me,
-                dialler=self.dialler,
-            ),
-            usage=UsageFan(
-                held=self.sessions.held.values,
-                desk=self.desk,
-                live=self.live,
-                me=self.me,
-                dialler=self.dialler,
-            ),
-            chronicle=Chronicle(self.live, now_ms),
+            logs=LogFan(sessions=self.sessions, relay=relay, **here),
+            execs=ExecRoom(sessions=self.sessions, control=ExecControl(**shell), **here),
+            usage=usage,
+            automation=self.automation,
+            dialler=self.dialler,
+            chronicle=chronicle,
             watch=InstanceWatch(self.live, self.driver.plan, self._outdated),
             outdated=self._outdated,
             cut_off=self._cut_off,
+            have=self.artifacts.ensure,
             me=self.me,
             clock=monotonic_s,
             replace_after_s=self.config.replace_after_s,
@@ -241,10 +282,13 @@ class Service:
         wrong = problem_with_access(self.config, certified=certified)
         if wrong := wrong or problem_with_page(self.config, certified=certified):
             raise FatalError(wrong)
-        server = self._server = new_server(self.guard)
+        server = self._server = new_server(self.guard, self.config.ping_every_s)
         agent_pb2_grpc.add_AgentServicer_to_server(self.sessions, server)
         control_pb2_grpc.add_ControlServicer_to_server(self.api, server)
         access_pb2_grpc.add_AccessServicer_to_server(self.access, server)
+        artifacts_pb2_grpc.add_ArtifactsServicer_to_server(self.artifacts, server)
+        self.standard.add_to(server)
+        await self.standard.begin()
         try:
             await listen(server, self.config.listen, self.tls)
             await self._open_page()
@@ -280,21 +324,31 @@ class Service:
 
     def _outdated(self) -> str:
         why = self._cut_off()
-        return f"coordinator {self.me.id} {why} and shows what it knew last" if why else ""
+        if not why:
+            return self.housekeeping.trouble
+        return f"coordinator {self.me.id} {why} and shows what it knew last"
+
+    def leads(self) -> bool:
+        leader = self.live.world.leader
+        return leader is not None and leader.id == self.me.id
 
     async def run(self, stop: Callable[[], Coroutine[None, None, object]]) -> None:
         """Serve until `stop` returns. Raises `FatalError` when it cannot."""
         await self._listen()
+        # Not later: without etcd it answers too, and says what it waits for.
+        self._manager.ready(f"listens on {self.config.listen}")
         stopping = asyncio.create_task(stop())
         work = asyncio.create_task(self.work())
+        beats = asyncio.create_task(self._manager.beat())
         try:
             await asyncio.wait([stopping, work], return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 _raise_first(work)
         finally:
-            stopping.cancel()
-            work.cancel()
-            await asyncio.gather(stopping, work, return_exceptions=True)
+            self._manager.stopping()
+            for task in (stopping, work, beats):
+                task.cancel()
+            await asyncio.gather(stopping, work, beats, return_exceptions=True)
             await self.close()
 
     async def work(self) -> None:
@@ -304,18 +358,29 @@ class Service:
             await self.mirror.ready.wait()
             await self._found_cluster()
             tasks.create_task(self.lease.run())
+            tasks.create_task(self.standard.run())
             tasks.create_task(self._keep_registered())
             tasks.create_task(self.registrar.sweep())
+            tasks.create_task(self.artifacts.run())
+            tasks.create_task(self.sessions.watch())
             tasks.create_task(self._send_agents_on_when_cut_off())
             tasks.create_task(self._tell_of_coordinators())
+            tasks.create_task(self.balancing.run())
+            tasks.create_task(self.housekeeping.run())
             if self._page:
                 tasks.create_task(self._page.run())
+            if self.config.otlp:
+                from formation_coordinator.exporting import opened  # late: as for the page
+
+                tasks.create_task(opened(self).run())
             tasks.create_task(self.election.run())
             if self.notary and self.tls:
                 tasks.create_task(self.notary.run())
                 tasks.create_task(self.tls.watch(self.live.subscribe()))
                 tasks.create_task(self.guard.watch(self.live.subscribe()))
-                tasks.create_task(self._remember_strangers(self.notary))
+                tasks.create_task(
+                    remember_strangers(self.notary, self.guard, self.access.control, self.live)
+                )
                 tasks.create_task(self._follow_trust(self.notary))
             log.info("ready: cluster %s", self.live.world.cluster and self.live.world.cluster.id)
 
@@ -365,35 +430,7 @@ class Service:
                 await asyncio.sleep(RETRY_S)
 
     async def _keep_registered(self) -> None:
-        """Level: coordinators/<id> is ours, on our present lease."""
-        refused_for_s = 0.0
-        while True:
-            try:
-                lease = await self.lease.held()
-                refused_for_s = 0.0 if await self._register(lease) else refused_for_s + RETRY_S
-            except StoreError as error:
-                log.warning("this coordinator is not registered: %s", error)
-            if refused_for_s > ID_TAKEN_AFTER_S:
-                raise FatalError(
-                    f"another coordinator is called {self.me.id!r}; give this one another --id"
-                )
-            await asyncio.sleep(RETRY_S)
-
-    async def _register(self, lease: int) -> bool:
-        """False when another living coordinator has our id; a dead one's key soon runs out."""
-        key = keys.coordinator(self.me.id)
-        seen = self.mirror.records.get(key)
-        if seen is not None and seen.lease == lease:
-            return True
-        if seen is not None:
-            holder = codec.decode(key, seen.value)
-            # Whoever had our address before us is dead: we listen on it now.
-            if isinstance(holder, Coordinator) and holder.address != self.me.address:
-                return False
-        put = Put(key, codec.encode(self.me), lease=lease)
-        compare = ModRevision(key, seen.mod_revision if seen else 0)
-        await self._store.commit([compare], [put])
-        return True
+        raise FatalError(await Presence(self._store, self.mirror, self.lease, self.me).keep())
 
     async def _follow_trust(self, notary: Notary) -> None:
         """Level: our keys, our certificate and what agents know are as the store says."""
@@ -402,39 +439,13 @@ class Service:
             trust = self.live.world.trust
             try:
                 if notary.lacks_key():
-                    await self._fetch_keyring(notary)
+                    await self.sharing.fetch_lacking()
                 if trust is not told and trust is not None:
                     notary.refresh()
                     self.sessions.tell_trust()
                     told = trust
             except (CredentialError, ValueError) as error:
                 log.warning("the cluster's authorities: %s", error)
-            await asyncio.sleep(RETRY_S)
-
-    async def _fetch_keyring(self, notary: Notary) -> None:
-        """Of any coordinator that answers; the one that has begun a rotation has the key."""
-        for other in tuple(self.live.world.coordinators.values()):
-            if other.id == self.me.id or not notary.lacks_key():
-                continue
-            with contextlib.suppress(grpc.aio.AioRpcError, NotTrustedError):
-                async with self.dialler.channel(other.address) as channel:
-                    stub = access_pb2_grpc.AccessStub(channel)
-                    answer = await stub.GetKeyring(access_pb2.GetKeyringRequest(), timeout=RETRY_S)
-                notary.adopt(answer.keyring)
-                self.sessions.send_anew()
-                log.info("keys came from coordinator %s", other.id)
-
-    async def _remember_strangers(self, notary: Notary) -> None:
-        """So that `formctl access` shows everybody, us and those whom `init` made too."""
-        known, control = self.guard.strangers, self.access.control
-        mine = notary.identity
-        known[mine.role, mine.name] = notary.credential.seen
-        while True:
-            for key, seen in tuple(known.items()):
-                if key not in self.live.world.identities:
-                    with contextlib.suppress(StoreError):
-                        await control.remember(seen)
-                known.pop(key, None)
             await asyncio.sleep(RETRY_S)
 
     async def _tell_of_coordinators(self) -> None:
@@ -465,23 +476,16 @@ class Service:
                     self.sessions.end_all(reason)
                     break
 
-    async def _asks_for_store(self, other: Coordinator) -> bool:
-        try:
-            async with self.dialler.channel(other.address) as channel:
-                stub = control_pb2_grpc.ControlStub(channel)
-                answer = await stub.GetCluster(control_pb2.GetClusterRequest(), timeout=RETRY_S)
-                return answer.store_connected
-        except (grpc.aio.AioRpcError, NotTrustedError):
-            return False
-
     async def close(self) -> None:
         """Hand over at once: leadership and registrations go with the lease."""
         await self.election.close()
+        await self.automation.close()
         self.sessions.end_all(f"coordinator {self.me.id} is stopping")
         if self._page is not None:
             await self._page.close()
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)
+        await self.api.execs.close()
         await self.lease.close()
 
 

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from formation import wire, wire_access
 from formation.model import (
-    HOST_NAME,
+    Assignment,
     AssignmentDocument,
     Assignments,
     Coordinator,
@@ -26,16 +26,20 @@ from formation.model import (
     InstanceState,
     InstanceStatus,
 )
-from formation.policy import AGENT_LEASE_S
+from formation.names import HOST_NAME
+from formation.policy import AGENT_LEASE_S, HEARTBEAT_PERIOD_S, relaxed_heartbeat_s
 from formation.secrets import needed_by
 from formation.v1 import agent_pb2, agent_pb2_grpc, control_pb2, types_pb2
 from formation_coordinator.allowance import Allowance
+from formation_coordinator.execdesk import ExecDesk
+from formation_coordinator.execdesk import Stream as ExecStream
 from formation_coordinator.guard import caller
 from formation_coordinator.live import LiveWorld
-from formation_coordinator.logrelay import Delivery, LogRelay
+from formation_coordinator.logrelay import Delivery, LogRelay, clock_notice
 from formation_coordinator.registration import AgentSession, Refused, Registrar
 from formation_coordinator.store import keys
 from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.turns import Turns
 from formation_coordinator.usagefan import UsageDesk
 from formation_coordinator.vault import Vault
 from formation_coordinator.world import is_over
@@ -43,8 +47,10 @@ from formation_coordinator.world import is_over
 log = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 10.0
-HEARTBEAT_PERIOD_S = 5.0
 HEARTBEATS_MISSED_MAX = 3
+LOOKS_EVERY_S = 1.0
+# Agents are told another pace when it is so many times longer or shorter.
+PACE_FACTOR = 2.0
 # An agent of ours gathers what it has to say, and sends ten a second at most.
 MESSAGES_PER_S, MESSAGES_BURST = 50.0, 500.0
 # A long one counts as several.
@@ -76,6 +82,8 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         self._relay, self._desk, self._vault = relay, desk, vault
         self._me, self._clock, self._now_ms, self._new_id = me, clock, now_ms, new_id
         self.held: dict[str, AgentSession] = {}
+        self._turns = Turns(clock)
+        self.execs = ExecDesk(new_id, clock)
         self._joined: set[asyncio.Queue[AgentSession]] = set()
 
     # ------------------------------------------------------------------ the stream
@@ -120,8 +128,8 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             status=self._checked(first.hello),
             since_ms=self._now_ms(),
             last_heard_s=self._clock(),
+            pace_s=relaxed_heartbeat_s(len(self.held)),
         )
-        session.dirty.set()
         session.over = {item.uid: item for item in session.status.instances if is_over(item)}
         earlier = self.held.get(session.host)
         if earlier is not None and earlier.status.agent_id == session.status.agent_id:
@@ -180,6 +188,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 cluster_id=world.cluster.id if world.cluster else "",
                 coordinator_id=self._me.id,
                 heartbeat_period_s=HEARTBEAT_PERIOD_S,
+                relaxed_period_s=session.pace_s,
                 lease_s=AGENT_LEASE_S,
                 coordinator_addresses=self.addresses(),
             )
@@ -209,7 +218,6 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             asyncio.create_task(self._send(session, context)),
             asyncio.create_task(self._keep_agent_right(session)),
             asyncio.create_task(self._registrar.keep_right(session)),
-            asyncio.create_task(self._watch_heartbeat(session)),
             asyncio.create_task(session.ended.wait()),
         ]
         try:
@@ -236,6 +244,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 await asyncio.sleep(wait_s)
             match message.WhichOneof("message"):
                 case "status":
+                    await self._turns.turn()
                     self._take_status(session, message.status)
                 case "heartbeat":
                     session.waiting = message.heartbeat.sequence
@@ -285,9 +294,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             ahead=batch.ahead,
         )
         self._live.publish(session.status)
-        session.dirty.set()
-        ack = agent_pb2.Ack(sequence=batch.sequence)
-        session.send(agent_pb2.CoordinatorMessage(ack=ack))
+        session.touch()
         self._extend_lease(session)
 
     def _remember_over(self, session: AgentSession, table: Mapping[str, InstanceStatus]) -> None:
@@ -305,14 +312,21 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         while True:
             await context.write(await session.outgoing.get())
 
-    async def _watch_heartbeat(self, session: AgentSession) -> None:
-        limit_s = HEARTBEAT_PERIOD_S * HEARTBEATS_MISSED_MAX
+    async def watch(self) -> None:
+        """For ever, all agents at one look: ends the sessions of those that say nothing, and tells
+        the others how often they have to."""
         while True:
-            quiet_s = self._clock() - session.last_heard_s
-            if quiet_s > limit_s:
-                session.end(f"no heartbeat for {quiet_s:.0f} s")
-                return
-            await asyncio.sleep(limit_s - quiet_s + 0.01)
+            await asyncio.sleep(LOOKS_EVERY_S)
+            now_s, pace_s = self._clock(), relaxed_heartbeat_s(len(self.held))
+            pace = agent_pb2.CoordinatorMessage(pace=agent_pb2.Pace(relaxed_period_s=pace_s))
+            for session in tuple(self.held.values()):
+                quiet_s = now_s - session.last_heard_s
+                if quiet_s > max(session.pace_s, HEARTBEAT_PERIOD_S) * HEARTBEATS_MISSED_MAX:
+                    session.end(f"no heartbeat for {quiet_s:.0f} s")
+                elif not 1 / PACE_FACTOR < pace_s / session.pace_s < PACE_FACTOR:
+                    session.pace_s = pace_s
+                    session.last_heard_s = now_s  # a shorter one counts from here on
+                    session.send(pace)
 
     async def _leave(self, session: AgentSession) -> None:
         log.info("host %s: session %s closed %s", session.host, session.id, session.end_reason)
@@ -333,6 +347,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         try:
             while True:
                 hint.clear()
+                await self._turns.turn()
                 self._send_assignments(session)
                 await hint.wait()
         finally:
@@ -412,7 +427,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         context: grpc.aio.ServicerContext[agent_pb2.LogPush, agent_pb2.LogPushed],
     ) -> agent_pb2.LogPushed:
         """Hand an agent's lines to the request that asked for them; end when nobody listens."""
-        token = ""
+        token, whole = "", False
         try:
             async for push in request_iterator:
                 token = push.request_id
@@ -423,15 +438,42 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 if not caller().speaks_for(host):
                     break
                 for line in push.lines:
-                    line.host = host
+                    if line.host != host:
+                        line.host = host
                 lines = control_pb2.LogsResponse(lines=push.lines) if push.lines else None
                 delivery = Delivery(source=host, lines=lines, done=push.history_done)
-                await request.take(delivery, push.at_us)
+                await request.take(delivery, push.at_us, push.ends)
+                if (told := clock_notice(host, push.at_us, self._now_ms() * 1000)) is not None:
+                    await request.queue.put(Delivery(source=host, lines=told))
+                whole = push.whole
         finally:
             found = self._relay.find(token)
             if found is not None and caller().speaks_for(found[1]):
-                await found[0].queue.put(Delivery(source=found[1], done=True, ended=True))
+                over = Delivery(source=found[1], done=True, ended=True, whole=whole)
+                await found[0].queue.put(over)
         return agent_pb2.LogPushed()
+
+    # ------------------------------------------------------------------ commands beside instances
+
+    async def Exec(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[agent_pb2.ExecPush], context: ExecStream
+    ) -> None:
+        await self.execs.meet(request_iterator, context)
+
+
+def _difference(
+    document: AssignmentDocument, base: AssignmentDocument
+) -> tuple[tuple[Assignment, ...], tuple[str, ...]]:
+    """What is new or has changed, and the uids of what has gone. A uid is in one bundle of a
+    document, so those that both have need no look inside."""
+    old, new = set(base.bundles), set(document.bundles)
+    before = [item for bundle in base.bundles if bundle not in new for item in bundle.stays()]
+    now = [item for bundle in document.bundles if bundle not in old for item in bundle.stays()]
+    known, uids = set(before), {item.uid for item in now}
+    return (
+        tuple(item for item in now if item not in known),
+        tuple(item.uid for item in before if item.uid not in uids),
+    )
 
 
 def assignments_message(
@@ -440,13 +482,7 @@ def assignments_message(
     releases: Sequence[types_pb2.Release],
 ) -> agent_pb2.CoordinatorMessage:
     """COMPLETE when there is no base, else the difference from it."""
-    instances = document.instances
-    removed: tuple[str, ...] = ()
-    if base is not None:
-        known = set(base.instances)
-        uids = {item.uid for item in document.instances}
-        instances = tuple(item for item in document.instances if item not in known)
-        removed = tuple(item.uid for item in base.instances if item.uid not in uids)
+    instances, removed = _difference(document, base) if base else (document.instances, ())
     needed = {(item.slot.app, item.release) for item in instances}
     order = Assignments(
         complete=base is None,

@@ -38,6 +38,14 @@ class Stay:
         return self.assignment.slot
 
     @property
+    def waits(self) -> str:
+        """Why its process is not even started, such as that its code does not come; or ""."""
+        status = self.status
+        if status is None or status.state is not InstanceState.WAITING or not status.reason:
+            return ""
+        return f"{self.slot.short} on {self.host}: {status.reason}"
+
+    @property
     def ordinal(self) -> int:
         return self.assignment.slot.ordinal
 

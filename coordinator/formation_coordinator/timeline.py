@@ -28,6 +28,7 @@ GO_ON = "nothing is started, moved or stopped until `formctl reconcile --confirm
 RESTORING = "a restore has not come to its end: run `formctl restore` again"
 _NAMED_MAX = 3
 _ENDED = frozenset({InstanceState.STOPPED})
+_ENDING = frozenset({InstanceState.DRAINING, InstanceState.STOPPING})
 
 
 def is_ahead(entry: HostEntry, epoch: int) -> bool:
@@ -111,7 +112,7 @@ def as_reported(entry: HostEntry) -> AssignmentDocument:
     stays = [
         item
         for status in _running(entry)
-        if status.state is not InstanceState.STOPPING
+        if status.state not in _ENDING
         and (item := _assignment(status, mark=0, retry=0)) is not None
     ]
     return _document(entry, stays, cluster_epoch=0, epoch=0)
@@ -147,7 +148,7 @@ def _adopted(world: World, spec: ProcessType, status: InstanceStatus) -> Assignm
     """One that the store did not know of. What is on its way out is not taken in, but an exclusive
     one is waited for."""
     app = world.apps[status.slot.app]
-    ending = status.state is InstanceState.STOPPING
+    ending = status.state in _ENDING
     if ending and not spec.exclusive:
         return None
     name, ordinal = status.slot.type, status.slot.ordinal

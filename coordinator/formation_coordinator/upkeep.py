@@ -342,6 +342,7 @@ class Upkeep:
             works=stay.steady(self.now_s, healthy_s)
             and self.desk.book.knows(self.app.name, item.release),
             broken=self._broken(stay),
+            waits=stay.waits,
             surge=item.surge,
             demanded=named > item.restart_mark and item.release == self.app.release,
             fixed=stay.state is not HostState.READY or stay.ordinal in stuck,
@@ -349,8 +350,7 @@ class Upkeep:
 
     def _broken(self, stay: Stay) -> str:
         """It ended for good; or it crashed again and again, and once more on another host."""
-        status = stay.status
-        if status is None or not stay.current:
+        if (status := stay.status) is None or not stay.current:
             return ""
         alone = int(self.desk.book.connected.sum()) <= 1
         again = bool(stay.assignment.avoided_hosts) and status.state is InstanceState.BACKOFF

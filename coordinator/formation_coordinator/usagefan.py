@@ -7,7 +7,7 @@ never an error: the others' figures are good. Keeps nothing; every question samp
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -79,16 +79,17 @@ class UsageFan:
 
     async def read(self, request: pb.UsageRequest) -> pb.UsageResponse:
         if request.relayed:
-            parts = [await self._ask_here(request.app)]
+            parts = [await self._ask_here(request)]
         else:
-            questions = [self._from(other, request.app) for other in self._others()]
-            parts = await asyncio.gather(self._ask_here(request.app), *questions)
+            questions = [self._from(other, request) for other in self._others()]
+            parts = await asyncio.gather(self._ask_here(request), *questions)
             parts.append(pb.UsageResponse(notices=self._silent_hosts(request.app)))
         return joined(parts)
 
-    async def _ask_here(self, app: str) -> pb.UsageResponse:
-        hosts = self._live.world.hosts
-        asked = [s for s in self._held() if s.host in hosts and _runs_any(hosts[s.host], app)]
+    async def _ask_here(self, request: pb.UsageRequest) -> pb.UsageResponse:
+        hosts, app, types = self._live.world.hosts, request.app, frozenset(request.types)
+        held = [session for session in self._held() if session.host in hosts]
+        asked = [session for session in held if _runs_any(hosts[session.host], app, types)]
         with self._desk.ask(asked, app) as answers:
             if answers:
                 await asyncio.wait(answers.values(), timeout=self._answer_s)
@@ -114,12 +115,12 @@ class UsageFan:
         mine = self._me.id
         return [other for other in self._live.world.coordinators.values() if other.id != mine]
 
-    async def _from(self, other: Coordinator, app: str) -> pb.UsageResponse:
+    async def _from(self, other: Coordinator, asked: pb.UsageRequest) -> pb.UsageResponse:
         """What another coordinator's agents say; its loss is a notice."""
         try:
             async with self._dialler.channel(other.address) as channel:
                 stub = control_pb2_grpc.ControlStub(channel)
-                request = pb.UsageRequest(app=app, relayed=True)
+                request = pb.UsageRequest(app=asked.app, types=asked.types, relayed=True)
                 response: pb.UsageResponse = await stub.Usage(request, timeout=RELAY_S)
                 return response
         except (grpc.aio.AioRpcError, NotTrustedError) as error:
@@ -127,10 +128,15 @@ class UsageFan:
             return pb.UsageResponse(notices=[notice])
 
 
-def _runs_any(entry: HostEntry, app: str) -> bool:
+def _runs_any(entry: HostEntry, app: str, types: Collection[str] = ()) -> bool:
     """Is there anything to ask for? What is over uses nothing."""
     observed = entry.status.instances if entry.status else ()
-    return any(app in ("", item.slot.app) and item.state not in OVER for item in observed)
+    return any(
+        app in ("", item.slot.app)
+        and item.state not in OVER
+        and (not types or item.slot.type in types)
+        for item in observed
+    )
 
 
 def joined(

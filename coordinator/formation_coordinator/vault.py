@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from formation.credentials import CredentialError
 from formation.identity import Trust
@@ -19,15 +19,18 @@ log = logging.getLogger(__name__)
 
 
 class Vault:
-    """`notary` None: a cluster without certificates."""
+    """`notary` None: a cluster without certificates. `give` sees that every coordinator has a key,
+    or raises `Refused`."""
 
     def __init__(
         self,
         notary: Notary | None,
         trust: Callable[[], Trust | None],
+        give: Callable[[str], Awaitable[None]],
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._given_notary, self._trust, self._random = notary, trust, random
+        self._give = give
         self._said: set[tuple[str, str, int]] = set()
 
     @property
@@ -45,12 +48,15 @@ class Vault:
         trust = self._trust()
         return trust.sealer if trust else ""
 
-    def another_key(self) -> str:
-        """Id of one that shall seal instead of the present one. Raises `Refused`."""
+    async def another_key(self) -> str:
+        """Id of one that shall seal instead of the present one; all coordinators have it. Raises
+        `Refused`."""
         try:
-            return self._notary.another_sealing_key(self.sealer)
+            key = self._notary.another_sealing_key(self.sealer)
         except CredentialError as error:
             raise Refused(str(error)) from error
+        await self._give(key)
+        return key
 
     def seal(self, app: str, name: str, version: int, value: str) -> Secret:
         """Raises `Refused`, and `StoreError` while the key has not come to this coordinator."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from formation import secrets
 from formation.model import (
@@ -23,13 +24,13 @@ from formation.model import (
 )
 from formation.requests import RunState
 from formation_coordinator import timeline
+from formation_coordinator.counting import HealthyCounts
 from formation_coordinator.world import (
     OVER,
     HostEntry,
     World,
     host_state,
     is_current,
-    is_healthy,
 )
 
 
@@ -46,6 +47,7 @@ class InstanceView:
     surge: bool = False
     run: str = ""
     reason: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +60,13 @@ class HostView:
     healthy: int
 
 
-def host_instances(entry: HostEntry, world: World) -> Iterator[InstanceView]:
-    """All instances of one host: assigned ones first, then those it still runs unasked."""
-    observed = entry.observed()
-    for item in entry.assigned:
+def host_instances(entry: HostEntry, world: World, app: str = "") -> Iterator[InstanceView]:
+    """All instances of one host, or those of one app: assigned ones first, then those it still runs
+    unasked."""
+    observed = entry.observed(app)
+    address = entry.status.address if entry.status else ""
+    bundles = (bundle for bundle in entry.bundles if app in ("", bundle.terms.app))
+    for item in chain.from_iterable(bundle.stays() for bundle in bundles):
         seen = observed.pop(item.uid, None)
         status = _with_history(item, seen or _unseen(item, entry))
         yield InstanceView(
@@ -73,6 +78,7 @@ def host_instances(entry: HostEntry, world: World) -> Iterator[InstanceView]:
             surge=item.surge,
             run=item.run,
             reason=item.reason,
+            address=address,
         )
     kept = timeline.is_held(world, entry)
     for status in observed.values():
@@ -82,15 +88,20 @@ def host_instances(entry: HostEntry, world: World) -> Iterator[InstanceView]:
             host_silent=not entry.connected,
             surplus=not kept,
             current=kept,
+            address=address,
         )
 
 
 def _is_wanted(world: World, item: Assignment) -> bool:
     if item.run:
-        run = world.runs.get((item.slot.app, item.run))
-        return run is not None and run.state in (RunState.PENDING, RunState.PLACED)
+        return is_run_wanted(world, item.slot.app, item.run)
     app = world.apps.get(item.slot.app)
     return app is not None and app.formation.get(item.slot.type, 0) > 0
+
+
+def is_run_wanted(world: World, app: str, run_id: str) -> bool:
+    run = world.runs.get((app, run_id))
+    return run is not None and run.state in (RunState.PENDING, RunState.PLACED)
 
 
 def _with_history(item: Assignment, status: InstanceStatus) -> InstanceStatus:
@@ -173,34 +184,24 @@ def needs_reasons(world: World) -> bool:
     )
 
 
-def hosts(world: World, *, now_s: float, replace_after_s: float) -> list[HostView]:
+def hosts(
+    world: World, counts: HealthyCounts, *, now_s: float, replace_after_s: float
+) -> list[HostView]:
     """By name."""
     found = []
     for name in sorted(world.hosts):
         entry = world.hosts[name]
         if not entry.known:
             continue
-        observed = entry.observed()
         found.append(
             HostView(
                 entry=entry,
                 state=host_state(entry, now_s=now_s, replace_after_s=replace_after_s),
                 instances=entry.document.size if entry.document else 0,
-                healthy=sum(is_healthy(entry, observed.get(i.uid)) for i in entry.assigned),
+                healthy=counts.of_host(world, name),
             )
         )
     return found
-
-
-def healthy_count(world: World, app: str) -> int:
-    """How many are as wanted. FINISHED ones are: a batch type that is done is not short of any."""
-    return sum(
-        is_healthy(entry, observed.get(item.uid))
-        for entry in world.hosts.values()
-        for observed in (entry.observed(),)
-        for item in entry.assigned
-        if item.slot.app == app and not item.run and not item.surge
-    )
 
 
 def secret_names(release: Release) -> list[str]:

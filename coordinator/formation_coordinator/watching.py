@@ -1,7 +1,7 @@
 """Streams of instance views for `ps --watch` and everyone who waits: everything once, then changes.
 
 Views of a host are computed again only when its document or status is another object than before,
-so a stream costs what changes, not what exists.
+and those of an app when the app is: a stream costs what changes, not what exists.
 """
 
 from __future__ import annotations
@@ -36,31 +36,33 @@ class InstanceWatch:
     ) -> None:
         self._live = live
         self._plan = plan
-        self._outdated = outdated
+        self.outdated = outdated
         self._planned: tuple[World, Plan] = (live.world, Plan())
 
     async def updates(self, app: str, *, once: bool) -> AsyncIterator[pb.WatchUpdate]:
         """Until the caller goes. `app` empty: all apps."""
-        hint = self._live.subscribe()
+        hint, now_s = self._live.subscribe(), asyncio.get_running_loop().time
         view = _View(app)
         try:
             while True:
+                looked_s = now_s()
                 hint.clear()
-                world, outdated = self._live.world, self._outdated()
-                update = view.step(world, await self._pending(world), outdated)
+                world, outdated = self._live.world, self.outdated()
+                update = view.step(world, await self.pending(world), outdated)
                 if update is not None:
                     yield update
                 if once:
                     return
-                while not hint.is_set() and self._outdated() == outdated:
+                while not hint.is_set() and self.outdated() == outdated:
                     with suppress(TimeoutError):  # nobody says when a view has become old
                         async with asyncio.timeout(LOOK_AGAIN_S):
                             await hint.wait()
-                await asyncio.sleep(DEBOUNCE_S)
+                # At once after a rest: the first of a burst is not told later than it need be.
+                await asyncio.sleep(max(0.0, looked_s + DEBOUNCE_S - now_s()))
         finally:
             self._live.unsubscribe(hint)
 
-    async def _pending(self, world: World) -> Plan:
+    async def pending(self, world: World) -> Plan:
         """Why slots have no host; planned once for a world however many look at it."""
         if not views.needs_reasons(world):
             return Plan()
@@ -69,15 +71,18 @@ class InstanceWatch:
         return self._planned[1]
 
 
+Views = dict[str, InstanceView]
+
+
 class _View:
-    """What one caller has been told so far."""
+    """What one caller has been told so far: by host, by app, by uid, and slots without a host."""
 
     def __init__(self, app: str) -> None:
         self._app = app
         self._entries: dict[str, HostEntry] = {}
-        self._by_host: dict[str, dict[str, InstanceView]] = {}
+        self._told: dict[str, dict[str, Views]] = {}
+        self._pending: Views = {}
         self._apps: Mapping[str, App] = {}
-        self._told: dict[str, InstanceView] = {}
         self._cluster: Cluster | None = None
         self._note = ""
         self._first = True
@@ -85,51 +90,63 @@ class _View:
     def step(self, world: World, plan: Plan, outdated: str) -> pb.WatchUpdate | None:
         """The difference to what was told, or None."""
         apps_changed = self._first or world.apps is not self._apps
-        cluster_changed = world.cluster is not self._cluster
-        touched = self._refresh_hosts(world, everything=apps_changed or cluster_changed)
-        shown = {uid: view for views_ in self._by_host.values() for uid, view in views_.items()}
-        pending = self._add_pending(world, plan, shown)
-        note = outdated or pending
-        fresh = {uid: shown[uid] for name in touched for uid in self._by_host[name]}
-        fresh |= {uid: view for uid, view in shown.items() if not view.host}
-        changed = [view for uid, view in fresh.items() if self._told.get(uid) != view]
-        gone = list(self._told.keys() - shown.keys())
-        quiet = not (changed or gone or apps_changed or note != self._note)
+        difference = _Difference()
+        self._look_at_hosts(world, difference)
+        pending, note = self._pending_now(world, plan)
+        difference.add(self._pending, pending)
+        note = outdated or note
+        quiet = not (difference or apps_changed or note != self._note)
         first, self._first = self._first, False
-        self._told, self._note = shown, note
+        self._pending, self._note = pending, note
         self._apps, self._cluster = world.apps, world.cluster
         if quiet and not first:
             return None
         apps = [a for name, a in sorted(world.apps.items()) if self._app in ("", name)]
         return pb.WatchUpdate(
             complete=first,
-            changed=[view_to_pb(view) for view in changed],
-            gone_uids=gone,
+            changed=[view_to_pb(view) for view in difference.changed],
+            gone_uids=difference.gone,
             apps=[wire.app_to_pb(app) for app in apps] if apps_changed else [],
             note=note,
             standstill=bool(outdated or plan.standstill),
         )
 
-    def _refresh_hosts(self, world: World, *, everything: bool) -> list[str]:
-        """The hosts whose views were computed again."""
-        touched = []
+    def _look_at_hosts(self, world: World, difference: _Difference) -> None:
+        """At all of those whose entry is another one, and at what the others have of an app that
+        is."""
+        other_apps = self._other_apps(world)
+        everything = world.cluster is not self._cluster
         for name, entry in world.hosts.items():
             if everything or self._entries.get(name) is not entry:
-                touched.append(name)
-                self._by_host[name] = {
-                    view.status.uid: view
-                    for view in views.host_instances(entry, world)
-                    if self._app in ("", view.status.slot.app)
-                    and view.status.state is not InstanceState.STOPPED
-                }
-        for name in self._by_host.keys() - world.hosts.keys():
-            del self._by_host[name]
+                self._look_at(entry, world, self._app, difference)
+                continue
+            for app in other_apps & self._told[name].keys():
+                self._look_at(entry, world, app, difference)
+        for name in self._told.keys() - world.hosts.keys():
+            for before in self._told.pop(name).values():
+                difference.add(before, {})
         self._entries = dict(world.hosts)
-        return touched
 
-    def _add_pending(self, world: World, plan: Plan, shown: dict[str, InstanceView]) -> str:
-        """Slots without a host, each with its reason; gives the note for the caller."""
-        note = plan.standstill
+    def _other_apps(self, world: World) -> frozenset[str]:
+        before, now = self._apps, world.apps
+        if now is before:
+            return frozenset()
+        return frozenset(n for n in before.keys() | now.keys() if before.get(n) is not now.get(n))
+
+    def _look_at(self, entry: HostEntry, world: World, app: str, difference: _Difference) -> None:
+        """`app` "": all of them."""
+        fresh: dict[str, Views] = {}
+        for view in views.host_instances(entry, world, app):
+            if view.status.state is not InstanceState.STOPPED:
+                fresh.setdefault(view.status.slot.app, {})[view.status.uid] = view
+        told = self._told.setdefault(entry.name, {})
+        for name in [app] if app else [*(told.keys() | fresh.keys())]:
+            difference.add(told.pop(name, {}), fresh.get(name, {}))
+        told.update(fresh)
+
+    def _pending_now(self, world: World, plan: Plan) -> tuple[Views, str]:
+        """Slots without a host, each with its reason, and the note for the caller."""
+        found, note = {}, plan.standstill
         for app, reason in sorted(plan.left_alone.items()):
             if self._app in ("", app):
                 note = note or reason
@@ -137,6 +154,21 @@ class _View:
             if self._app in ("", slot.app) and slot.app in world.apps:
                 release = world.apps[slot.app].release
                 view = views.pending_instance(slot, release, reason)
-                shown[view.status.uid] = view
+                found[view.status.uid] = view
                 note = note or reason
-        return note
+        return found, note
+
+
+class _Difference:
+    """A uid is told of in one place only: what has gone from there has gone."""
+
+    def __init__(self) -> None:
+        self.changed: list[InstanceView] = []
+        self.gone: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.gone)
+
+    def add(self, before: Views, now: Views) -> None:
+        self.changed += [view for uid, view in now.items() if before.get(uid) != view]
+        self.gone += [uid for uid in before if uid not in now]

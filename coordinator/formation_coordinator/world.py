@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from formation.automation import Autoscale, Delivery, Webhook
 from formation.identity import IssuedIdentity, JoinToken, Trust
 from formation.model import (
     App,
@@ -36,8 +37,10 @@ from formation.secrets import needed, versions
 Record = (
     App
     | AssignmentDocument
+    | Autoscale
     | Cluster
     | Coordinator
+    | Delivery
     | Host
     | HostStatus
     | IssuedIdentity
@@ -47,6 +50,7 @@ Record = (
     | Run
     | Session
     | Trust
+    | Webhook
 )
 # No host is replaced while at least this many, and more than half of all, are silent.
 BRAKE_HOSTS_MIN = 3
@@ -57,7 +61,7 @@ GONE = OVER | {InstanceState.STOPPED}
 # Who is healthy for longer than this is not asked since when.
 HEALTHY_KNOWN_S = 3_600.0
 # What people and the leader decide; sessions and statuses are only seen.
-DECIDED = frozenset({"apps", "assignments", "hosts", "rebalance", "releases", "runs"})
+DECIDED = frozenset({"apps", "assignments", "autoscale", "hosts", "rebalance", "releases", "runs"})
 Key = tuple[str, tuple[str, ...]]
 
 
@@ -110,9 +114,10 @@ class HostEntry:
         kept = {name: value for name, value in theirs.items() if name not in ours}
         return kept | {name: value for name, value in ours.items() if value}
 
-    def observed(self) -> dict[str, InstanceStatus]:
-        """What the agent last said, by uid."""
-        return {item.uid: item for item in self.status.instances} if self.status else {}
+    def observed(self, app: str = "") -> dict[str, InstanceStatus]:
+        """What the agent last said, by uid; of one app if it is named."""
+        said = self.status.instances if self.status else ()
+        return {item.uid: item for item in said if not app or item.slot.app == app}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,8 @@ class World:
     """`unreadable`: what a newer version wrote and we cannot read, by kind and names, with why.
 
     `decided_revision`: the newest at which something was decided, by people or the leader. `runs`:
-    by app and id. `trust`: None in a cluster without certificates. `identities`: by role and name.
+    by app and id. `autoscale`: by app and type. `trust`: None in a cluster without certificates.
+    `identities`: by role and name.
     """
 
     revision: int = 0
@@ -136,6 +142,9 @@ class World:
     trust: Trust | None = None
     identities: Mapping[tuple[str, str], IssuedIdentity] = field(default_factory=dict)
     tokens: Mapping[str, JoinToken] = field(default_factory=dict)
+    autoscale: Mapping[tuple[str, str], Autoscale] = field(default_factory=dict)
+    webhooks: Mapping[str, Webhook] = field(default_factory=dict)
+    deliveries: Mapping[str, Delivery] = field(default_factory=dict)
     unreadable: Mapping[Key, str] = field(default_factory=dict)
 
     @property
@@ -186,11 +195,11 @@ class _Tables:
     def take(self, change: Change, now_s: float) -> None:
         record, names = change.record, change.names
         match change.kind:
-            case "apps" | "coordinators" | "tokens":
+            case "apps" | "coordinators" | "deliveries" | "tokens" | "webhooks":
                 _put(self._table(change.kind), names[0], record)
             case "releases":
                 _put(self._table("releases"), (names[0], int(names[1])), record)
-            case "runs" | "identities":
+            case "autoscale" | "runs" | "identities":
                 _put(self._table(change.kind), names, record)
             case "cluster" | "leader" | "rebalance" | "trust":
                 self._single[change.kind] = record
@@ -322,8 +331,8 @@ def same_definition(world: World, app: str, type_name: str, one: int, other: int
         a is not None
         and b is not None
         and essence(a) == essence(b)
-        and (dict(first.env), dict(first.config), first.workdir)
-        == (dict(second.env), dict(second.config), second.workdir)
+        and (dict(first.env), dict(first.config), first.workdir, first.artifact)
+        == (dict(second.env), dict(second.config), second.workdir, second.artifact)
         and versions(first.secrets, needed(a, first.secrets))
         == versions(second.secrets, needed(b, second.secrets))
     )

@@ -101,6 +101,11 @@ def cluster(etcd: EtcdServer) -> Iterator[Certified]:
         yield made
 
 
+def knows(cluster: Certified, agent: str, coordinator: str) -> bool:
+    told = [line for line in cluster.log(agent).splitlines() if " coordinators: " in line]
+    return bool(told) and cluster.coordinators[coordinator] in told[-1]
+
+
 def files_with(directory: Path, text: str) -> list[str]:
     """Below it, by what is in them; sockets and what goes meanwhile are no files."""
     found = []
@@ -178,10 +183,12 @@ def test_what_needs_a_secret_goes_on_without_coordinators_and_through_another_ke
     assert "seal with" in cluster.formctl("history").stdout
     assert cluster.healthy()["web.1"]["pid"] == before
 
+    # The agents hear of it, after they had come to the first.
+    for name in "ab":
+        cluster.wait(lambda name=name: knows(cluster, name, "c2"))  # type: ignore[misc]
     cluster.kill("c1")
     cluster.coordinators.pop("c1")
-    cluster.wait(lambda: len(cluster.healthy()) == 2, what="c2 leads")
-    # The agents heard of it after they had come to the first.
+    cluster.wait(lambda: "leads, epoch" in cluster.log("c2"), what="c2 leads")
     cluster.wait_hosts(2)
     assert "1 healthy" in cluster.set("DB_URL", CANARY + "2")
     assert cluster.environment_of("web.1")["DB_URL"] == CANARY + "2"

@@ -1,4 +1,4 @@
-"""Two minutes of everything going wrong on a live cluster; `make chaos` runs longer ones."""
+"""Most of a minute of everything going wrong on a live cluster; `make chaos` runs longer ones."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from chaos.run import run
 from chaos.schedule import KINDS, Places, schedule
 from lab import required
 
-SEED, LENGTH_S = 2, 120.0
+SEED, LENGTH_S = 2, 45.0
 PLACES = Places(("e1", "e2", "e3"), ("c1", "c2", "c3"), ("a1", "a2", "a3", "a4"))
 
 
-@pytest.mark.timeout(480)  # they take two minutes, and the look afterwards may take another two
-def test_two_minutes_break_no_promise(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.timeout(480)  # it takes its time, and the look afterwards may take two
+def test_no_fault_breaks_a_promise(capsys: pytest.CaptureFixture[str]) -> None:
     required()
     result = run(SEED, LENGTH_S, print)
     with capsys.disabled():

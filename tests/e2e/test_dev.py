@@ -81,6 +81,10 @@ def test_ctrl_c_stops_everything_and_removes_the_run_directory(tmp_path: Path) -
         assert dev.leftovers.running() == []
         assert list((dev.directory / "formation" / "dev").iterdir()) == []
         assert dev.lines[-1].endswith("stopped")
+        # That agents go and leave nobody a place is no news now.
+        said = "\n".join(dev.lines[-12:])
+        assert "does not answer" not in said
+        assert "waits for a place" not in said
 
 
 def test_a_killed_dev_takes_everything_along(tmp_path: Path) -> None:
@@ -176,10 +180,12 @@ def test_a_plain_worker_in_shell_finishes_its_job_when_stopped(tmp_path: Path) -
     shutil.copytree(EXAMPLES / "shell-worker", project)
     with Dev(project, "-m", "worker=2,clock=1") as dev:
         dev.wait_line("tick ")
+        dev.wait_line("worker worker.1: job 1 done")  # from here on it has its trap
         dev.wait_line("worker worker.2: job 1 done")
         dev.interrupt()
         assert "worker worker.1: finishing" in dev.text()
         assert "worker worker.2: finishing" in dev.text()
+        assert "missing from here" not in dev.text()
 
 
 def test_an_app_that_is_asked_for_its_health_and_says_it_itself(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +65,21 @@ def test_the_tours_commands_do_what_is_shown(hello: Dev, command: str, shown: li
         assert len(printed) == len(shown)
     if shown[-1] != "...":
         assert shape(shown[-1]).split()[-1] == shape(printed[-1]).split()[-1]
+
+
+def programs() -> list[str]:
+    text = (ROOT / "docs" / "client.md").read_text()
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("program", programs())
+def test_the_clients_examples_run(hello: Dev, program: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60,
+        cwd=hello.project, env=dict(hello.environment()),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "web.1 healthy" in done.stdout or "'web': 4" in done.stdout
 
 
 def test_every_document_that_is_linked_exists() -> None:

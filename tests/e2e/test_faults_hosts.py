@@ -69,6 +69,25 @@ def test_a_short_cut_changes_nothing(lab: Lab) -> None:
     assert pids(lab) == before
 
 
+def test_a_cut_cable_is_noticed_by_the_kernel_however_seldom_programs_ask() -> None:
+    seldom = ("--ping-every", "60")
+    with Lab(etcds=1, coordinators=1, agents=2, flags=seldom) as lab:
+        lab.up(*seldom)
+        began_s = time.monotonic()
+        lab.network.isolate("a1")
+        lab.wait(lambda: _state(lab, "a1") != "ready", what="the coordinator notices")
+        assert time.monotonic() - began_s < 15.0
+        # It dials again by itself, as soon as it has noticed, too.
+        time.sleep(5.0)
+        lab.network.heal()
+        lab.wait(lambda: _state(lab, "a1") == "ready", deadline_s=10.0, what="the agent notices")
+
+
+def _state(lab: Lab, host: str) -> str:
+    found: str = next(row["state"] for row in lab.json("hosts") if row["host"] == host)
+    return found
+
+
 def test_when_most_hosts_fall_silent_nothing_is_replaced(lab: Lab) -> None:
     """It is probably we who are cut off."""
     scale(lab, "web=8")  # so that each of them has something to lose

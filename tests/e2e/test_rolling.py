@@ -34,7 +34,7 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
 server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
 # Whoever is connected is answered; nobody is sent here any more when this is heard.
-signal.signal(signal.SIGTERM, lambda *_: threading.Timer(0.5, server.shutdown).start())
+signal.signal(signal.SIGTERM, lambda *_: threading.Timer(1.5, server.shutdown).start())
 server.serve_forever(poll_interval=0.05)
 server.server_close()
 """

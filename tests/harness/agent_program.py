@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -93,7 +94,7 @@ class AgentProgram:
             await self.ended()
         await asyncio.to_thread(self._remove_cgroups)
         for process in self._seen.values():
-            if process.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
                 process.kill()
         await eventually(lambda: not self.alive(), what="the end of all processes")
 

@@ -52,10 +52,18 @@ class Browser:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._program.pid
+
     async def __aenter__(self) -> Self:
         self._start()
+        try:
+            port = await eventually(self._port, what="the browser starts", deadline_s=60.0)
+        except BaseException:
+            await self._end()
+            raise
         self._http = aiohttp.ClientSession()
-        port = await eventually(self._port, what="the browser starts", deadline_s=60.0)
         async with self._http.get(f"http://127.0.0.1:{port}/json") as response:
             tabs = await response.json()
         address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
@@ -70,13 +78,17 @@ class Browser:
         await asyncio.gather(self._reader, return_exceptions=True)
         await self._socket.close()
         await self._http.close()
+        await self._end()
+
+    async def _end(self) -> None:
         os.killpg(self._program.pid, signal.SIGKILL)
         self._program.wait()
         await asyncio.to_thread(shutil.rmtree, self._home, ignore_errors=True)
 
     def _port(self) -> str:
         file = self._home / "DevToolsActivePort"
-        return file.read_text().splitlines()[0] if file.exists() else ""
+        lines = file.read_text().splitlines() if file.exists() else []
+        return lines[0] if lines else ""
 
     async def _read(self) -> None:
         async for message in self._socket:
@@ -127,24 +139,49 @@ class Browser:
 
     async def until(self, script: str, what: str = "") -> Any:
         """The first truthy value."""
-        async with asyncio.timeout(30.0):
-            while True:
-                try:
-                    if found := await self.run(script):
-                        return found
-                except AssertionError:
-                    pass  # between two pages
-                await asyncio.sleep(0.05)
-        raise AssertionError(what or script)
+        ends_s = asyncio.get_running_loop().time() + 30.0
+        while asyncio.get_running_loop().time() < ends_s:
+            try:
+                if found := await self.run(script):
+                    return found
+            except AssertionError:
+                pass  # between two pages
+            await asyncio.sleep(0.05)
+        shown = (await self.text())[:1_500]
+        raise AssertionError(f"not within 30 s: {what or script}; said {self.said[-3:]}; {shown}")
 
     async def press(self, label: str) -> None:
-        """The button of that name."""
+        """The button of that name, by what it is called before what is written on it."""
         named = json.dumps(label)
         await self.until(
-            f"(b => b && (b.click(), true))([...document.querySelectorAll('button')]"
-            f".find(b => b.getAttribute('aria-label') === {named} || b.textContent === {named}))",
+            "(all => (b => b && !b.disabled && (b.click(), true))("
+            f"all.find(b => b.getAttribute('aria-label') === {named}) "
+            f"|| all.find(b => b.textContent === {named})))"
+            "([...(document.querySelector('dialog[open]') || document)"
+            ".querySelectorAll('button')])",
             f"a button {label}",
         )
+
+    async def look(self, *, dark: bool = False, width: int = 1200, height: int = 900) -> None:
+        """How its window and its wearer's taste are from now on."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self.send("Emulation.setEmulatedMedia", features=[scheme])
+        await self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+
+    async def key(self, name: str) -> None:
+        """Pressed where the focus is: "Enter", "Tab", "ArrowRight", "h"."""
+        told: dict[str, object] = {"key": name}
+        if len(name) == 1:
+            told |= {"text": name}
+        elif name == "Enter":
+            told |= {"text": "\r", "windowsVirtualKeyCode": 13}
+        elif name == "Tab":
+            told |= {"windowsVirtualKeyCode": 9}
+        for kind in ("keyDown", "keyUp"):
+            await self.send("Input.dispatchKeyEvent", type=kind, **told)
 
     async def picture(self, path: Path) -> None:
         found = await self.send("Page.captureScreenshot", format="png")

@@ -8,7 +8,8 @@ from pathlib import Path
 import grpc
 
 from formation import contexts, credentials, pki
-from formation.identity import COORDINATOR_NAME, Identity, Role
+from formation.identity import Identity, Role
+from formation.names import COORDINATOR_NAME
 from formation_coordinator import keyring
 
 CONTEXT = "lab"

@@ -6,6 +6,7 @@ Every program is started by its installed console script in its own session, end
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -14,16 +15,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psutil
+from formctl_forks import run_formctl
 from leftovers import Leftovers
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 30.0
+LISTENS_S = 5.0  # without etcd it may never
 T = TypeVar("T")
+
+
+def _port_ranges() -> Iterator[str]:
+    """All hosts of these tests are one machine, where two would take the same port at the same
+    moment: each agent has ports of its own, also among those of other test processes."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first, count = 20_000 + 1_500 * (worker % 6), 100
+    for low in itertools.cycle(range(first, first + 1_500, count)):
+        yield f"{low}-{low + count - 1}"
+
+
+_PORT_RANGES = _port_ranges()
 
 
 class Cluster:
@@ -35,6 +50,7 @@ class Cluster:
         self.programs: dict[str, subprocess.Popen[bytes]] = {}
         self.coordinators: dict[str, str] = {}
         self._leftovers = Leftovers()
+        self._port_ranges: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -42,6 +58,11 @@ class Cluster:
     def __exit__(self, *error: object) -> None:
         left = self.close()
         assert error[0] is not None or not left, f"left behind: {left}"
+
+    @staticmethod
+    def port_ranges() -> Iterator[str]:
+        """One for each agent that somebody else starts."""
+        return _PORT_RANGES
 
     # ------------------------------------------------------------------ programs
 
@@ -87,14 +108,26 @@ class Cluster:
         )
 
     def start_agent(self, name: str, *flags: str) -> subprocess.Popen[bytes]:
+        """Once the coordinators listen: an agent that is too early waits before it asks again."""
+        for coordinator in self.coordinators.keys() & self.programs.keys():
+            self._until_it_listens(coordinator)
+        if name not in self._port_ranges:
+            self._port_ranges[name] = next(_PORT_RANGES)
         addresses = ",".join(self.coordinators.values())
         state_dir = str(self.directory / f"state-{name}")
         return self.start(
             name,
             "formation-agent",
             *("--name", name, "--coordinator", addresses, "--state-dir", state_dir),
-            *("--allow-user", "*", *flags),
+            *("--allow-user", "*", "--port-range", self._port_ranges[name], *flags),
         )
+
+    def _until_it_listens(self, name: str) -> None:
+        ends_s = time.monotonic() + LISTENS_S
+        while time.monotonic() < ends_s and self.programs[name].poll() is None:
+            if " listens on " in self.log(name):
+                return
+            time.sleep(0.02)
 
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text(errors="replace")
@@ -123,14 +156,9 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         environment = self.environment()
         environment["FORMATION_COORDINATOR"] = ",".join(self.coordinators.values())
-        done = subprocess.run(
-            [str(BIN / "formctl"), *words],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            cwd=cwd or self.directory,
-            env=environment,
+        raw = run_formctl(words, cwd=cwd or self.directory, env=environment, timeout_s=timeout_s)
+        done = subprocess.CompletedProcess(
+            raw.args, raw.returncode, raw.stdout.decode(), raw.stderr.decode()
         )
         if check and done.returncode != 0:
             logs = "\n".join(f"--- {name}\n{self.log(name)[-2000:]}" for name in self.programs)

@@ -151,6 +151,20 @@ def _is_3_5(binary: EtcdBinary) -> bool:
     return binary.version.startswith("3.5.")
 
 
+def make_room(endpoint: str, revision: int) -> None:
+    """As an operator does for one that is full."""
+    compact(endpoint, revision)
+    options = [("grpc.default_authority", "localhost")]
+    with grpc.insecure_channel(endpoint, options=options) as channel:
+        stub = pb.MaintenanceStub(channel)
+        stub.Defragment(pb.DefragmentRequest(), timeout=10)
+        for raised in stub.Alarm(pb.AlarmRequest(action=pb.AlarmRequest.GET), timeout=5).alarms:
+            disarm = pb.AlarmRequest(
+                action=pb.AlarmRequest.DEACTIVATE, memberID=raised.memberID, alarm=raised.alarm
+            )
+            stub.Alarm(disarm, timeout=5)
+
+
 def compact(endpoint: str, revision: int) -> None:
     """Makes etcd forget its history up to and including this revision."""
     options = [("grpc.default_authority", "localhost")]

@@ -70,6 +70,14 @@ class FakeControl(UnaskedControl):
 
     # What tests do.
 
+    def put(self, name: str, formation: Mapping[str, int]) -> None:
+        """An app with a first release, each type running `./type`: there without asking for it."""
+        types = [types_pb2.ProcessType(name=kind, command=f"./{kind}") for kind in formation]
+        release = types_pb2.Release(app=name, number=1, types=types)
+        app = types_pb2.App(name=name, release=1, latest_release=1, formation=formation)
+        self.apps[name] = KeptApp(app, [release])
+        self._settle()
+
     @contextlib.asynccontextmanager
     async def serving(self, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
         server = aio.server(options=runtime.server_channel_options())
@@ -85,6 +93,13 @@ class FakeControl(UnaskedControl):
         """Everything that was held back is healthy now, and what was leaving is gone."""
         self.hold = False
         self._settle()
+
+    def advance(self, view: control_pb2.InstanceView) -> None:
+        """That one alone is healthy now; the others stay held back."""
+        self.hold = False
+        self._advance(view)
+        self.hold = True
+        self._tell()
 
     def report(self, slot: str, change: Callable[[control_pb2.InstanceView], None]) -> None:
         """Changes the view of `web.1`, as if its agent had said so."""

@@ -31,6 +31,7 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
         self.address = address
         self.cluster_id = cluster_id
         self.heartbeat_period_s = heartbeat_period_s
+        self.relaxed_period_s = 0.0
         # What an agent may run exclusive instances for, and whether it is granted more.
         self.lease_s, self.acknowledges = 0.0, True
         self.refusal: tuple[grpc.StatusCode, str] | None = None
@@ -140,6 +141,11 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
             self.pushing.discard(request_id)
         return pb.LogPushed()
 
+    async def Exec(  # type: ignore[override]  # noqa: N802  gRPC's name
+        self, request_iterator: AsyncIterator[pb.ExecPush], context: Context
+    ) -> None:
+        """Nobody asks for one here: it is over at once."""
+
     # -- what the coordinator says -----------------------------------------------------------------
 
     def _welcome(self) -> pb.CoordinatorMessage:
@@ -149,6 +155,7 @@ class FakeCoordinator(agent_pb2_grpc.AgentServicer):
                 cluster_id=self.cluster_id,
                 coordinator_id="fake",
                 heartbeat_period_s=self.heartbeat_period_s,
+                relaxed_period_s=self.relaxed_period_s,
                 lease_s=self.lease_s,
                 coordinator_addresses=[self.address],
             )

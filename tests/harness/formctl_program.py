@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from formctl_forks import run_formctl
+
 DEADLINE_S = 30.0
 
 
@@ -53,7 +55,11 @@ class Formctl:
         )
 
     async def __call__(self, *words: str, **environ: str) -> Done:
-        return await finished(await self.start(*words, **environ))
+        env = {name: text for name, text in {**self.environ, **environ}.items() if text}
+        raw = await asyncio.to_thread(
+            run_formctl, words, cwd=self.project, env=env, timeout_s=DEADLINE_S
+        )
+        return done(raw.returncode, raw.stdout, raw.stderr)
 
     @asynccontextmanager
     async def running(self, *words: str) -> AsyncIterator[Running]:
@@ -89,5 +95,9 @@ async def finished(process: asyncio.subprocess.Process) -> Done:
         process.kill()
         raise
     assert process.returncode is not None
+    return done(process.returncode, out, err)
+
+
+def done(code: int, out: bytes, err: bytes) -> Done:
     assert b"Traceback" not in err, err.decode()
-    return Done(process.returncode, out.decode(errors="replace"), err.decode(), out)
+    return Done(code, out.decode(errors="replace"), err.decode(), out)

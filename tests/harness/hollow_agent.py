@@ -36,13 +36,16 @@ class HollowAgent:
         state: InstanceState = InstanceState.HEALTHY,
         abilities: Iterable[Ability] = (),
         inability: str = "",
+        channel: grpc.aio.Channel | None = None,
+        reached_at: str = "",
     ) -> None:
+        """`channel`: with a certificate; else it speaks plainly."""
         self.host = host
         self.agent_id = agent_id or f"agent-{host}"
         self.cluster_id = cluster_id
         self.state = state
         self.abilities = tuple(abilities)
-        self.inability = inability
+        self.inability, self.reached_at = inability, reached_at
         # By uid: what it says of one instance, instead of just `state`.
         self.words: dict[str, dict[str, Any]] = {}
         # By uid, the answer to SampleUsage; None: it does not answer.
@@ -54,15 +57,22 @@ class HollowAgent:
         self.obeys = True  # as one whose disk is full does not
         self.acknowledged: list[int] = []  # heartbeats
         self.open_logs: list[agent_pb2.OpenLogs] = []
+        self.open_execs: list[agent_pb2.OpenExec] = []
         self.running: dict[str, Assignment] = {}
         self.refusal: grpc.aio.AioRpcError | None = None
-        self._channel = grpc.aio.insecure_channel(address, client_channel_options())
+        insecure = grpc.aio.insecure_channel
+        self._channel = channel or insecure(address, client_channel_options())
         self.stub = agent_pb2_grpc.AgentStub(self._channel)
         self._out: asyncio.Queue[agent_pb2.AgentMessage | None] = asyncio.Queue()
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self.generation = self.cluster_epoch = 0
         self._sequence = 0
+
+    async def stub_to(self, channel: grpc.aio.Channel) -> None:
+        """Speak through this one, which has a certificate."""
+        await self._channel.close()
+        self._channel, self.stub = channel, agent_pb2_grpc.AgentStub(channel)
 
     async def __aenter__(self) -> HollowAgent:
         await self.dial()
@@ -80,6 +90,7 @@ class HollowAgent:
             instances=tuple(table),
             abilities=self.abilities,
             inability=self.inability,
+            address=self.reached_at,
             cluster_epoch=self.cluster_epoch,
         )
         hello = agent_pb2.Hello(
@@ -151,6 +162,8 @@ class HollowAgent:
                 self.acknowledged.append(message.ack.heartbeat)
             case "open_logs":
                 self.open_logs.append(message.open_logs)
+            case "open_exec":
+                self.open_execs.append(message.open_exec)
             case "sample_usage":
                 self.samples.append(message.sample_usage)
                 self._answer(message.sample_usage)

@@ -33,6 +33,7 @@ EVENTS: Mapping[str, m.Event] = {
     "extend": m.Extended(by_s=60),
     "leaves": m.StoppingItself(),
     "stop": m.StopWanted(reason="no longer wanted"),
+    "now": m.StopWanted(reason="the agent is stopping", at_once=True),
     "kill": m.KillWanted(reason="at once"),
     "retry": m.RetryWanted(),
     "tick": m.Tick(),
@@ -71,6 +72,7 @@ STAYS = {
     Phase.FINISHED: replace(NEW, attempt=1, phase=Phase.FINISHED, after=Phase.FINISHED),
     Phase.FAILED: replace(NEW, attempt=1, phase=Phase.FAILED, after=Phase.FAILED),
     Phase.ABORTING: replace(NEW, attempt=1, phase=Phase.ABORTING),
+    Phase.DRAINING: replace(RUNNING, phase=Phase.DRAINING, wake_at_s=105.0, cause="because"),
     Phase.STOPPING: replace(ENDING, phase=Phase.STOPPING),
     Phase.STOPPED: replace(NEW, attempt=1, phase=Phase.STOPPED),
 }
@@ -81,10 +83,18 @@ TIMED = {
     Phase.RESTARTING,
     Phase.CLEANING,
     Phase.BACKOFF,
+    Phase.DRAINING,
     Phase.STOPPING,
 }
 BEING_ENDED = {Phase.LEAVING, Phase.RESTARTING, Phase.CLEANING, Phase.STOPPING}
-MAIN_RUNS = {Phase.STARTING, Phase.HEALTHY, Phase.UNREADY, Phase.LEAVING, Phase.RESTARTING}
+MAIN_RUNS = {
+    Phase.STARTING,
+    Phase.HEALTHY,
+    Phase.UNREADY,
+    Phase.LEAVING,
+    Phase.RESTARTING,
+    Phase.DRAINING,
+}
 
 
 def assert_sound(stay: m.Stay, now_s: float) -> None:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from formation_coordinator.store.base import (
     Compare,
+    Health,
     KeyValue,
     Operation,
     Outcome,
@@ -77,10 +78,22 @@ class StoreLink:
         await self._pass()
         await self._store.revoke_lease(lease)
 
+    async def health(self) -> Health:
+        self._require_whole()
+        return await self._store.health()
+
+    async def forget(self, revision: int) -> None:
+        self._require_whole()
+        await self._store.forget(revision)
+
     async def close(self) -> None:
         self.cut = True
 
     async def _pass(self) -> None:
         if self.cut:
             await asyncio.sleep(self.patience_s)
+        self._require_whole()
+
+    def _require_whole(self) -> None:
+        if self.cut:
             raise StoreUnavailable("the link is cut")

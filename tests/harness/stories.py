@@ -43,13 +43,13 @@ from formation.rules import (
     HostLoss,
     LossAction,
     Resources,
-    Rollout,
     RolloutRules,
     Schedule,
     Share,
     Where,
     rollout_defaults,
 )
+from formation.seen import Rollout
 from formation_coordinator.book import Book
 from formation_coordinator.plan import Plan
 from formation_coordinator.world import Change, HostEntry, World, apply

@@ -34,6 +34,7 @@ TYPES = (
     ProcessType(name="web", command="sleep 1000", stop_grace_s=600, ready_after_s=0),
     ProcessType(name="slow", command="sleep 1000", stop_grace_s=0.05, ready_after_s=0.05),
     ProcessType(name="quit", command="sleep 1000", stop_signal="QUIT", ready_after_s=0),
+    ProcessType(name="drained", command="sleep 1000", stop_drain_s=0.3, ready_after_s=0),
     ProcessType(name="main", command="sleep 1000", stop_to=StopTo.MAIN, ready_after_s=0),
     ProcessType(name="job", command="sleep 1000", restart=RestartPolicy.ON_FAILURE),
     ProcessType(name="once", command="sleep 1000", restart=RestartPolicy.NEVER),

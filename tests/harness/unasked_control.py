@@ -14,6 +14,33 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class UnaskedControl(ControlServicer):
+    async def StartExec(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def Exec(self, request_iterator: Any, context: Context) -> NoReturn:  # type: ignore[override]  # noqa: N802
+        await _unknown(context)
+
+    async def RelayExec(self, request_iterator: Any, context: Context) -> NoReturn:  # type: ignore[override]  # noqa: N802
+        await _unknown(context)
+
+    async def SetAutoscale(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def ListAutoscale(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def AddWebhook(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def RemoveWebhook(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def TestWebhook(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
+    async def ListWebhooks(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+        await _unknown(context)
+
     async def SetConfig(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
         await _unknown(context)
 
@@ -38,10 +65,10 @@ class UnaskedControl(ControlServicer):
     async def SetHost(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
         await _unknown(context)
 
-    async def Plan(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+    async def Plan(self, request: Any, context: Context) -> Any:  # noqa: N802
         await _unknown(context)
 
-    async def Explain(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
+    async def Explain(self, request: Any, context: Context) -> Any:  # noqa: N802
         await _unknown(context)
 
     async def StartRebalance(self, request: Any, context: Context) -> NoReturn:  # noqa: N802
@@ -64,7 +91,7 @@ class UnaskedControl(ControlServicer):
 
     async def WatchEvents(  # noqa: N802
         self, request: Any, context: Context
-    ) -> AsyncIterator[NoReturn]:
+    ) -> AsyncIterator[Any]:
         yield await _unknown(context)
 
     async def ListRuns(self, request: Any, context: Context) -> NoReturn:  # noqa: N802

@@ -22,7 +22,8 @@ from formation.model import (
     Slot,
     Terms,
 )
-from formation.rules import Rollout, RolloutRules, Share
+from formation.rules import RolloutRules, Share
+from formation.seen import Rollout
 from formation_coordinator.plan import Plan
 from formation_coordinator.reconcile import reconcile
 from formation_coordinator.world import HostEntry, World

@@ -21,6 +21,7 @@ from fake_coordinator import FakeCoordinator
 from keeper_rig import NOBODY
 
 from formation.model import Assignment, InstanceState, ProcessType, Release, Slot
+from formation.v1 import agent_pb2 as pb
 
 HEALTHY, BACKOFF, STOPPING = (
     InstanceState.HEALTHY,
@@ -459,3 +460,11 @@ async def test_heartbeats_come_at_the_period_that_the_coordinator_sets(tmp_path:
         AgentProgram(tmp_path, "--name", "b", "--coordinator", fast.address),
     ):
         await eventually(lambda: fast.heartbeats >= 5)
+
+
+async def test_an_agent_is_told_another_pace_while_its_session_holds(
+    coordinator: FakeCoordinator, agent: AgentProgram
+) -> None:
+    await coordinator.say(pb.CoordinatorMessage(pace=pb.Pace(relaxed_period_s=0.05)))
+    before = coordinator.heartbeats
+    await eventually(lambda: coordinator.heartbeats >= before + 5)

@@ -1,23 +1,21 @@
-"""The page in a real browser: it works, and neither what runs nor other sites can use it."""
+"""The page in a real browser: neither what runs nor other sites can use it. That it works is in
+test_browser_page."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp.web
-import grpc
 import pytest
 from browser import Browser
-from eventually import eventually
 from hollow_agent import HollowAgent
-from running import RunningCoordinator, coordinator, free_port
+from running import coordinator, free_port
+from scene import Scene, of, says, scene_in
 
-from formation.model import InstanceState
-from formation.v1 import access_pb2, access_pb2_grpc, agent_pb2, control_pb2, types_pb2
+from formation.v1 import control_pb2
 from formation_coordinator.store.memory import MemoryStore
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -29,152 +27,40 @@ LINES = (
 )
 
 
-def says(words: str) -> str:
-    return f"document.body && document.body.innerText.includes({json.dumps(words)})"
-
-
-class Scene:
-    """A coordinator with a page, a host that may say anything, and a tab that is logged in."""
-
-    def __init__(self, running: RunningCoordinator, url: str, agent: HollowAgent) -> None:
-        self.running, self.url, self.agent = running, url, agent
-
-    async def ticket(self) -> str:
-        options = [("grpc.default_authority", "localhost")]
-        async with grpc.aio.insecure_channel(self.running.address, options) as channel:
-            stub: access_pb2_grpc.AccessAsyncStub = access_pb2_grpc.AccessStub(channel)
-            return (await stub.CreateWebLogin(access_pb2.CreateWebLoginRequest())).ticket
-
-    async def log_in(self, browser: Browser) -> None:
-        await browser.go(f"{self.url}#ticket={await self.ticket()}")
-        await browser.until("!document.getElementById('main').hidden")
-
-    async def quantity(self) -> int:
-        apps = await self.running.control.ListApps(control_pb2.ListAppsRequest())
-        return apps.apps[0].app.formation["web"]
-
-
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    port = free_port()
-    async with (
-        coordinator(MemoryStore(), tmp_path, http=f"127.0.0.1:{port}") as running,
-        HollowAgent(running.address, "a") as agent,
-    ):
-        spec = types_pb2.ProcessType(name="web", command="true", initial_quantity=1)
-        await running.control.Apply(control_pb2.ApplyRequest(app="shop", types=[spec]))
-        await eventually(lambda: agent.running)
-        yield Scene(running, f"http://127.0.0.1:{port}/", agent)
-
-
-async def test_a_login_shows_what_runs_and_scales_it(scene: Scene, tmp_path: Path) -> None:
-    async with Browser() as browser:
-        await browser.go(scene.url)
-        await browser.until(
-            "document.body && document.body.innerText.includes('formctl login --web')"
-        )
-        browser.said.clear()  # that it was refused before
-        await scene.log_in(browser)
-        assert "ticket" not in await browser.run("location.href")
-        await browser.until(says("shop/web.1"))
-        text = await browser.text()
-        assert "healthy" in text
-        assert "operator" in text
-        await browser.run("document.querySelector('input').value = 3")
-        await browser.press("Scale shop/web")
-        await browser.until(says("shop/web.3"))
-        await browser.until(says("web: 1 -> 3"))
-        assert await scene.quantity() == 3
-        await browser.picture(tmp_path / "page.png")
-        assert (tmp_path / "page.png").stat().st_size > 10_000
-        assert not browser.said
-        await browser.press("Log out")
-        await browser.until("!document.getElementById('login').hidden")
-
-
-CLICK = """((x, y) => {
-  const canvas = document.getElementById('map'), box = canvas.getBoundingClientRect();
-  const where = { clientX: box.left + x, clientY: box.top + y, bubbles: true };
-  canvas.dispatchEvent(new MouseEvent('click', where));
-  return true;
-})(%d, %d)"""
-
-
-async def test_the_map_shows_what_runs_where_and_tells_of_what_is_clicked(
-    scene: Scene, tmp_path: Path
-) -> None:
-    running = scene.running
-    change = control_pb2.QuantityChange(
-        type="web", kind=control_pb2.QuantityChange.KIND_SET, quantity=12
-    )
-    async with HollowAgent(running.address, "b") as other, Browser() as browser:
-        for name, zone in (("a", "east"), ("b", "west")):
-            await running.control.SetHost(
-                control_pb2.SetHostRequest(host=name, labels={"zone": zone})
-            )
-        await running.control.Scale(control_pb2.ScaleRequest(app="shop", changes=[change]))
-        await eventually(lambda: len(scene.agent.running) + len(other.running) == 12)
-        bad = min(scene.agent.running)
-        scene.agent.tell(bad, state=InstanceState.BACKOFF, reason="exit 3")
-        await scene.log_in(browser)
-        await browser.until(says("2 hosts, 12 instances, 11 healthy"))
-        # The first cell of the first host.
-        await browser.run(CLICK % (8, 24))
-        chosen = await browser.until("document.getElementById('chosen').innerText")
-        assert " on a: " in chosen
-        await browser.run(CLICK % (3000, 10))
-        assert await browser.run("document.getElementById('chosen').hidden")
-        await browser.until("document.getElementById('label').options.length === 2")
-        await browser.run(
-            "((s) => { s.value = 'zone'; s.dispatchEvent(new Event('change')); })"
-            "(document.getElementById('label'))"
-        )
-        # A title for each group comes first, so the cell is further down.
-        there = "document.getElementById('chosen').innerText.includes(' on a: ')"
-        await browser.until(f"{CLICK % (8, 48)} && {there}")
-        await browser.run(CLICK % (8, 8))
-        assert await browser.run("document.getElementById('chosen').hidden")
-        await browser.picture(tmp_path / "map.png")
-        assert not browser.said
-
-
-async def push_lines(scene: Scene) -> None:
-    """To whoever has asked."""
-    await eventually(lambda: scene.agent.open_logs)
-
-    async def pushes() -> AsyncIterator[agent_pb2.LogPush]:
-        lines = [
-            agent_pb2.LogLine(app="shop", type="web", ordinal=1, at_us=number, text=text)
-            for number, text in enumerate(LINES, 1)
-        ]
-        token = scene.agent.open_logs[-1].request_id
-        yield agent_pb2.LogPush(request_id=token, lines=lines, history_done=True)
-        await asyncio.sleep(30)
-
-    await scene.agent.stub.PushLogs(pushes())
+    async with scene_in(tmp_path) as made:
+        yield made
 
 
 async def test_what_runs_cannot_make_the_page_run_anything(scene: Scene, tmp_path: Path) -> None:
+    control = scene.running.control
+    await control.SetHost(control_pb2.SetHostRequest(host="a", labels={"zone": HOSTILE[:60]}))
     for uid in scene.agent.running:
         scene.agent.tell(uid, reason=HOSTILE, told=HOSTILE, last_exit=HOSTILE)
     async with Browser() as browser:
         await scene.log_in(browser)
-        await browser.until(says("<script>alert(2)"))
-        await browser.press("Log of shop/web.1")
-        pushing = asyncio.create_task(push_lines(scene))
+        await browser.press("Instances")
+        await browser.press("Open shop/web.1")
+        await browser.until(says("<script>alert(2)", of("detail")))
+        pushing = asyncio.create_task(scene.push_lines(*LINES))
         try:
-            await browser.until(says("plain words"))
+            await browser.until(says("plain words", of("detail")))
         finally:
             pushing.cancel()
             await asyncio.gather(pushing, return_exceptions=True)
-        shown = await browser.run("document.getElementById('log').innerText")
+        shown = await browser.run("document.querySelector('#detail .log').innerText")
         assert "<script>alert(3)</script>" in shown
         assert "\x1b" not in shown
         assert "\u202e" not in shown
-        assert (
-            await browser.run("document.querySelectorAll('img, script:not([src]), svg').length")
-            == 0
+        await browser.press("Host a")
+        await browser.until(says("zone=<img src=x", of("detail")))
+        await browser.press("Map")
+        await browser.run(f"(s => (s.value = 'zone', s.onchange()))({of('label')})")
+        strange = (
+            "document.querySelectorAll('img:not([src=\"/icon.svg\"]), script:not([src]), svg')"
         )
+        assert await browser.run(f"{strange}.length") == 0
         await browser.picture(tmp_path / "hostile.png")
         # No dialog opened, and nothing was tried that the policy had to forbid.
         assert not browser.said
@@ -236,10 +122,11 @@ async def test_another_sites_page_changes_and_learns_nothing(scene: Scene, evil_
         assert await scene.quantity() == 1
         # Our own page, in the same browser, still may.
         await browser.go(scene.url)
-        await browser.until(says("shop/web.1"))
-        await browser.run("document.querySelector('input').value = 2")
+        await browser.until("!!document.querySelector('#apps input')")
+        await browser.run("document.querySelector('#apps input').value = 2")
         await browser.press("Scale shop/web")
-        await browser.until(says("shop/web.2"))
+        await browser.press("Scale to 2")
+        await browser.until(says("2/2", of("apps")))
     assert await scene.quantity() == 2
 
 
@@ -251,5 +138,4 @@ async def test_the_page_of_a_cluster_without_certificates_says_so(tmp_path: Path
         Browser() as browser,
     ):
         await Scene(running, f"http://127.0.0.1:{port}/", agent).log_in(browser)
-        banner = await browser.until("document.getElementById('banner').innerText")
-        assert banner.startswith("INSECURE: whoever reaches ")
+        await browser.until(says("INSECURE: whoever reaches ", of("banners")))

@@ -61,6 +61,7 @@ def run_in(place: Path, argv: tuple[str, ...]) -> tuple[int, bytes]:
 @example(line="2>&1 'show' *>?x=y>o ")
 def test_a_planned_command_gets_the_words_that_sh_would_pass(line: str) -> None:
     assume("$$" not in line)  # another number in each process
+    assume(not ("/" in line and set(line) & set("*?[")))  # other files at another moment
     planned = plan(line)
     if planned.argv[-1].strip() == line.strip():
         return  # sh itself

@@ -31,11 +31,13 @@ RELEASE = Release(
             exclusive=True,
             stop_grace_s=GRACE_S,
             ready_after_s=0.0,
+            stop_drain_s=600.0,
         ),
         ProcessType(name="web", command="sleep 2000", ready_after_s=0.0),
     ),
     workdir="/",
 )
+AT_ONCE = replace(RELEASE, types=tuple(replace(s, stop_drain_s=0.0) for s in RELEASE.types))
 ONE = Assignment(uid="one.1-s", slot=Slot("shop", "one", 1), release=1)
 WEB = Assignment(uid="web.1-s", slot=Slot("shop", "web", 1), release=1)
 
@@ -62,8 +64,8 @@ def command_of(agent: AgentProgram) -> set[str]:
     return found
 
 
-async def both(coordinator: FakeCoordinator) -> None:
-    await coordinator.assign(ONE, WEB, releases=[RELEASE])
+async def both(coordinator: FakeCoordinator, release: Release = RELEASE) -> None:
+    await coordinator.assign(ONE, WEB, releases=[release])
     await coordinator.sees(ONE.uid, HEALTHY)
     await coordinator.sees(WEB.uid, HEALTHY)
 
@@ -79,6 +81,22 @@ async def test_without_an_answer_it_ends_with_the_lease_and_comes_back_with_it(
     coordinator.acknowledges = True
     back = await coordinator.sees(ONE.uid, HEALTHY)
     assert (back.attempt, back.failures) == (2, 0)
+
+
+async def test_an_agent_that_beats_seldom_holds_its_lease_from_the_first_exclusive_one_on(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    coordinator.relaxed_period_s = 600.0
+    async with AgentProgram(tmp_path, "--coordinator", coordinator.address) as agent:
+        await coordinator.assign(WEB, releases=[RELEASE])
+        await coordinator.sees(WEB.uid, HEALTHY)
+        before = coordinator.heartbeats
+        await coordinator.assign(ONE, WEB, releases=[RELEASE])
+        await coordinator.sees(ONE.uid, HEALTHY)
+        await eventually(lambda: coordinator.heartbeats >= before + 5)
+        assert command_of(agent) == {"sleep 1000", "sleep 2000"}
+    # The first one, right after the welcome.
+    assert before == 1
 
 
 async def test_when_the_coordinator_goes_it_is_gone_before_the_lease_and_its_grace_are_over(
@@ -129,16 +147,28 @@ async def test_after_a_start_without_a_coordinator_it_waits_and_the_others_run(
     await coordinator.sees(ONE.uid, HEALTHY)
 
 
-async def test_one_that_is_ending_is_stopped_and_not_started_again(
+async def test_one_that_is_drained_is_ended_with_the_lease_all_the_same(
     coordinator: FakeCoordinator, agent: AgentProgram
 ) -> None:
     await both(coordinator)
     await coordinator.assign(replace(ONE, ending=True), WEB, releases=[RELEASE])
+    await coordinator.sees(ONE.uid, InstanceState.DRAINING)
+    await coordinator.stop()
+    began_s = time.monotonic()
+    await eventually(lambda: command_of(agent) == {"sleep 2000"}, what="one.1 has ended")
+    assert time.monotonic() - began_s < LEASE_S + GRACE_S + 1.0
+
+
+async def test_one_that_is_ending_is_stopped_and_not_started_again(
+    coordinator: FakeCoordinator, agent: AgentProgram
+) -> None:
+    await both(coordinator, AT_ONCE)
+    await coordinator.assign(replace(ONE, ending=True), WEB, releases=[AT_ONCE])
     await coordinator.sees_gone(ONE.uid)
     assert coordinator.batches[-1].generation == coordinator.generation
     (await agent.brain()).kill()
     await eventually(lambda: len(coordinator.hellos) == 2, what="the next brain")
-    await coordinator.assign(replace(ONE, ending=True), WEB, releases=[RELEASE])
+    await coordinator.assign(replace(ONE, ending=True), WEB, releases=[AT_ONCE])
     await coordinator.sees(WEB.uid, HEALTHY)
     assert command_of(agent) == {"sleep 2000"}
     assert coordinator.hellos[1].host.generation == coordinator.generation - 1

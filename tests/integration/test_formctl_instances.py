@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from fake_control import FakeControl, log_line
@@ -44,7 +45,7 @@ async def test_what_has_finished_its_work_is_as_wanted(formctl: Formctl, fake: F
     fake.ending = {"web": "exit 0"}
     done = await formctl("apply")
     assert done.code == 0
-    assert done.out.splitlines()[-2] == "web.1 finished on b 0.0s"
+    assert re.fullmatch(r"web\.1 finished on b \d+\.\ds", done.out.splitlines()[-2])
     assert done.out.splitlines()[-1].startswith("web=1 worker=0: 1 finished in ")
 
 

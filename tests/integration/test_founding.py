@@ -33,6 +33,7 @@ async def test_init_makes_a_coordinator_and_an_operator(tmp_path: Path) -> None:
     words = init(tmp_path, "--advertise", "10.0.0.1:7100", "--operator", "ann")
     code, said = await program(tmp_path, *words)
     assert code == 0, said
+    assert f"start it: formation-coordinator --identity-dir {tmp_path / 'c1'} --listen" in said
     environ = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
     ours = credentials.load(str(tmp_path / "c1"))
     theirs = credentials.load(contexts.identity_dir(environ, "default"))

@@ -253,8 +253,9 @@ async def test_ctrl_c_asks_then_urges_then_kills() -> None:
         await brain.until(lambda: [e["event"] for e in brain.events].count("Terminate") == 1)
         rig.keeper.send_signal(signal.SIGINT)
         await brain.until(lambda: [e["event"] for e in brain.events].count("Terminate") == 2)
-        urgent = [event["urgent"] for event in brain.events if event["event"] == "Terminate"]
-        assert urgent == [False, True]
+        asked = [event for event in brain.events if event["event"] == "Terminate"]
+        assert [event["urgent"] for event in asked] == [False, True]
+        assert not any(event["drain"] for event in asked)
         rig.keeper.send_signal(signal.SIGINT)
         assert await rig.exit_code() == 128 + signal.SIGINT
         await gone(stubborn, brain.pid)
@@ -268,7 +269,8 @@ async def test_a_brain_that_comes_back_hears_that_the_agent_shall_end() -> None:
         await first.event("Terminate")
         os.kill(first.pid, signal.SIGKILL)
         second = await rig.brain()
-        assert not (await second.event("Terminate"))["urgent"]
+        asked = await second.event("Terminate")
+        assert (asked["urgent"], asked["drain"]) == (False, True)
 
 
 async def test_the_keeper_stops_the_children_itself_when_no_brain_lives_to_do_it() -> None:

@@ -19,10 +19,14 @@ from formation.credentials import Credential
 from formation.dialling import Dialler
 from formation.enrolling import renew, saved_over
 from formation.identity import Role
+from formation.model import Coordinator
 from formation.runtime import now_ms
 from formation.v1 import access_pb2, access_pb2_grpc, control_pb2, control_pb2_grpc, types_pb2
+from formation_coordinator.store import codec, keys
+from formation_coordinator.store.base import Delete, Put
 from formation_coordinator.store.memory import MemoryStore
 
+SecretsRequest = control_pb2.SetSecretsRequest
 Step = access_pb2.RotateAuthorityRequest
 
 
@@ -107,9 +111,10 @@ async def test_another_authority_takes_over_and_nothing_is_stopped(
         begun = await cluster.rotate(Step.STEP_BEGIN)
         new = begun.trust.signer
         assert new != old
-        # The other coordinator comes to the key by itself, and signs with it.
+        # The other coordinator was given the key before it counted, and signs with it.
         notary = cluster.running[1].service.notary
         assert notary is not None
+        assert new in notary.key_ids()
         await eventually(lambda: not notary.lacks_key())
         assert signer_of(cluster.running[1]) == new
         # The agent renews at once.
@@ -186,3 +191,43 @@ async def test_the_keys_are_given_to_coordinators_alone(
             stub: access_pb2_grpc.AccessAsyncStub = access_pb2_grpc.AccessStub(channel)
             with pytest.raises(grpc.aio.AioRpcError, match="may not GetKeyring"):
                 await stub.GetKeyring(access_pb2.GetKeyringRequest(), timeout=5)
+            with pytest.raises(grpc.aio.AioRpcError, match="may not TakeKeyring"):
+                await stub.TakeKeyring(access_pb2.TakeKeyringRequest(), timeout=5)
+
+
+async def test_a_key_that_not_all_can_take_does_not_count(tmp_path: Path, cluster: Cluster) -> None:
+    """Else all that it has sealed would be lost with the one coordinator that has it."""
+    service = cluster.running[0].service
+    gone = Coordinator(id="c9", address=f"unix:{tmp_path}/nobody.sock")
+    await service._store.commit([], [Put(keys.coordinator("c9"), codec.encode(gone))])
+    await eventually(lambda: "c9" in service.live.world.coordinators)
+    before = service.live.world.trust
+    words = SecretsRequest(app="shop", set={"KEY": "k"})
+    async with cluster.channel() as channel:
+        control: control_pb2_grpc.ControlAsyncStub = control_pb2_grpc.ControlStub(channel)
+        access: access_pb2_grpc.AccessAsyncStub = access_pb2_grpc.AccessStub(channel)
+        said = "coordinator c9 has not taken the new key: .* nothing is changed"
+        with pytest.raises(grpc.aio.AioRpcError, match=said):
+            await control.SetSecrets(words, timeout=5)
+        with pytest.raises(grpc.aio.AioRpcError, match=said):
+            await access.RotateSealingKey(access_pb2.RotateSealingKeyRequest(), timeout=5)
+        with pytest.raises(grpc.aio.AioRpcError, match=said):
+            await cluster.rotate(Step.STEP_BEGIN)
+        assert service.live.world.trust == before
+        # It leaves: then there is nobody who lacks it.
+        await service._store.commit([], [Delete(keys.coordinator("c9"))])
+        await eventually(lambda: "c9" not in service.live.world.coordinators)
+        await access.RotateSealingKey(access_pb2.RotateSealingKeyRequest(), timeout=5)
+        other = cluster.running[1].service
+        assert service.vault.sealer in (other.notary.key_ids() if other.notary else ())
+
+
+async def test_rubbish_for_keys_is_refused(tmp_path: Path, authority: Authority) -> None:
+    async with coordinator(MemoryStore(), tmp_path, "c1", authority=authority) as running:
+        who = authority.issue(tmp_path / "c2", Role.COORDINATOR, "c2")
+        async with Dialler(who_is(who)).channel(running.address) as channel:
+            stub: access_pb2_grpc.AccessAsyncStub = access_pb2_grpc.AccessStub(channel)
+            for rubbish in (b"", b"{}", b"\xff", b"[" * 100_000):
+                request = access_pb2.TakeKeyringRequest(keyring=rubbish)
+                with pytest.raises(grpc.aio.AioRpcError, match="keyring"):
+                    await stub.TakeKeyring(request, timeout=5)

@@ -18,9 +18,10 @@ from formation import wire
 from formation.model import HostStatus, InstanceState, Usage
 from formation.runtime import now_ms
 from formation.v1 import agent_pb2 as pb
+from formation_agent.endings import SessionLost
 from formation_agent.logs import Logs
 from formation_agent.membership import Membership
-from formation_agent.session import Session, SessionLost
+from formation_agent.session import Session
 
 
 async def describe(_coordinator: str) -> HostStatus:

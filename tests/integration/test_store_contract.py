@@ -364,3 +364,22 @@ async def test_closing_ends_a_watch_with_an_error(store: Store) -> None:
     with pytest.raises(StoreUnavailable):
         async with asyncio.timeout(10):
             await waiting
+
+
+async def test_what_is_forgotten_cannot_be_followed_and_forgetting_twice_is_fine(
+    store: Store,
+) -> None:
+    first = await put(store, "a")
+    last = await put(store, "a")
+    for _ in range(2):
+        await store.forget(last)
+    with pytest.raises(Compacted):
+        async with asyncio.timeout(10):
+            await anext(store.watch(EVERYTHING, first))
+
+
+async def test_its_health_has_its_revision_and_no_alarm(store: Store) -> None:
+    revision = await put(store, "a")
+    health = await store.health()
+    assert health.revision >= revision
+    assert health.alarms == ()

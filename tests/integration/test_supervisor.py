@@ -283,6 +283,37 @@ async def test_being_told_twice_kills_what_is_left(bench: Bench) -> None:
     await asyncio.wait_for(stopping, 5)
 
 
+async def test_what_drains_is_told_so_before_it_gets_its_signal(bench: Bench) -> None:
+    await bench.want(stay("u1", "drained"))
+    bench.started("u1:1")
+    await bench.want()
+    assert (bench.state("u1"), bench.children.told("u1:1")) == (InstanceState.DRAINING, [])
+    await eventually(lambda: bench.children.told("u1:1") == [signal.SIGTERM])
+    assert bench.state("u1") is InstanceState.STOPPING
+
+
+@pytest.mark.parametrize("drain", [True, False])
+async def test_an_agent_that_ends_drains_what_it_has_unless_a_terminal_asked(
+    bench: Bench, drain: bool
+) -> None:
+    await bench.want(stay("u1", "drained"))
+    bench.started("u1:1")
+    bench.supervisor.hear(processes.Terminate(urgent=False, drain=drain))
+    stopping = asyncio.create_task(bench.supervisor.stop_all())
+    await asyncio.sleep(0)
+    after = InstanceState.DRAINING if drain else InstanceState.STOPPING
+    assert bench.state("u1") is after
+    await eventually(lambda: bench.children.told("u1:1") == [signal.SIGTERM])
+    bench.exited("u1:1")
+    await asyncio.wait_for(stopping, 5)
+
+
+async def test_a_brain_that_finds_one_draining_drains_it_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, remembered(ending=(stay("u1", "drained"),)))
+    bench.supervisor.start([child("u1:1")])
+    assert (bench.state("u1"), bench.children.told("u1:1")) == (InstanceState.DRAINING, [])
+
+
 async def test_an_event_of_a_process_that_is_not_ours_is_put_away(bench: Bench) -> None:
     bench.started("other:1")
     bench.exited("other:1")

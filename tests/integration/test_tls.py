@@ -22,13 +22,14 @@ from secure_rig import Rig
 
 from formation import pki
 from formation.credentials import Credential
-from formation.dialling import Dialler, secure_channel
+from formation.dialling import Dialler, ended_unread, secure_channel
 from formation.enrolling import EnrolError, enrol, renew
 from formation.identity import Identity, Role, TokenText, identity_of
 from formation.v1 import (
     access_pb2,
     access_pb2_grpc,
     agent_pb2,
+    artifacts_pb2,
     control_pb2,
     control_pb2_grpc,
     types_pb2,
@@ -45,7 +46,7 @@ DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTIC
 NO_HANDSHAKE = grpc.StatusCode.UNAVAILABLE
 METHODS = {
     f"/{service.full_name}/{method.name}": method
-    for module in (access_pb2, agent_pb2, control_pb2)
+    for module in (access_pb2, agent_pb2, artifacts_pb2, control_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -73,7 +74,7 @@ async def code_of(channel: grpc.aio.Channel, method: str, request: Message) -> g
         else:
             await started
     except grpc.aio.AioRpcError as error:
-        return error.code()
+        return await code_of(channel, method, request) if ended_unread(error) else error.code()
     return grpc.StatusCode.OK
 
 

@@ -15,7 +15,7 @@ import pytest
 from simulator.mutations import MUTATIONS, SEEDS
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARE = "0..119"
+SHARE = "0..15"
 # Nothing but computing: how long it takes says how busy the machine is.
 HANGS_AFTER_S = 300
 pytestmark = pytest.mark.timeout(HANGS_AFTER_S + 20)
@@ -36,12 +36,20 @@ def simulated(*words: str) -> subprocess.CompletedProcess[str]:
 def test_no_history_breaks_a_promise() -> None:
     done = simulated(SHARE, "--jobs", "2")
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert "120 seeds" in done.stdout
+    assert "16 seeds" in done.stdout
 
 
 def test_a_seed_means_the_same_again() -> None:
     digests = {re.findall(r"digest (\w+)", simulated("7").stdout)[0] for _ in range(2)}
     assert len(digests) == 1
+
+
+def test_no_history_with_autoscaling_breaks_a_promise() -> None:
+    done = simulated("0..3", "--autoscale", "--jobs", "2")
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert "4 seeds" in done.stdout
+    # It did take place.
+    assert re.search(r"autoscaled [1-9]", simulated("0", "--autoscale").stdout)
 
 
 def test_every_mutation_has_a_seed_that_finds_it() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from formation.identity import PEOPLE, Identity, IssuedIdentity, Role
-from formation.v1 import access_pb2, agent_pb2, control_pb2
+from formation.v1 import access_pb2, agent_pb2, artifacts_pb2, control_pb2
 from formation_coordinator.access import TABLE, is_void, refusal
 
-MESSAGES = (access_pb2, agent_pb2, control_pb2)
+MESSAGES = (access_pb2, agent_pb2, artifacts_pb2, control_pb2, health_pb2, reflection_pb2)
 METHODS = {
     f"/{service.full_name}/{method.name}": method
     for module in MESSAGES
@@ -27,15 +29,20 @@ OPERATOR, DEPLOYER, VIEWER, AGENT, COORDINATOR, TOKEN = (
 # deployer's own apps.
 READS = (
     "GetCluster ListApps ListReleases ListRuns ListHosts ListAudit WatchInstances Logs Usage "
-    "DiffReleases Plan Explain GetConfig ListSecrets CreateWebLogin WatchEvents"
+    "DiffReleases Plan Explain GetConfig ListSecrets CreateWebLogin WatchEvents "
+    "ServerReflectionInfo ListAutoscale"
 )
 OWN = (
     "Apply Scale Restart Retry DeleteApp SetConfig SetSecrets Rollback SteerRollout StartRun "
-    "CancelRun"
+    "CancelRun StartExec SetAutoscale BeginUpload"
 )
+# What it is about is said by a ticket, which only who may have it is given.
+TICKETED = "Upload"
+ASKS_AFTER = "Check List Watch"
 OPERATES = (
     "SetHost ForgetHost StartRebalance Backup Restore Reconcile CreateToken ListTokens RevokeToken "
-    "ListIdentities RevokeIdentity RotateAuthority RotateSealingKey"
+    "ListIdentities RevokeIdentity RotateAuthority RotateSealingKey AddWebhook RemoveWebhook "
+    "TestWebhook ListWebhooks"
 )
 
 
@@ -46,13 +53,22 @@ def identity(role: Role) -> Identity:
 
 def expected(role: Role, name: str, app: str) -> bool:
     allowed = {
-        OPERATOR: {*READS.split(), *OWN.split(), *OPERATES.split(), "Renew"},
-        DEPLOYER: {*READS.split(), *(OWN.split() if app == "shop-eu" else ()), "Renew"},
+        OPERATOR: {*READS.split(), *OWN.split(), *OPERATES.split(), TICKETED, "Renew", "Exec"},
+        # Exec is of whoever has a ticket, which StartExec gives for an app of one's own.
+        DEPLOYER: {
+            *(*READS.split(), *(OWN.split() if app == "shop-eu" else ())),
+            *(TICKETED, "Renew", "Exec"),
+        },
         VIEWER: {*READS.split(), "Renew"},
-        AGENT: {"Session", "PushLogs", "Renew"},
-        COORDINATOR: {"GetCluster", "Usage", "Logs", "Renew", "GetKeyring"},
+        AGENT: {"Session", "PushLogs", "Renew", "Agent.Exec", "Fetch"},
+        COORDINATOR: {
+            *("GetCluster", "Usage", "Logs", "ListAutoscale", "Renew", "GetKeyring", "RelayExec"),
+            *("Fetch", "TakeKeyring"),
+        },
         TOKEN: {"Enrol"},
     }
+    if name in ASKS_AFTER.split():
+        return role is not TOKEN
     return name in allowed[role]
 
 
@@ -65,6 +81,8 @@ def test_every_method_is_in_the_table_and_no_other() -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_matrix(method: str, role: Role, app: str) -> None:
     name = method.rpartition("/")[2]
+    if method == "/formation.v1.Agent/Exec":
+        name = "Agent.Exec"
     refused = refusal(method, identity(role), app=app)
     assert (not refused) == expected(role, name, app), refused
     assert not refused or str(role) in refused

@@ -40,6 +40,7 @@ def test_every_flag_arrives() -> None:
         *("--state-dir", "/s", "--label", "zone=1", "--label", "disk=ssd", "--address", "10.0.0.1"),
         *("--max-instances", "9", "--port-range", "3000-3009", "--foreman-ports", "5000"),
         *("--inherit-env", "--log-max-bytes", "1MiB", "--log-files", "2", "--verbose"),
+        "--no-exec",
     ) == AgentConfig(
         coordinators=("a:7100", "[::1]:7100", "unix:/run/c"),
         name="b",
@@ -53,6 +54,7 @@ def test_every_flag_arrives() -> None:
         log_bytes_max=1 << 20,
         log_files=2,
         verbose=True,
+        no_exec=True,
     )
 
 

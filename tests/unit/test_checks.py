@@ -115,6 +115,7 @@ def nightly(**fields: object) -> ProcessType:
         (replace(WEB, initial_quantity=10**7), "quantity over 1000000"),
         (replace(WEB, stop_signal="FOO"), "unknown stop signal 'FOO'"),
         (replace(WEB, stop_grace_s=-1.0), "bad stop grace"),
+        (replace(WEB, stop_drain_s=-1.0), "bad stop drain"),
         (replace(WEB, ready_after_s=math.nan), "bad ready after"),
         (replace(WEB, start_grace_s=math.inf), "bad start grace"),
         (replace(WEB, watchdog_s=math.nan), "bad watchdog"),

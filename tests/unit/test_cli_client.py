@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from eventually import eventually
 from fake_control import FakeControl
-from grpc import aio
+from grpc import StatusCode, aio
 
+from formation.discovery import Target
 from formation.v1 import control_pb2 as pb
 from formctl.client import CALL_DEADLINE_S, Client
 from formctl.dev.cluster import until_joined
-from formctl.discovery import Target
 from formctl.errors import CommandError, UnreachableError
 
 NOT_READY = "coordinator one is not ready: the store is not read yet"
@@ -162,3 +162,25 @@ async def test_a_dev_clusters_coordinator_may_be_unready_while_hosts_are_waited_
     async with fake.serving() as address, asyncio.timeout(10):
         await until_joined(target(address), ["a", "b"])
     assert fake.refusals == []
+
+
+async def test_an_upload_whose_end_grpc_does_not_explain_is_asked_for_again(socket: str) -> None:
+    """It ended while we wrote: why, gRPC knows only of the next one."""
+    broke = ['Internal error from Core Failed "execute_batch": (SendMessageOperation,)'] * 2
+    said: list[str] = []
+
+    async def work() -> str:
+        if broke:
+            raise internal(broke.pop())
+        return "there"
+
+    async with FakeControl().serving(socket), Client(target(socket), notice=said.append) as client:
+        assert await client.persistently(work, lambda: 0) == "there"
+        assert said == [f"formctl: connection to coordinator {socket} lost; trying again"]
+        broke.append("a bug of its own")
+        with pytest.raises(CommandError, match="a bug of its own"):
+            await client.persistently(work, lambda: 0)
+
+
+def internal(said: str) -> aio.AioRpcError:
+    return aio.AioRpcError(StatusCode.INTERNAL, aio.Metadata(), aio.Metadata(), details=said)

@@ -19,7 +19,7 @@ from formctl.dev.plan import Program
 
 OBEYS = "import signal; print('up', flush=True); signal.pause()"
 REFUSES = (
-    "import signal; signal.signal(signal.SIGTERM, lambda *_: print('no', flush=True))\n"
+    "import signal; signal.signal(signal.SIGINT, lambda *_: print('no', flush=True))\n"
     "print('up', flush=True)\nwhile True: signal.pause()"
 )
 SECOND_TIME = (
@@ -29,7 +29,7 @@ SECOND_TIME = (
     "    asked.append(1)\n"
     "    print('asked', flush=True)\n"
     "    if len(asked) == 2: sys.exit(0)\n"
-    "signal.signal(signal.SIGTERM, on_term)\n"
+    "signal.signal(signal.SIGINT, on_term)\n"
     "print('up', flush=True)\n"
     "while True: signal.pause()"
 )

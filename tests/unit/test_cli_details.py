@@ -219,6 +219,7 @@ def test_who_says_itself_when_it_is_ready_is_described_so() -> None:
         ({"start_grace_s": 2.0}, "ready"),
         ({"watchdog_s": 2.0}, "live"),
         ({"stop_to": StopTo.MAIN}, "stop"),
+        ({"stop_drain_s": 5.0}, "stop"),
         ({"port": 80}, "port"),
         ({"limits": Limits(pids=3)}, "limits"),
         ({"nice": 3}, "nice"),
@@ -373,9 +374,10 @@ def test_json_of_everything_about_an_instance_has_stable_keys() -> None:
     settings = found["settings"]
     assert isinstance(settings, dict)
     assert list(settings) == [
-        "type", "command", "restart", "stop_signal", "stop_grace_s", "stop_to", "ready_after_s",
-        "readiness", "liveness", "notify", "watchdog_s", "start_grace_s", "port", "user", "group",
-        "workdir", "umask", "nice", "requires", "limits", "env_names", "exclusive", "per_host",
+        "type", "command", "restart", "stop_signal", "stop_grace_s", "stop_to", "stop_drain_s",
+        "ready_after_s", "readiness", "liveness", "notify", "watchdog_s", "start_grace_s", "port",
+        "user", "group", "workdir", "umask", "nice", "requires", "limits", "env_names",
+        "exclusive", "per_host",
         "secrets", "secret_files", "resources", "placement", "rollout", "schedule",
         "on_host_loss",
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 from dataclasses import replace
 
@@ -232,6 +233,17 @@ def test_a_slot_without_a_place_gives_its_reason_once() -> None:
     assert story.feed(Update(gone_uids=("shop/web.2",))) == []
 
 
+def test_at_the_end_nothing_waits_for_a_place() -> None:
+    story = Story()
+    story.report(HEALTHY, attempt=1, pid=42)
+    story.narrator.stops()
+    slot = Slot("shop", "web", 1)
+    pending = InstanceStatus(
+        uid="shop/web.1", slot=slot, release=1, state=InstanceState.PENDING, reason="no host"
+    )
+    assert story.feed(Update(changed=(Instance(status=pending),))) == []
+
+
 def test_other_apps_are_not_spoken_of() -> None:
     story = Story()
     status = replace(story.seen.status, slot=Slot("other", "web", 1), pid=1, attempt=1)
@@ -338,10 +350,16 @@ def test_output_has_foremans_form_and_counts_lines() -> None:
     assert console.lines_written == 1
 
 
-def test_a_reader_that_has_gone_ends_the_session_once() -> None:
+class ClosedWindow(io.BytesIO):
+    def write(self, data: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("out", [GonePipe(), ClosedWindow()])
+def test_a_reader_that_has_gone_ends_the_session_once(out: io.BytesIO) -> None:
     gone: list[str] = []
     painter = Painter(colour=False, terminal=False)
-    console = Console(GonePipe(), painter, now_us=lambda: 0, on_gone=lambda: gone.append("gone"))
+    console = Console(out, painter, now_us=lambda: 0, on_gone=lambda: gone.append("gone"))
     console.system("a")
     console.system("b")
     assert gone == ["gone"]

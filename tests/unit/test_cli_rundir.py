@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from formation.devclusters import DevCluster, running_clusters
 from formctl.dev import rundir
-from formctl.dev.rundir import DevCluster
 from formctl.errors import CommandError, InputError
 
 
@@ -70,13 +70,13 @@ def test_stale_directories_of_other_projects_go_and_held_ones_stay(
 
 def test_a_published_cluster_is_found_while_it_runs(base: str, project: str) -> None:
     cluster = DevCluster(project=project, app="shop", coordinator="unix:/x", started_at="now")
-    assert rundir.running_clusters(base) == ()
+    assert running_clusters(base) == ()
     run = rundir.acquire(project, base)
-    assert rundir.running_clusters(base) == ()
+    assert running_clusters(base) == ()
     run.publish(cluster)
-    assert rundir.running_clusters(base) == (cluster,)
+    assert running_clusters(base) == (cluster,)
     run.release()
-    assert rundir.running_clusters(base) == ()
+    assert running_clusters(base) == ()
 
 
 def test_a_directory_that_others_may_write_is_refused(base: str, project: str) -> None:
@@ -84,7 +84,7 @@ def test_a_directory_that_others_may_write_is_refused(base: str, project: str) -
     os.chmod(base, 0o777)
     with pytest.raises(CommandError, match="not a directory of this user alone"):
         rundir.acquire(project, base)
-    assert rundir.running_clusters(base) == ()
+    assert running_clusters(base) == ()
 
 
 def test_a_link_in_place_of_the_directory_is_refused(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from formctl import spec
+from formctl import naming, spec
 from formctl.errors import InputError
 
 
@@ -96,11 +96,11 @@ def test_files_that_cannot_be_read_are_named(
     ],
 )
 def test_an_app_is_named_after_its_directory_as_far_as_possible(directory: str, name: str) -> None:
-    assert spec.app_name(directory) == name
+    assert naming.app_name(directory) == name
 
 
 def test_only_the_name_is_asked_of_a_manifest_with_other_mistakes(tmp_path: Path) -> None:
-    assert spec.named_app(str(tmp_path)) == ""
-    assert spec.named_app(write(tmp_path, manifest='app = "shop"\nzzz = 1\n')) == "shop"
+    assert naming.named_app(str(tmp_path)) == ""
+    assert naming.named_app(write(tmp_path, manifest='app = "shop"\nzzz = 1\n')) == "shop"
     with pytest.raises(InputError, match="--app NAME goes on"):
-        spec.named_app(write(tmp_path, manifest="app ="))
+        naming.named_app(write(tmp_path, manifest="app ="))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from formation.model import App, InstanceState, InstanceStatus, Slot
+from formctl.progress import Step
 from formctl.views import Instance, Update
 from formctl.watching import Goal, Progress
 
@@ -379,3 +380,30 @@ def test_the_output_of_one_failing_instance_of_each_type_may_tell_why() -> None:
         instance("job.1", BACKOFF, surplus=True),
     )
     assert [item.slot.short for item in story.progress.failing()] == ["mail.1", "web.2"]
+
+
+def test_a_scale_counts_what_it_was_short_of_and_not_what_was_there() -> None:
+    story = Story(Goal(app="shop", wanted={"web": 4}), instance("web.1"))
+    assert story.progress.step() == Step(what="waiting for the leader to see the change")
+    story.first(instance("web.1"), instance("web.2", STARTING), pending("web.3"), pending("web.4"))
+    step = story.progress.step()
+    assert (step.done, step.total) == (0, 3)
+    assert step.what == "web.2 starting, web.3 pending, web.4 pending"
+    story.then(instance("web.2"))
+    assert (story.progress.step().done, story.progress.step().total) == (1, 3)
+
+
+def test_a_scale_down_counts_what_is_to_go() -> None:
+    story = Story(Goal(app="shop", wanted={"web": 1}))
+    story.first(instance("web.1"), instance("web.2", surplus=True), instance("web.3", surplus=True))
+    assert story.progress.step() == Step(done=0, total=2, what="web.2 leaving, web.3 leaving")
+    story.then(gone=("u-web.2",))
+    assert story.progress.step() == Step(done=1, total=2, what="web.3 leaving")
+
+
+def test_a_restart_counts_old_ones_as_still_to_do() -> None:
+    story = Story(Goal(app="shop", wanted={"web": 2}))
+    story.first(instance("web.1", current=False), instance("web.2", BACKOFF))
+    step = story.progress.step()
+    assert (step.done, step.total) == (0, 2)
+    assert step.what == "web.2 backoff, web.1 to be replaced"

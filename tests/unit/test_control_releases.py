@@ -8,7 +8,7 @@ import pytest
 from desk_of_control import WEB, ControlDesk
 
 from formation.requests import ChangeKind, QuantityChange
-from formation.rules import Rollout
+from formation.seen import Rollout
 from formation_coordinator.changing import ControlError, Invalid, RaceLost, Refused, Unknown
 from formation_coordinator.control_releases import Steering
 from formation_coordinator.store import codec, keys

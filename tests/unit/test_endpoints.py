@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from formation.model import InstanceState, InstanceStatus, Slot
-from formctl.endpoints import FORMS, Endpoint, endpoints, rendered
+from formctl import endpoints as forms
+from formctl.endpoints import FORMS, Endpoint, by_type, doubt, endpoints
 from formctl.views import Instance
 
 ADDRESSES = {"a": "10.0.0.1", "b": "2001:db8::2", "c": ""}
+# An agent says where it is, and this ends up in the configuration of a load balancer.
+HOSTILE = ("1.2.3.4:80\n    option x", "1.2.3.4;", "a b", "{{x}}", "-x", "$(id)", "x" * 300)
 WANTED = [("shop", "web"), ("shop", "admin")]
 
 
@@ -30,6 +33,10 @@ def instance(slot: str = "web.1", host: str = "a", port: int = 20001) -> Instanc
 def in_state(state: InstanceState) -> Instance:
     item = instance()
     return replace(item, status=replace(item.status, state=state))
+
+
+def rendered(form: str, found: list[Endpoint], wanted: list[tuple[str, str]]) -> str:
+    return forms.rendered(form, by_type(found, wanted))
 
 
 FOUND = endpoints(
@@ -53,6 +60,9 @@ def test_healthy_ones_of_the_types_in_order() -> None:
         # Its coordinator may just have started; whether it answers is seen by who asks it.
         (replace(instance(), host_silent=True), True),
         (replace(instance(), surplus=True), False),
+        (replace(instance(), run="r1"), False),
+        (replace(instance(host="unheard"), address="10.0.0.9"), True),
+        *((replace(instance(), address=bad), False) for bad in HOSTILE),
         (instance(port=0), False),
         (instance(host="c"), False),
         (instance(host="unheard"), False),
@@ -63,10 +73,24 @@ def test_who_gets_requests(item: Instance, *, there: bool) -> None:
     assert bool(endpoints([item], ADDRESSES, ())) == there
 
 
+def test_nobody_is_said_to_be_gone_who_may_just_not_be_heard_of() -> None:
+    def asked(*items: Instance) -> str:
+        return doubt(items, ADDRESSES, endpoints(items, ADDRESSES, ()))
+
+    unheard = replace(in_state(InstanceState.WAITING), host_silent=True)
+    assert asked(unheard) == "web.1 is on a, which is silent, and may be healthy"
+    assert asked(instance(host="c")) == "web.1 is healthy on c, whose address is not known"
+    # Those that are known are told; and what is known not to serve is no doubt.
+    assert not asked(unheard, instance("web.2"))
+    assert not asked(replace(unheard, surplus=True))
+    assert not asked(in_state(InstanceState.STARTING), in_state(InstanceState.BACKOFF))
+    assert not asked()
+
+
 def test_json_env_and_prometheus() -> None:
     assert json.loads(rendered("json", FOUND, WANTED))[0] == {
         "app": "shop", "type": "web", "instance": "web.1", "host": "a", "address": "10.0.0.1",
-        "port": 20001,
+        "port": 20001, "release": 1,
     }  # fmt: skip
     assert rendered("env", FOUND, WANTED) == (
         "SHOP_ADMIN_ENDPOINTS=\nSHOP_WEB_ENDPOINTS=10.0.0.1:20001,[2001:db8::2]:20002\n"

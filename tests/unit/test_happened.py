@@ -12,7 +12,7 @@ from worlds import app, host, process_type, release, seen, stay, world
 
 from formation.model import Cluster, Coordinator, Host, InstanceState, Release
 from formation.requests import Run, RunState
-from formation.rules import Rollout
+from formation.seen import Rollout
 from formation_coordinator.chronicle import KEPT_MAX, Chronicle
 from formation_coordinator.happened import Happening, happened
 from formation_coordinator.world import Change, HostEntry, World

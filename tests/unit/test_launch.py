@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from formation.artifacts import Artifact
 from formation.model import Ability, Assignment, Limits, ProcessType, Release, Slot
 from formation.secrets import Secret
 from formation_agent import users
+from formation_agent.codedirs import CodeDirs
 from formation_agent.environment import Surroundings
 from formation_agent.guardrails import OPEN, Guardrails
 from formation_agent.launch import Launch, Launcher, LaunchError, Powers, powers_of
@@ -42,14 +44,18 @@ class Bench:
     """A launcher whose ports and time are the test's."""
 
     def __init__(
-        self, powers: Powers = ALL, rails: Guardrails = OPEN, files: SecretFiles = NOWHERE
+        self,
+        powers: Powers = ALL,
+        rails: Guardrails = OPEN,
+        files: SecretFiles = NOWHERE,
+        code: CodeDirs | None = None,
     ) -> None:
         self.taken: set[int] = set()
         self.now_s = 0.0
         around = Surroundings(environ={"PATH": "/usr/bin:/bin"}, host="b", agent_id="a1")
         ports = Ports(range(20000, 20010), is_free=self._is_free)
         self.launcher = Launcher(
-            around, ports, None, powers, rails, files, now_s=lambda: self.now_s
+            around, ports, None, powers, rails, files, now_s=lambda: self.now_s, code=code
         )
 
     def _is_free(self, number: int) -> bool:
@@ -351,3 +357,27 @@ def test_a_type_that_does_not_need_a_secret_is_not_told_it() -> None:
     spec = ProcessType(name="web", command="true", secrets=())
     launch = Bench().launcher.prepare(stay(), secret_release(spec, B="s3cret"))
     assert "s3cret" not in launch.env.values()
+
+
+@pytest.mark.parametrize(("of_type", "below"), [("", ""), ("api", "/api"), ("/opt", None)])
+def test_deployed_code_runs_where_it_was_unpacked(
+    of_type: str, below: str | None, tmp_path: Path
+) -> None:
+    """Also where the machine's owner allows nothing but his own directories."""
+    digest = "ab" * 32
+    (tmp_path / "shop" / digest / "api").mkdir(parents=True)
+    spec = ProcessType(name="web", command="sleep 9", workdir=of_type)
+    release = replace(release_of(spec, workdir=""), artifact=Artifact(digest=digest, size_bytes=1))
+    bench = Bench(rails=replace(OPEN, directories=("/srv",)), code=CodeDirs(tmp_path))
+    launch = bench.launch(release)
+    assert launch.cwd == (of_type if below is None else f"{tmp_path}/shop/{digest}{below}")
+    assert launch.options.within == ("/srv", f"{tmp_path}/shop/{digest}")
+
+
+def test_deployed_code_that_is_gone_is_told(tmp_path: Path) -> None:
+    release = replace(
+        release_of(ProcessType(name="web", command="sleep 9")),
+        artifact=Artifact(digest="ab" * 32, size_bytes=1),
+    )
+    with pytest.raises(LaunchError, match="gone from this host"):
+        Bench(code=CodeDirs(tmp_path)).launch(release)

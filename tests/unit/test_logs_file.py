@@ -12,11 +12,13 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from formation.gaps import Gap
 from formation.model import Slot
 from formation_agent.logfile import (
     LINE_BYTES_MAX,
     LineCutter,
     LogFile,
+    Tally,
     parse_stamp,
     parse_tag,
     stamp,
@@ -233,20 +235,35 @@ def test_a_follower_goes_on_over_rotations_without_loss(tmp_path: Path) -> None:
 
 
 def test_a_follower_that_was_too_slow_is_told_of_the_gap(tmp_path: Path) -> None:
+    path, tally = tmp_path / "web.1.log", Tally()
+    file = LogFile(str(path), max_bytes=200, files=2, tally=tally)
+    cursor = Cursor(SLOT, "host-a", str(path), tally)
+    file.append(record("0"))
+    seen = cursor.new()
+    for number in range(1, 100):
+        file.append(record(str(number)))
+    while lines := cursor.new():
+        seen += lines
+    (gap,) = [line for line in seen if line.gap is not Gap.NONE]
+    numbers = [int(line.text) for line in seen if line is not gap]
+    assert numbers[-1] == 99
+    (jump,) = [after - before for before, after in pairwise(numbers) if after - before != 1]
+    assert gap.missing == jump - 1
+    assert gap.text.startswith(b"[formation] %d lines are missing here" % (jump - 1))
+
+
+def test_of_what_another_process_rotated_away_nobody_knows_how_much_it_was(tmp_path: Path) -> None:
     path = tmp_path / "web.1.log"
     file = LogFile(str(path), max_bytes=200, files=2)
     cursor = cursor_of(path)
     file.append(record("0"))
-    seen = texts(cursor.new())
+    cursor.new()
     for number in range(1, 100):
         file.append(record(str(number)))
+    seen = []
     while lines := cursor.new():
-        seen += texts(lines)
-    gaps = [text for text in seen if text.startswith(b"[formation]")]
-    assert len(gaps) == 1
-    numbers = [int(text) for text in seen if text not in gaps]
-    assert numbers[-1] == 99
-    assert sum(after - before != 1 for before, after in pairwise(numbers)) == 1
+        seen += lines
+    assert [line.missing for line in seen if line.gap is Gap.ROTATED] == [0]
 
 
 def test_what_is_no_record_of_ours_is_passed_on_as_it_is(tmp_path: Path) -> None:

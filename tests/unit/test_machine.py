@@ -17,23 +17,24 @@ from formation_agent.machine import Phase
 
 # Each phase × each event: the phase after it, or "-" where it is illegal.
 EXPECTED = """
-           free spawned failed exit exit+ done empty there ready unready dead told extend leaves stop kill retry tick
-WAITING    SP   -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   W     W
-SPAWNING   -    ST      SP     -    -     -    -     -     -     -       -    -    -      -      A    A    SP    SP
-STARTING   -    -       -      SP   C     SP   -     -     H     ST      R    ST   ST     L      SG   SG   ST    ST
-HEALTHY    -    -       -      SP   C     SP   -     -     H     U       R    H    H      L      SG   SG   H     H
-UNREADY    -    -       -      SP   C     SP   -     -     H     U       R    U    U      L      SG   SG   U     U
-LEAVING    -    -       -      SP   C     SP   -     -     L     L       L    L    L      L      SG   SG   L     L
-RESTARTING -    -       -      SP   C     SP   -     R     R     R       R    R    R      R      SG   SG   R     R
-CLEANING   -    -       -      -    -     -    SP    C     C     C       C    C    C      C      SG   SG   C     C
-BACKOFF    -    -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SP    B
-FINISHED   -    -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SP    FI
-FAILED     -    -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SP    FA
-ABORTING   -    SG      SD     -    -     -    -     -     -     -       -    -    -      -      A    A    A     A
-STOPPING   -    -       -      SD   SG    SD   -     SG    SG    SG      SG   SG   SG     SG     SG   SG   SG    SG
-STOPPED    -    -       -      -    -     -    -     -     -     -       -    -    -      -      -    -    -     -
+           free spawned failed exit exit+ done empty there ready unready dead told extend leaves stop now  kill retry tick
+WAITING    SP   -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SD   W     W
+SPAWNING   -    ST      SP     -    -     -    -     -     -     -       -    -    -      -      A    A    A    SP    SP
+STARTING   -    -       -      SP   C     SP   -     -     H     ST      R    ST   ST     L      SG   SG   SG   ST    ST
+HEALTHY    -    -       -      SP   C     SP   -     -     H     U       R    H    H      L      SG   SG   SG   H     H
+UNREADY    -    -       -      SP   C     SP   -     -     H     U       R    U    U      L      SG   SG   SG   U     U
+LEAVING    -    -       -      SP   C     SP   -     -     L     L       L    L    L      L      SG   SG   SG   L     L
+RESTARTING -    -       -      SP   C     SP   -     R     R     R       R    R    R      R      SG   SG   SG   R     R
+CLEANING   -    -       -      -    -     -    SP    C     C     C       C    C    C      C      SG   SG   SG   C     C
+BACKOFF    -    -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SD   SP    B
+FINISHED   -    -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SD   SP    FI
+FAILED     -    -       -      -    -     -    -     -     -     -       -    -    -      -      SD   SD   SD   SP    FA
+ABORTING   -    SG      SD     -    -     -    -     -     -     -       -    -    -      -      A    A    A    A     A
+DRAINING   -    -       -      SD   SG    SD   -     -     D     D       SG   D    D      SG     D    SG   SG   D     D
+STOPPING   -    -       -      SD   SG    SD   -     SG    SG    SG      SG   SG   SG     SG     SG   SG   SG   SG    SG
+STOPPED    -    -       -      -    -     -    -     -     -     -       -    -    -      -      -    -    -    -     -
 """  # noqa: E501  one table is read at a glance
-NAMES = ("W", "SP", "ST", "H", "U", "L", "R", "C", "B", "FI", "FA", "A", "SG", "SD")
+NAMES = ("W", "SP", "ST", "H", "U", "L", "R", "C", "B", "FI", "FA", "A", "D", "SG", "SD")
 SHORT = dict(zip(NAMES, Phase, strict=True))
 
 
@@ -233,8 +234,8 @@ class World:
             if self.runs == before:
                 self.runs = after
                 self.feed(EVENTS[what])
-        elif what in ("stop", "kill", "retry", "tick"):
-            self.stop_wanted |= what in ("stop", "kill")
+        elif what in ("stop", "now", "kill", "retry", "tick"):
+            self.stop_wanted |= what in ("stop", "now", "kill")
             if what == "tick":
                 self.now_s = max(self.now_s, self.stay.wake_at_s or 0.0)
             self.feed(EVENTS[what])
@@ -261,6 +262,7 @@ SPECS = st.builds(
     command=st.just("x"),
     restart=st.sampled_from(RestartPolicy),
     stop_grace_s=st.sampled_from([0.0, 1.0, 30.0]),
+    stop_drain_s=st.sampled_from([0.0, 5.0]),
     stop_to=st.sampled_from(StopTo),
     ready_after_s=st.sampled_from([0.0, 1.0]),
     start_grace_s=st.sampled_from([0.5, 30.0]),
@@ -279,7 +281,7 @@ def test_no_story_gives_two_processes_and_a_stop_always_ends(
         world.now_s += later_s
         world.happen(what)
     signals = len(world.said)
-    for what in ("stop", "spawned", "tick", "tick", "exit+", "tick", "tick", "empty"):
+    for what in ("stop", "spawned", "tick", "tick", "tick", "exit+", "tick", "tick", "empty"):
         world.happen(what)
     assert world.stay.phase is Phase.STOPPED
     assert world.stay.wake_at_s is None
@@ -300,7 +302,7 @@ def test_what_need_not_be_stopped_is_either_running_or_due_or_over(
     world.happen("free")
     for what, later_s in story:
         world.now_s += later_s
-        if what not in ("stop", "kill"):
+        if what not in ("stop", "now", "kill"):
             world.happen(what)
     for what in ("spawned", "tick", "tick", "tick", "exit+", "empty", "tick", "spawned", "ready"):
         world.happen(what)

@@ -251,6 +251,57 @@ def test_a_signal_to_the_main_process_alone_reaches_the_rest_when_that_has_ended
     assert (dying.phase, dying.deadline_s) == (Phase.CLEANING, 70)
 
 
+# -- draining --------------------------------------------------------------------------------------
+
+UNWANTED = m.StopWanted(reason="unwanted")
+DRAINED = play(having(stop_drain_s=5), (0, m.SlotFree()), (0, m.Spawned(pid=7)), (1, m.Tick()))[0]
+
+
+def test_what_is_healthy_drains_before_it_gets_its_signal() -> None:
+    draining, said = play(DRAINED, (10, UNWANTED), (11, UNWANTED))
+    assert (draining.state, draining.pid, draining.wake_at_s) == (InstanceState.DRAINING, 7, 15)
+    assert (said, draining.reason) == ([], "unwanted: drained for 5 s")
+    assert play(draining, (14.9, m.Tick())) == (draining, [])
+    stopping, said = play(draining, (15, m.Tick()))
+    assert (stopping.state, said) == (InstanceState.STOPPING, [m.Signal(signal="TERM")])
+    # The grace begins with the signal.
+    assert (stopping.deadline_s, stopping.reason) == (45, "unwanted")
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.UNREADY, Phase.LEAVING])
+def test_what_serves_nobody_is_not_drained(phase: Phase) -> None:
+    stay = replace(STAYS[phase], spec=having(stop_drain_s=5).spec)
+    assert play(stay, (100, UNWANTED))[1] == [m.Signal(signal="TERM")]
+
+
+def test_a_run_is_not_drained() -> None:
+    stay = replace(DRAINED, assignment=replace(DRAINED.assignment, run="r1"))
+    assert play(stay, (10, UNWANTED))[0].phase is Phase.STOPPING
+
+
+def test_a_drain_ends_early_when_it_must_stop_at_once_or_serves_no_more() -> None:
+    draining, _ = play(DRAINED, (10, UNWANTED))
+    for event in (EVENTS["now"], DEAD, m.StoppingItself()):
+        stopping, said = play(draining, (11, event))
+        assert (stopping.phase, said) == (Phase.STOPPING, [m.Signal(signal="TERM")])
+    assert play(draining, (11, EVENTS["kill"]))[1] == [m.Signal(signal="KILL")]
+    assert play(DRAINED, (10, EVENTS["now"]))[0].phase is Phase.STOPPING
+
+
+def test_what_ends_while_it_is_drained_is_not_started_again() -> None:
+    draining, _ = play(DRAINED, (10, UNWANTED))
+    stopped, said = play(draining, (11, m.Exited(how="exit 1", empty=True)))
+    assert (stopped.phase, said) == (Phase.STOPPED, [m.Forget(attempt=1)])
+    rest, said = play(draining, (11, m.Exited(how="exit 1", empty=False)))
+    assert (rest.phase, rest.pid, said) == (Phase.STOPPING, 0, [m.Signal(signal="TERM")])
+    assert play(rest, (12, m.TreeEmpty()))[0].phase is Phase.STOPPED
+
+
+def test_what_crashes_or_is_not_alive_is_not_drained() -> None:
+    assert play(DRAINED, (90, DEAD))[1] == [m.Signal(signal="TERM")]
+    assert play(DRAINED, (90, m.Exited(how="exit 1", empty=True)))[0].phase is Phase.SPAWNING
+
+
 # -- after a brain's death -------------------------------------------------------------------------
 
 

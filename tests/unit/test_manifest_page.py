@@ -24,6 +24,7 @@ ELSEWHERE = [
     *(path.read_text() for path in sorted(ROOT.glob("examples/*/formation.toml"))),
     *examples((ROOT / "README.md").read_text()),
     *(e for e in examples((ROOT / "docs" / "cli.md").read_text()) if "[types." in e),
+    *(e for path in sorted(ROOT.glob("docs/migrate/*.md")) for e in examples(path.read_text())),
 ]
 TABLES = tables(TYPE)
 KEYS = {
@@ -31,6 +32,14 @@ KEYS = {
     *(key for key in TYPE.keys if key not in TABLES),
     *(f"{table}.{key}" for table, keys in TABLES.items() for key in keys.keys),
 }
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: page.name)
+def test_every_key_of_a_table_that_a_page_names_exists(page: Path) -> None:
+    """In code, as `stop.grace` is; `stop.grace = "10s"` too."""
+    table = "|".join(sorted(TABLES))
+    named = re.findall(rf"`((?:{table})\.\w+)(?: = [^`]*)?`", page.read_text())
+    assert set(named) - KEYS == set()
 
 
 def in_tables() -> set[str]:
@@ -77,6 +86,7 @@ def test_every_example_is_read(text: str) -> None:
         ("ready.successes", PROBE_DEFAULTS.successes),
         ("ready.grace", DEFAULTS.start_grace_s),
         ("stop.grace", DEFAULTS.stop_grace_s),
+        ("stop.drain", DEFAULTS.stop_drain_s),
         ("nice", DEFAULTS.nice),
         ("rollout.healthy", DEFAULTS.rollout.healthy_s),
         ("schedule.keep", SCHEDULE_DEFAULTS.keep),

@@ -272,6 +272,8 @@ def test_one_label_alone_is_a_list_of_it_and_none_is_by_host_only() -> None:
          "ready.http: means nothing with a schedule: nobody waits for a run to be ready"),
         ("ready.notify = true\nschedule.cron = '* * * * *'",
          "ready.notify: means nothing with a schedule: nobody waits for a run to be ready"),
+        ("stop.drain = 5\nschedule.cron = '* * * * *'",
+         "stop.drain: means nothing with a schedule: nobody sends requests to a run"),
         ("on_host_loss.action = 'wait'\non_host_loss.after = 60",
          'on_host_loss.after: means nothing with action = "wait": nothing is replaced'),
         ("on_host_loss.action = 'wait'\non_host_loss.keep = 'best'",

@@ -50,6 +50,7 @@ live.grpc = "shop.Cart"
 live.every = 10
 live.watchdog = "30s"
 stop.signal = "INT"
+stop.drain = "5s"
 stop.to = "main"
 limits.cpus = 0.5
 limits.memory = "512MiB"
@@ -86,6 +87,7 @@ WEB = ProcessType(
     watchdog_s=30.0,
     stop_signal="INT",
     stop_to=StopTo.MAIN,
+    stop_drain_s=5.0,
     limits=Limits(
         cpus=0.5,
         memory_bytes=512 * 2**20,
@@ -379,6 +381,7 @@ def process_types(draw: st.DrawFn) -> ProcessType:
         stop_signal=draw(st.sampled_from(manifest.STOP_SIGNALS)),
         stop_grace_s=draw(SECONDS),
         stop_to=draw(st.sampled_from(StopTo)),
+        stop_drain_s=draw(SECONDS),
         readiness=draw(st.none() | probes()),
         liveness=draw(st.none() | probes()),
         watchdog_s=draw(st.just(0.0) | SECONDS.filter(lambda s: s >= 0.1)),
@@ -433,6 +436,7 @@ def written(spec: ProcessType) -> str:
         "stop.signal": spec.stop_signal,
         "stop.grace": spec.stop_grace_s,
         "stop.to": spec.stop_to.value,
+        "stop.drain": spec.stop_drain_s,
         "limits.cpus": spec.limits.cpus or None,
         "limits.memory": spec.limits.memory_bytes or None,
         "limits.pids": spec.limits.pids or None,

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from formation import pki
-from formation.identity import COORDINATOR_NAME, Identity, Role, TokenText
+from formation.identity import Identity, Role, TokenText
+from formation.names import COORDINATOR_NAME
 
 NOW_MS = 1_800_000_000_000
 WHO = Identity(cluster="c1", role=Role.AGENT, name="web-1")

@@ -15,6 +15,7 @@ from formation.policy import (
     failures_after_exit,
     is_crash_looping,
     last_failures,
+    relaxed_heartbeat_s,
     restart_delay_s,
 )
 
@@ -76,3 +77,10 @@ def test_the_last_failures_are_enough_to_tell_a_crash_loop(
     now_s = max(times, default=0.0) + later_s
     within = [at_s for at_s in times if now_s - at_s <= LOOP_WITHIN_S]
     assert is_crash_looping(kept, now_s) == (len(within) >= LOOP_FAILURES)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "period_s"), [(0, 5.0), (100, 5.0), (500, 25.0), (1000, 50.0), (10_000, 60.0)]
+)
+def test_the_more_hosts_the_more_seldom_each_of_them_beats(hosts: int, period_s: float) -> None:
+    assert relaxed_heartbeat_s(hosts) == period_s

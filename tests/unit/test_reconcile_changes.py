@@ -8,7 +8,8 @@ from dataclasses import replace
 from worlds import app, host, process_type, release, seen, stay, step, world
 
 from formation.model import App, Assignment, InstanceState
-from formation.rules import Rollout, RolloutRules, Share
+from formation.rules import RolloutRules, Share
+from formation.seen import Rollout
 from formation_coordinator.plan import Plan
 from formation_coordinator.rollout import Progress
 from formation_coordinator.world import HostEntry, World
@@ -187,6 +188,17 @@ def test_without_progress_for_the_deadline_it_goes_back() -> None:
     late = app_written(step(given, now_s=NOW_S + 300, progress=later.progress))
     assert late is not None
     assert late.rollout.reason == "no further web came to work within 300 s"
+
+
+def test_what_the_old_ones_drain_is_not_held_against_the_new_ones() -> None:
+    extra = new("web.4", surge=True)
+    given = world(
+        host("a", stay("web.1"), stay("web.2"), stay("web.3")),
+        host("b", extra, says=[seen(extra, InstanceState.UNREADY)]),
+        apps=app({"web": 3}, release=2, stable=1),
+        releases=(release(replace(WEB, stop_drain_s=60)), RELEASES[1]),
+    )
+    assert step(given).wake_at_s == NOW_S + RULES.deadline_s + 60
 
 
 def test_a_new_leader_gives_it_the_whole_deadline_again() -> None:

@@ -6,6 +6,7 @@ from worlds import app, host, process_type, release, seen, stay, step, world, wr
 
 from formation.model import Ability, Assignment, InstanceState, Slot
 from formation_coordinator import views
+from formation_coordinator.counting import HealthyCounts
 from formation_coordinator.plan import Plan
 from formation_coordinator.world import HostEntry, World
 
@@ -178,7 +179,7 @@ def test_finished_counts_as_wanted_and_unready_restarting_failed_do_not() -> Non
     good = {InstanceState.HEALTHY, FINISHED}
     for state in InstanceState:
         given = batch(stay("web.1"), state)
-        assert views.healthy_count(given, "shop") == (1 if state in good else 0), state
+        assert HealthyCounts().of_app(given, "shop") == (1 if state in good else 0), state
 
 
 def test_a_scale_down_takes_the_unhealthy_before_the_healthy() -> None:

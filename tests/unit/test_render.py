@@ -22,7 +22,7 @@ from formation.model import (
     Slot,
     Usage,
 )
-from formation.rules import Rollout
+from formation.seen import Rollout
 from formctl import jsonview, render, wording
 from formctl.loglines import Line
 from formctl.views import AppLine, HostLine, Instance

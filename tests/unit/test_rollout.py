@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from formation.rules import Rollout, RolloutRules, Share
+from formation.rules import RolloutRules, Share
+from formation.seen import Rollout
 from formation_coordinator.rollout import (
     Stay,
     arrived,

@@ -44,7 +44,8 @@ class Desk(ControlDesk):
             now_ms=now_ms,
             sealing_file=sealing_file,
         )
-        self.vault = Vault(self.notary, lambda: self.trust)
+        self.given: list[str] = []
+        self.vault = Vault(self.notary, lambda: self.trust, self.give)
         self.control = SecretControl(
             store=self.store, now_ms=lambda: next(self.times), new_id=self.releases.new_id
         )
@@ -56,9 +57,14 @@ class Desk(ControlDesk):
         await self.turn()
         await self.apply()
 
+    async def give(self, key: str) -> None:
+        assert key in self.notary.key_ids()  # it is ours first
+        self.given.append(key)
+
     async def turn(self) -> str:
         before = self.vault.sealer
-        key = self.vault.another_key()
+        key = await self.vault.another_key()
+        assert self.given[-1] == key
         await self.control.turn_to(key, before, "ann")
         item = await self.store.get(keys.trust())
         assert item is not None
@@ -204,9 +210,9 @@ async def test_what_cannot_be_opened_is_not_sealed_anew_but_named(desk: Desk) ->
         desk.vault.seal_anew("shop", {"DB_URL": strange})
 
 
-def test_without_certificates_there_is_no_key() -> None:
+async def test_without_certificates_there_is_no_key(desk: Desk) -> None:
     with pytest.raises(Refused, match="formation-coordinator init"):
-        Vault(None, lambda: None).another_key()
+        await Vault(None, lambda: None, desk.give).another_key()
 
 
 def test_a_keyring_keeps_keys_that_seal_and_one_from_before_has_none() -> None:
@@ -227,7 +233,7 @@ async def test_keys_of_a_file_seal_and_are_given_to_nobody(tmp_path: Path) -> No
     assert desk.vault.sealer == key_id(b"f" * 32)
     assert key_text(b"f" * 32).encode() not in desk.notary.keyring()
     with pytest.raises(Refused, match="put another one before it, on every coordinator"):
-        desk.vault.another_key()
+        await desk.vault.another_key()
 
 
 @pytest.mark.parametrize(
@@ -292,9 +298,9 @@ def test_what_a_type_names_and_nobody_has_set() -> None:
     assert secrets.missing(spec, RELEASE.secrets) == ["C", "D"]
 
 
-def test_a_sealed_one_that_was_moved_in_the_store_is_not_opened(tmp_path: Path) -> None:
+async def test_a_sealed_one_that_was_moved_in_the_store_is_not_opened(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    desk.trust = replace(desk.notary.first_trust(), sealer=desk.vault.another_key())
+    desk.trust = replace(desk.notary.first_trust(), sealer=await desk.vault.another_key())
     sealed = desk.vault.seal("shop", "DB_URL", 2, CANARY)
     with pytest.raises(CannotOpenError):
         desk.vault.unseal("evil", "DB_URL", sealed)

@@ -6,7 +6,7 @@ import pytest
 
 from formation import model as m
 from formation.requests import Move, Rebalance, Run, RunState
-from formation.rules import Rollout
+from formation.seen import Rollout
 from formation.v1 import types_pb2 as pb
 from formation.wire import WireError
 from formation_coordinator.store import codec, keys

@@ -6,6 +6,7 @@ from itertools import count
 
 import pytest
 
+from formation.identity import Identity, Role
 from formation.settings import ConfigError
 from formation_coordinator.config import page_url, problem_with_page, read_config
 from formation_coordinator.guard import Caller
@@ -186,3 +187,19 @@ def test_beyond_loopback_it_is_not_served_plainly() -> None:
 def test_settings_that_cannot_be_are_told(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read_config(words, {}, lambda _: "")
+
+
+@pytest.mark.parametrize(
+    ("who", "operates", "apps"),
+    [
+        (None, True, ["*"]),
+        (Identity(cluster="c", role=Role.OPERATOR, name="ann"), True, ["*"]),
+        (Identity(cluster="c", role=Role.DEPLOYER, name="dan", apps=("sh*",)), False, ["sh*"]),
+        (Identity(cluster="c", role=Role.VIEWER, name="vic"), False, []),
+        (Identity(cluster="c", role=Role.AGENT, name="a"), False, []),
+    ],
+)
+def test_which_buttons_somebody_is_shown(
+    who: Identity | None, operates: bool, apps: list[str]
+) -> None:
+    assert rules.allowed(who) == {"operate": operates, "apps": apps}

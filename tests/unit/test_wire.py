@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from formation import model as m
 from formation import wire
+from formation.artifacts import NO_WORKDIR, Artifact
 from formation.requests import ChangeKind, QuantityChange
 from formation.secrets import Secret
 from formation.v1 import types_pb2 as pb
@@ -32,6 +34,7 @@ specs = st.builds(
     initial_quantity=small,
     stop_signal=st.sampled_from(["TERM", "INT"]),
     stop_grace_s=seconds,
+    stop_drain_s=seconds,
     ready_after_s=seconds,
     secrets=st.none() | st.lists(name, max_size=2).map(tuple),
     secret_files=st.lists(name, max_size=2).map(tuple),
@@ -48,7 +51,8 @@ releases = st.builds(
     created_at_ms=big,
     reason=text,
     secrets=st.dictionaries(name, secrets, max_size=2),
-)
+    artifact=st.none() | st.builds(Artifact, digest=text, size_bytes=big),
+).map(lambda made: replace(made, workdir="") if made.artifact else made)
 counts = st.dictionaries(name, small, max_size=3)
 apps = st.builds(
     m.App,
@@ -119,6 +123,16 @@ def test_there_and_back_again_is_the_same(data: st.DataObject) -> None:
     assert from_pb(type(message).FromString(message.SerializeToString())) == record
 
 
+def test_who_knows_of_no_draining_is_told_that_it_is_stopping() -> None:
+    slot = m.Slot("shop", "web", 1)
+    draining = m.InstanceStatus(uid="u", slot=slot, release=1, state=m.InstanceState.DRAINING)
+    message = wire.instance_status_to_pb(draining)
+    assert message.state == pb.INSTANCE_STATE_STOPPING
+    assert wire.instance_status_from_pb(message) == draining
+    message.draining = False
+    assert wire.instance_status_from_pb(message).state is m.InstanceState.STOPPING
+
+
 def test_an_older_message_without_the_newer_fields_is_understood() -> None:
     spec = wire.process_type_from_pb(pb.ProcessType(name="web", command="x"))
     assert spec.stop_signal == "TERM"
@@ -160,3 +174,13 @@ def test_who_needs_which_secret_can_be_read_of_a_release_that_cannot_be_read_who
         wire.release_from_pb(message)
     found = wire.as_far_as_secrets(message)
     assert (found.types[0].secrets, found.secrets["A"].version) == (("A",), 2)
+
+
+def test_an_agent_that_knows_no_artifacts_runs_nothing_anywhere_else() -> None:
+    release = m.Release(
+        app="shop", number=1, types=(), artifact=Artifact(digest="ab" * 32, size_bytes=1)
+    )
+    message = wire.release_to_pb(release)
+    assert message.workdir == NO_WORKDIR
+    assert NO_WORKDIR.startswith("/nonexistent/")
+    assert wire.release_from_pb(message) == release

@@ -7,6 +7,7 @@ from enum import IntEnum
 import click
 
 from formation.identity import JOINABLE, Role
+from formation.person import who
 from formctl import jsonview, renderaccess
 from formctl.errors import InputError
 from formctl.settings import (
@@ -19,7 +20,6 @@ from formctl.settings import (
     say,
     say_json,
     terminal_width,
-    who,
     why_option,
 )
 

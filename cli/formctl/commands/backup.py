@@ -39,9 +39,12 @@ def command(settings: Settings, file: str, force: bool) -> None:
 
 
 async def _backup(settings: Settings, path: Path) -> None:
+    from formctl import liveline
     from formctl.client import Client
+    from formctl.progress import Step
 
-    async with Client(settings.target()) as client:
+    reading = liveline.live(lambda: Step(what="reading all of the desired state"))
+    async with Client(settings.target()) as client, reading:
         about, data = await client.backup()
     if str(path) == "-":
         sys.stdout.buffer.write(data)

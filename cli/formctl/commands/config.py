@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from formation.person import who
 from formctl import jsonview, render
 from formctl.errors import InputError
 from formctl.settings import (
@@ -22,7 +23,6 @@ from formctl.settings import (
     say,
     say_json,
     wait_options,
-    who,
 )
 
 _STDIN = "-"

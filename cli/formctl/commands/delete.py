@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from formation.person import who
 from formctl.errors import CommandError, InputError
 from formctl.settings import (
     Settings,
@@ -15,7 +16,6 @@ from formctl.settings import (
     run,
     say,
     wait_options,
-    who,
 )
 
 

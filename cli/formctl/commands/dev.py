@@ -10,10 +10,10 @@ import click
 
 from formation.manifest import DURATION_MAX_S
 from formation.quantities import QuantityError, parse_dev
-from formctl import spec
+from formctl import naming, spec
 from formctl.dev.plan import AGENTS_MAX, Plan, adapted
 from formctl.errors import CommandError, InputError
-from formctl.loglines import Painter, wants_colour
+from formctl.loglines import Painter
 from formctl.settings import (
     Seconds,
     Settings,
@@ -33,7 +33,10 @@ _PORT_BASE_MAX = 60_000
 @click.argument("path", default=".", type=click.Path(exists=True, file_okay=False))
 @click.option("-f", "--file", metavar="FILE", help="In PATH; default: formation.toml or Procfile.")
 @click.option("-m", "--formation", metavar="web=3,…", help="all=1,web=3; default: one of each.")
-@click.option("--agents", type=click.IntRange(1, AGENTS_MAX), default=1, show_default=True)
+@click.option(
+    "--agents", type=click.IntRange(1, AGENTS_MAX), default=1, show_default=True, metavar="N",
+    help="So many hosts, as it were, all on this machine.",
+)  # fmt: skip
 @click.option("--env", "env_file", metavar="FILE", help="Default: .env in PATH, if there is one.")
 @click.option("--strict", is_flag=True, help="Lines of a Procfile that define nothing are errors.")
 @click.option(
@@ -75,7 +78,6 @@ def command(
     exit_on: str | None,
     port: int,
     grace: float | None,
-    color: str,
 ) -> int:
     """Run this project here: a coordinator and agents of its own, its output in this terminal.
 
@@ -98,12 +100,12 @@ def command(
         port_base=port,
         exit_on=exit_on or "",
     )
-    return _run(settings, plan, color)
+    return _run(settings, plan)
 
 
 def _app(settings: Settings, found: spec.AppSpec) -> str:
     # A name that can be no directory's is still a name.
-    name = settings.named_app() or found.app or spec.app_name(found.directory) or "app"
+    name = settings.named_app() or found.app or naming.app_name(found.directory) or "app"
     spec.check_app(name)
     return name
 
@@ -115,14 +117,14 @@ def _quantities(text: str | None, found: spec.AppSpec) -> dict[str, int]:
         raise InputError.of(f"-m: {problem}" for problem in error.problems) from None
 
 
-def _run(settings: Settings, plan: Plan, color: str) -> int:
+def _run(settings: Settings, plan: Plan) -> int:
     from formation import runtime
     from formctl.dev.console import Console
     from formctl.dev.session import run_dev
 
     terminal = is_terminal()
     painter = Painter(
-        colour=wants_colour(color, terminal=terminal, environ=settings.environ),
+        colour=settings.colour(),
         terminal=terminal,
         names=plan.slots,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from formation.manifest_values import duration_s
+from formation.person import who
 from formctl.errors import InputError
 from formctl.settings import (
     Settings,
@@ -14,7 +15,6 @@ from formctl.settings import (
     pass_settings,
     run,
     wait_options,
-    who,
     why_option,
 )
 

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from formctl import jsonview, renderevents
-from formctl.loglines import wants_colour
 from formctl.settings import (
     Settings,
     app_option,
     colour_option,
     coordinator_option,
     examples,
-    is_terminal,
     note,
     output_option,
     pass_settings,
@@ -35,7 +33,7 @@ _TAIL_MAX = 10_000
 @click.command("events")
 @click.option("-f", "--follow", is_flag=True, help="Stay, and show what comes.")
 @click.option(
-    "-n", "--tail", type=click.IntRange(0, _TAIL_MAX), default=50, show_default=True,
+    "-n", "--tail", type=click.IntRange(0, _TAIL_MAX), default=50, show_default=True, metavar="N",
     help="The last so many.",
 )  # fmt: skip
 @click.option("--host", default="", metavar="HOST", help="Only of this host.")
@@ -51,15 +49,13 @@ _TAIL_MAX = 10_000
     "formctl events -f --what host       hosts that come, go and fall silent",
     "formctl events -f -o json | jq .what",
 )
-def command(
-    settings: Settings, follow: bool, tail: int, host: str, what: str, color: str, output: str
-) -> None:
+def command(settings: Settings, follow: bool, tail: int, host: str, what: str, output: str) -> None:
     """Show what happens: instances, hosts, apps, runs, and who leads.
 
     A coordinator keeps the last 10,000 that it has seen since it started; who changed what stays
     known for longer in formctl history.
     """
-    colour = wants_colour(color, terminal=is_terminal(), environ=settings.environ)
+    colour = settings.colour()
     run(_events(settings, tail, follow, host=host, what=what, output=output, colour=colour))
 
 

@@ -27,6 +27,7 @@ _LIMIT_MAX = 10_000
     type=click.IntRange(1, _LIMIT_MAX),
     default=50,
     show_default=True,
+    metavar="N",
     help="The newest N.",
 )
 @output_option

@@ -7,6 +7,7 @@ import sys
 import click
 
 from formation.identity import Role
+from formation.person import who
 from formctl import jsonview, render
 from formctl.commands.access import revoked
 from formctl.errors import CommandError, InputError
@@ -20,7 +21,6 @@ from formctl.settings import (
     say,
     say_json,
     terminal_width,
-    who,
     why_option,
 )
 from formctl.tables import hanging

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +15,15 @@ from formctl.settings import Settings, app_option, examples, note, pass_settings
 
 if TYPE_CHECKING:
     from formation.model import ProcessType
+    from formctl.importing import Found
 
 
 @click.command("init")
 @click.argument("path", default=".", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "--from", "foreign", metavar="FILE",
+    help="Begin with what docker-compose.yml, supervisord.conf or app.json says.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite the formation.toml that is there.")
 @app_option
 @pass_settings
@@ -24,26 +31,86 @@ if TYPE_CHECKING:
     "formctl init              formation.toml of this directory's Procfile",
     "formctl init apps/shop    in another directory",
     "formctl init --force      begin anew",
+    "formctl init --from docker-compose.yml",
+    "formctl init --from /etc/supervisor/supervisord.conf",
 )
-def command(settings: Settings, path: str, force: bool) -> None:
+def command(settings: Settings, path: str, foreign: str | None, force: bool) -> None:
     """Write a formation.toml that says what the Procfile says, with the next keys as comments.
 
-    Without a Procfile it has one type, web. From then on formation.toml alone defines the types.
+    An app.json beside it, as Heroku reads it, gives quantities and variables. Without a Procfile
+    it has one type, web. From then on formation.toml alone defines the types.
     """
-    from formctl import spec, starter
+    from formctl import naming, spec, starter
 
-    app = settings.named_app() or spec.app_name(path)
+    app = settings.named_app() or naming.app_name(path)
     if app:
         spec.check_app(app)
-    source = Path(path, spec.PROCFILE)
-    types = _of_procfile(str(source)) if source.exists() else starter.MINIMAL
-    text = starter.manifest(app, types)
+    begun = _of_foreign(foreign) if foreign else _of_directory(Path(path))
+    text = starter.manifest(app, begun.types, begun.env, begun.notes)
     _check(text)
-    target = Path(path, spec.MANIFEST)
+    target = Path(path, naming.MANIFEST)
     _write(target, text, force=force)
-    of = f", as in {source}, which is not read any more" if source.exists() else ""
-    say(f"{target}: {' '.join(item.name for item in types)}{of}")
+    of = f", as in {begun.source}, which is not read any more" if begun.source else ""
+    say(f"{target}: {' '.join(item.name for item in begun.types)}{of}")
+    for name in begun.secrets:
+        say(f"not in the file: formctl secret set {name}")
     say("edit it, then: formctl check")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """`source`: the file that says so; "" when there was none."""
+
+    types: tuple[ProcessType, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    source: str = ""
+
+
+def _of_directory(path: Path) -> Begun:
+    from formctl import importing, spec, starter
+
+    source, app_json = path / spec.PROCFILE, path / importing.APP_JSON
+    if not source.exists():
+        return Begun(types=starter.MINIMAL)
+    types = _of_procfile(str(source))
+    if not app_json.exists():
+        return Begun(types=types, source=str(source))
+    found = _read(app_json)
+    asked = found.quantities
+    sized = tuple(replace(t, initial_quantity=asked.get(t.name, t.initial_quantity)) for t in types)
+    return Begun(
+        types=sized, env=found.env, secrets=found.secrets, notes=found.notes, source=str(source)
+    )
+
+
+def _of_foreign(file: str) -> Begun:
+    found = _read(Path(file))
+    if not found.types:
+        raise InputError(f"{file}: names no commands: formctl init reads it beside a Procfile")
+    return Begun(
+        types=found.types, env=found.env, secrets=found.secrets, notes=found.notes, source=file
+    )
+
+
+def _read(path: Path) -> Found:
+    from formctl import importing
+
+    reader = importing.reader_of(str(path))
+    if reader is None:
+        raise InputError(f"{path}: is neither docker-compose.yml, supervisord.conf nor app.json")
+    try:
+        found = reader(path.read_text("utf-8"), str(path))
+    except importing.ForeignError as error:
+        raise InputError.of(error.problems) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    for line in found.notes:
+        note(f"formctl: {line}")
+    return found
 
 
 def _of_procfile(path: str) -> tuple[ProcessType, ...]:

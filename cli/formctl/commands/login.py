@@ -6,8 +6,7 @@ import os
 
 import click
 
-from formation import contexts
-from formation import settings as words
+from formation import addresses, contexts
 from formation.identity import PEOPLE, TokenText, read_token
 from formctl.errors import CommandError, InputError, UnreachableError
 from formctl.settings import (
@@ -53,7 +52,7 @@ def command(
     if not contexts.CONTEXT_NAME.fullmatch(context):
         raise InputError(f"--context {context!r}: letters, digits, '_' and '-' only")
     try:
-        where = words.address(address)
+        where = addresses.address(address)
         read = read_token(pasted(token))
     except ValueError as error:
         raise InputError(str(error)) from None

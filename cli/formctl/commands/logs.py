@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from formation.targets import parse_target
 from formctl import jsonview
-from formctl.errors import InputError
-from formctl.loglines import Line, Painter, wants_colour
+from formctl.loglines import Line, Painter
 from formctl.settings import (
-    Duration,
+    Moment,
     Settings,
     app_option,
     colour_option,
@@ -21,14 +21,12 @@ from formctl.settings import (
     is_terminal,
     note,
     output_option,
-    parse_target,
     pass_settings,
     run,
     say_json,
 )
 
 if TYPE_CHECKING:
-    from formctl.client import Client
     from formctl.following import Choice
 
 _ALL = "all"
@@ -64,12 +62,14 @@ class _Tail(click.ParamType[int]):
 )
 @click.option(
     "--since",
-    type=Duration(min=0),
+    type=Moment(),
     metavar="TIME",
-    help="Only what is not older than that: 90s, 10m, 2h, 1d.",
+    help="Only what is not older: 90s, 10m, 2h, 1d, or a time such as 14:30 or 2026-11-22T14:30.",
 )
+@click.option("--until", type=Moment(), metavar="TIME", help="Only what is not younger.")
 @click.option("-g", "--grep", default="", metavar="TEXT", help="Only lines with just this in them.")
 @click.option("--host", "hosts", multiple=True, metavar="HOST", help="Only of this host; repeats.")
+@click.option("--no-prefix", is_flag=True, help="Without time and name before each line.")
 @colour_option
 @output_option
 @coordinator_option
@@ -80,6 +80,7 @@ class _Tail(click.ParamType[int]):
     "formctl logs -f web             one type on all hosts, as it happens",
     "formctl logs web.3 --tail all   all that is kept of one instance",
     "formctl logs web worker.2 --host a --since 10m --grep error",
+    "formctl logs --since 14:30 --until 14:35 --tail all --no-prefix > incident.log",
     "formctl logs -f -o json | jq .text",
 )
 def command(
@@ -87,26 +88,29 @@ def command(
     targets: tuple[str, ...],
     follow: bool,
     tail: int,
-    since: float | None,
+    since: int | None,
+    until: int | None,
     grep: str,
     hosts: tuple[str, ...],
-    color: str,
+    no_prefix: bool,
     output: str,
 ) -> None:
     """Show the output of the instances, merged over all hosts by time.
 
     Agents look for what is asked, so that no more than that is sent.
     """
-    from formation.runtime import now_ms
     from formctl.following import Choice
 
+    if follow and until is not None:
+        raise click.UsageError("--until: with --follow there is no end")
     choice = Choice(
         targets=tuple(map(parse_target, targets)),
-        not_before_us=0 if since is None else (now_ms() - int(since * 1000)) * 1000,
+        not_before_us=since or 0,
+        not_after_us=until or 0,
         text=grep,
         hosts=hosts,
     )
-    write = _write_json if output == "json" else _text_writer(settings, color)
+    write = _write_json if output == "json" else _text_writer(settings, prefix=not no_prefix)
     run(_logs(settings, choice, follow=follow, tail=tail, write=write))
 
 
@@ -122,6 +126,7 @@ async def _logs(
     from formctl import following
     from formctl.appname import find_app, known_type
     from formctl.client import Client
+    from formctl.hostwords import check_known
 
     target = settings.target()
     async with Client(target) as client:
@@ -129,7 +134,7 @@ async def _logs(
         for type_name, _ in choice.targets:
             await known_type(client, app, type_name)
         if choice.hosts:
-            await _known_hosts(client, choice.hosts)
+            await check_known(client, choice.hosts)
         await following.follow(
             client,
             following.LogFeed(write, note, tail_lines=tail, started_us=runtime.now_ms() * 1000),
@@ -139,21 +144,12 @@ async def _logs(
         )
 
 
-async def _known_hosts(client: Client, hosts: tuple[str, ...]) -> None:
-    found, _ = await client.hosts()
-    known = [line.status.host for line in found]
-    for host in hosts:
-        if host not in known:
-            raise InputError(f"no host {host}: there is {', '.join(known) or 'none'}")
-
-
-def _text_writer(settings: Settings, color: str) -> Callable[[list[Line]], None]:
-    terminal = is_terminal()
-    colour = wants_colour(color, terminal=terminal, environ=settings.environ)
-    painter = Painter(colour=colour, terminal=terminal)
+def _text_writer(settings: Settings, *, prefix: bool) -> Callable[[list[Line]], None]:
+    neutralised = is_terminal() or settings.color != "auto"
+    painter = Painter(colour=settings.colour(), terminal=neutralised, prefix=prefix)
 
     def write(lines: list[Line]) -> None:
-        painter.expect(line.name for line in lines)
+        painter.expect(line.name for line in lines if line.name)
         for line in lines:
             sys.stdout.buffer.write(painter.line(line))
         sys.stdout.buffer.flush()

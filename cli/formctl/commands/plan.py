@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from formation.quantities import QuantityError, parse_changes, parse_initial
+from formation.quantities import QuantityError, parse_changes
 from formctl import jsonplan, renderchange
 from formctl.errors import InputError
 from formctl.settings import (
@@ -92,15 +92,13 @@ def apply(
 ) -> int:
     """What `formctl apply` would do."""
     from formation.v1 import control_pb2 as pb
-    from formctl import spec
-    from formctl.commands.apply import request as apply_request
+    from formctl import naming, spec
+    from formctl.applying import initial_of
+    from formctl.applying import request as apply_request
 
     found = spec.read(file, directory=path, env_file=env_file, workdir=workdir)
-    try:
-        initial = parse_initial(formation, found.type_names) if formation is not None else {}
-    except QuantityError as error:
-        raise InputError.of(f"-m: {problem}" for problem in error.problems) from None
-    name = settings.named_app() or found.app or spec.app_name(found.directory)
+    initial = initial_of(formation, found)
+    name = settings.named_app() or found.app or naming.app_name(found.directory)
     wanted = apply_request(name, found, initial, "")
     wanted.canary = canary
     more = f" --canary {canary}" if canary else ""
@@ -121,7 +119,10 @@ def drain(settings: Settings, host: str, output: str) -> int:
 
 
 @command.command("rebalance")
-@click.option("--moves", type=click.IntRange(1), default=100, show_default=True, metavar="N")
+@click.option(
+    "--moves", type=click.IntRange(1), default=100, show_default=True, metavar="N",
+    help="At most so many instances.",
+)  # fmt: skip
 @output_option
 @coordinator_option
 @app_option

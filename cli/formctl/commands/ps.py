@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from formation.model import Usage
-from formctl import jsonview, render
+from formation.seen import Usage
+from formctl import render
 from formctl.errors import UnreachableError
-from formctl.loglines import wants_colour
 from formctl.settings import (
     Settings,
     app_option,
@@ -28,17 +30,18 @@ from formctl.settings import (
     terminal_width,
 )
 from formctl.tables import printable
-from formctl.views import Instance, Table
+from formctl.views import Instance, Table, Update
 
 if TYPE_CHECKING:
+    from formation.discovery import Target
+    from formctl import jsonview
     from formctl.client import Client
-    from formctl.discovery import Target
 
-_CLEAR = "\x1b[H\x1b[2J"
 # Often enough for countdowns, seldom enough to read.
 _REDRAW_S = 1.0
 _SETTLE_S = 0.1
 _USAGE_S = 2.0
+_CHANGES_MAX = 10
 
 
 @click.command("ps")
@@ -56,11 +59,9 @@ _USAGE_S = 2.0
     "formctl ps --usage         cpu, memory, processes, files and log rate",
     "formctl ps -A -o json      everything, for programs",
 )
-def command(
-    settings: Settings, watch: bool, all_apps: bool, usage: bool, color: str, output: str
-) -> None:
+def command(settings: Settings, watch: bool, all_apps: bool, usage: bool, output: str) -> None:
     """List the instances: state, host, port, pid, up since when, restarts, release."""
-    colour = wants_colour(color, terminal=is_terminal(), environ=settings.environ)
+    colour = settings.colour()
     screen = _Screen(output, with_app=all_apps, colour=colour)
     run(_ps(settings, screen, watch=watch, usage=usage))
 
@@ -75,12 +76,24 @@ class _Screen:
     app: str = ""
     table: Table = field(default_factory=Table)
     usage: Mapping[str, Usage] | None = None
+    changed: deque[str] = field(default_factory=lambda: deque(maxlen=_CHANGES_MAX))
 
     @property
     def redraws(self) -> bool:
         return self.output == "text" and is_terminal()
 
-    def print(self, *, clear: bool = False) -> None:
+    def take(self, update: Update) -> None:
+        """Remembers what changed, for those who look on."""
+        from formation.runtime import now_ms
+        from formctl.watchframe import changes
+
+        before = dict(self.table.instances) if self.redraws else {}
+        gone = self.table.apply(update)
+        at = datetime.now().astimezone().strftime("%H:%M:%S")
+        found = changes(before, update, gone, now_ms=now_ms())
+        self.changed.extend(f"{at} {line}" for line in found)
+
+    def print(self, *, stays: bool = False) -> None:
         from formation.runtime import now_ms
 
         found = self.table.of_app(self.app)
@@ -95,9 +108,24 @@ class _Screen:
             width=terminal_width(),
             colour=self.colour,
         )
-        say((_CLEAR if clear else "") + text + self._news(found))
+        text += self._news(found)
+        if stays:
+            self._draw(text)
+        else:
+            say(text)
+
+    def _draw(self, text: str) -> None:
+        import shutil
+
+        from formctl.watchframe import frame
+
+        columns, rows = shutil.get_terminal_size()
+        sys.stdout.write(frame(text, list(self.changed), columns=columns, rows=rows))
+        sys.stdout.flush()
 
     def _json(self, item: Instance) -> jsonview.Json:
+        from formctl import jsonview
+
         if self.usage is None:
             return jsonview.instance(item)
         return {**jsonview.instance(item), "usage": jsonview.usage(self.usage.get(item.uid))}
@@ -114,7 +142,9 @@ async def _ps(settings: Settings, screen: _Screen, *, watch: bool, usage: bool) 
     from formctl.client import Client
 
     target = settings.target()
-    async with Client(target) as client:
+    # In a frame that is drawn again there is a place for what would be written over it.
+    notice = screen.changed.append if watch and screen.redraws else note
+    async with Client(target, notice=notice) as client:
         if not screen.with_app:
             screen.app = (await find_app(client, settings, target)).app.name
         if usage:
@@ -153,7 +183,7 @@ async def _watch(client: Client, target: Target, screen: _Screen) -> None:
 
     async def take() -> None:
         async for update in client.watch(screen.app):
-            screen.table.apply(update)
+            screen.take(update)
             changed.set()
 
     async def ask() -> None:
@@ -169,7 +199,7 @@ async def _watch(client: Client, target: Target, screen: _Screen) -> None:
         while True:
             await _changed_or_due(changed, ticking=screen.redraws)
             changed.clear()
-            screen.print(clear=screen.redraws)
+            screen.print(stays=screen.redraws)
             await asyncio.sleep(_SETTLE_S)
 
 
@@ -180,4 +210,5 @@ async def _changed_or_due(changed: object, *, ticking: bool) -> None:
 
     assert isinstance(changed, asyncio.Event)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(changed.wait(), _REDRAW_S if ticking else None)
+        async with asyncio.timeout(_REDRAW_S if ticking else None):
+            await changed.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from formation.person import who
 from formctl import renderchange
 from formctl.settings import (
     Settings,
@@ -15,12 +16,14 @@ from formctl.settings import (
     run,
     say,
     wait_options,
-    who,
 )
 
 
 @click.command("rebalance")
-@click.option("--moves", type=click.IntRange(1), default=100, show_default=True, metavar="N")
+@click.option(
+    "--moves", type=click.IntRange(1), default=100, show_default=True, metavar="N",
+    help="At most so many instances.",
+)  # fmt: skip
 @if_revision_option
 @wait_options
 @coordinator_option

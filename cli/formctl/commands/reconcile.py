@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from formation.person import who
 from formctl.settings import (
     Settings,
     coordinator_option,
@@ -13,7 +14,6 @@ from formctl.settings import (
     pass_settings,
     run,
     say,
-    who,
     why_option,
 )
 

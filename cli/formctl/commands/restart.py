@@ -5,18 +5,18 @@ from __future__ import annotations
 import click
 
 from formation.model import Slot
+from formation.person import who
+from formation.targets import parse_target
 from formctl.errors import InputError
 from formctl.settings import (
     Settings,
     app_option,
     coordinator_option,
     examples,
-    parse_target,
     pass_settings,
     run,
     say,
     wait_options,
-    who,
 )
 
 

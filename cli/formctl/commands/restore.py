@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from formation.person import who
 from formctl.errors import InputError
 from formctl.settings import (
     Settings,
@@ -18,7 +19,6 @@ from formctl.settings import (
     pass_settings,
     run,
     say,
-    who,
 )
 
 if TYPE_CHECKING:
@@ -53,10 +53,13 @@ def _read(file: str) -> bytes:
 
 async def _restore(settings: Settings, data: bytes, *, replace: bool, dry_run: bool) -> None:
     from formation.v1 import control_pb2 as pb
+    from formctl import liveline
     from formctl.client import Client
+    from formctl.progress import Step
 
     options = pb.RestoreOptions(replace=replace, dry_run=dry_run, who=who())
-    async with Client(settings.target()) as client:
+    writing = liveline.live(lambda: Step(what="the coordinator checks and writes it"))
+    async with Client(settings.target()) as client, writing:
         found = await client.restore(options, data)
     for line in _lines(found):
         say(line)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from formation.model import Slot
+from formation.person import who
+from formation.targets import parse_target
 from formctl import jsonview
 from formctl.errors import CommandError, InputError
 from formctl.settings import (
@@ -15,13 +17,11 @@ from formctl.settings import (
     coordinator_option,
     examples,
     output_option,
-    parse_target,
     pass_settings,
     run,
     say,
     say_json,
     wait_options,
-    who,
 )
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import re
 
 import click
 
+from formation.person import who
 from formctl.errors import InputError
 from formctl.settings import (
     Settings,
@@ -18,7 +19,6 @@ from formctl.settings import (
     run,
     say,
     wait_options,
-    who,
     why_option,
 )
 

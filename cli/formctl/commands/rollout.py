@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from formation.person import who
 from formctl import jsonview, renderchange
 from formctl.errors import InputError
 from formctl.settings import (
+    Seconds,
     Settings,
     app_option,
     coordinator_option,
@@ -16,26 +18,40 @@ from formctl.settings import (
     run,
     say,
     say_json,
-    who,
     why_option,
 )
 
 
 @click.group("rollout", invoke_without_command=True)
+@click.option("--wait", is_flag=True, help="Stay until the change has arrived or is taken back.")
+@click.option(
+    "--timeout",
+    type=Seconds(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --wait: how long.",
+)
 @output_option
 @coordinator_option
 @app_option
 @click.pass_context
 @examples(
     "formctl rollout              how far the change is",
+    "formctl rollout --wait       until it has arrived; exit code 1 when it is taken back",
     "formctl rollout pause        nothing more is replaced until resume",
     "formctl rollout promote      the canary is good: all the others too",
     "formctl rollout abort        back to the release that was everywhere before",
 )
-def command(ctx: click.Context, output: str) -> None:
+def command(ctx: click.Context, wait: bool, timeout: float, output: str) -> None:
     """Show how far the change to the current release is; pause, resume, promote or abort it."""
     if ctx.invoked_subcommand is None:
-        run(_status(ctx.ensure_object(Settings), output))
+        if wait and output != "text":
+            raise InputError(f"-o {output} tells how far it is now; leave --wait out")
+        settings = ctx.ensure_object(Settings)
+        run(_wait(settings, timeout) if wait else _status(settings, output))
+    elif wait:
+        raise InputError(f"--wait is for formctl rollout alone, after {ctx.invoked_subcommand}")
     elif output != "text":
         raise InputError(f"-o {output} is for reading, not for rollout {ctx.invoked_subcommand}")
 
@@ -68,6 +84,18 @@ async def _status(settings: Settings, output: str) -> None:
         say_json(jsonview.rollout(line, instances))
     else:
         say(renderchange.rollout(line, instances))
+
+
+async def _wait(settings: Settings, timeout_s: float) -> None:
+    from formation import runtime
+    from formctl.appname import find_app
+    from formctl.arriving import wait_for_current
+    from formctl.client import Client
+
+    target, started_s = settings.target(), runtime.monotonic_s()
+    async with Client(target) as client:
+        line = await find_app(client, settings, target)
+        await wait_for_current(client, line, timeout_s=timeout_s, started_s=started_s)
 
 
 async def _steer(settings: Settings, name: str, why: str) -> None:

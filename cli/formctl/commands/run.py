@@ -6,6 +6,7 @@ import shlex
 
 import click
 
+from formation.person import who
 from formctl.errors import InputError
 from formctl.settings import (
     Settings,
@@ -15,7 +16,6 @@ from formctl.settings import (
     pass_settings,
     run,
     say,
-    who,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from formation.person import who
 from formctl import jsonview, render
 from formctl.errors import InputError
 from formctl.settings import (
@@ -16,7 +17,6 @@ from formctl.settings import (
     run,
     say,
     say_json,
-    who,
 )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from formation.person import who
 from formation.quantities import QuantityError, parse_changes, show
 from formation.requests import QuantityChange
 from formctl import jsonview
@@ -16,13 +17,14 @@ from formctl.settings import (
     coordinator_option,
     examples,
     if_revision_option,
+    is_terminal,
+    note,
     output_option,
     pass_settings,
     run,
     say,
     say_json,
     wait_options,
-    who,
     why_option,
 )
 from formctl.views import in_order
@@ -81,16 +83,23 @@ def command(
 
 
 async def _show(settings: Settings, output: str) -> None:
+    from formctl import renderautomation
     from formctl.appname import find_app
+    from formctl.autoscaling import rules
     from formctl.client import Client
 
     target = settings.target()
     async with Client(target) as client:
         line = await find_app(client, settings, target)
+        owned = await rules(client, line.app.name)
     if output == "json":
         say_json(jsonview.formation(line.formation(), app=line.app.name))
-    else:
+    elif is_terminal():
+        say(renderautomation.formation(line.formation(), owned))
+    else:  # as it is taken back
         say(show(line.formation()))
+        for rule in owned:
+            note(f"formctl: {rule.type} is autoscaled, {rule.bounds}")
 
 
 async def _scale(

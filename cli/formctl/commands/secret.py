@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import click
 
+from formation.person import who
 from formation.secrets import problem_with_name, problem_with_value
 from formctl import jsonview, rendersecret
 from formctl.errors import InputError
@@ -23,7 +24,6 @@ from formctl.settings import (
     say_json,
     terminal_width,
     wait_options,
-    who,
 )
 
 

@@ -8,14 +8,12 @@ import click
 
 from formctl import details, jsonview
 from formctl.errors import CommandError, InputError
-from formctl.loglines import wants_colour
 from formctl.settings import (
     Settings,
     app_option,
     colour_option,
     coordinator_option,
     examples,
-    is_terminal,
     note,
     output_option,
     parse_instance,
@@ -54,10 +52,10 @@ _LINES_MAX = 10_000
     "formctl show web.3                 its state and why, its settings, usage and last output",
     "formctl show web.3 --lines 0 -o json",
 )
-def command(settings: Settings, instance: str, lines: int, color: str, output: str) -> None:
+def command(settings: Settings, instance: str, lines: int, output: str) -> None:
     """Show one instance: state and reason, tries, host, settings, usage, its last lines."""
     type_name, ordinal = parse_instance(instance)
-    colour = wants_colour(color, terminal=is_terminal(), environ=settings.environ)
+    colour = settings.colour()
     run(_show(settings, type_name, ordinal, lines=lines, colour=colour, output=output))
 
 

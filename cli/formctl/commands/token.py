@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from formation.addresses import words
 from formation.identity import JOINABLE, PEOPLE, Role, TokenText, token_text
-from formation.settings import words
+from formation.person import who
 from formctl import jsonview, renderaccess
 from formctl.errors import CommandError, InputError
 from formctl.settings import (
@@ -20,7 +21,6 @@ from formctl.settings import (
     say,
     say_json,
     terminal_width,
-    who,
 )
 
 _PROGRAMS = {Role.AGENT: "formation-agent join", Role.COORDINATOR: "formation-coordinator join"}
@@ -51,7 +51,10 @@ def command() -> None:
     metavar="TIME",
     help="90s, 15m, 1h, 2d.",
 )
-@click.option("--uses", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--uses", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+    help="So many may join with it.",
+)  # fmt: skip
 @coordinator_option
 @pass_settings
 @examples(

@@ -21,7 +21,7 @@ from formctl.settings import (
 )
 
 if TYPE_CHECKING:
-    from formctl.discovery import Target
+    from formation.discovery import Target
 
 
 @click.command("version")

@@ -12,12 +12,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from formation.discovery import Target
 from formation.model import HostState
 from formctl.client import Client
 from formctl.dev import plan, rundir
 from formctl.dev.daemons import Daemon, stop_all
 from formctl.dev.rundir import RunDirectory
-from formctl.discovery import Target
 from formctl.errors import CommandError, UnreachableError
 
 START_DEADLINE_S = 30.0

@@ -6,6 +6,7 @@ instead of growing memory here. A reader that has gone ends the session.
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable
 
@@ -44,6 +45,9 @@ class Console:
         try:
             self._out.write(raw)
             self._out.flush()
-        except BrokenPipeError:
+        except OSError as error:
+            closed_window = error.errno == errno.EIO
+            if not closed_window and not isinstance(error, BrokenPipeError):
+                raise
             self.is_gone = True
             self.on_gone()

@@ -50,7 +50,7 @@ class Daemon:
             started_s = loop.time()
             self._process = await self._spawn()
             if self._stop_wanted.is_set():
-                self._signal(signal.SIGTERM)
+                self._signal(signal.SIGINT)
             code = await self._process.wait()
             self._process = None
             if self._stop_wanted.is_set():
@@ -59,9 +59,9 @@ class Daemon:
             await self._pause(code, restart_delay_s(deaths))
 
     def stop(self) -> None:
-        """Asks it to end; asked again it should hurry."""
+        """Asks it to end, as a terminal would: without draining. Asked again it should hurry."""
         self._stop_wanted.set()
-        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGINT)
 
     def kill(self) -> None:
         self._stop_wanted.set()
@@ -93,7 +93,8 @@ class Daemon:
         last = "".join(f": {line}" for line in self.quoted(1))
         self._notice(f"{self.program.name} {_ended(code)}, starts again in {delay_s:g}s{last}")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop_wanted.wait(), delay_s)
+            async with asyncio.timeout(delay_s):
+                await self._stop_wanted.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:

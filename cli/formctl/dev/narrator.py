@@ -17,6 +17,7 @@ from formctl.views import Instance, Table, Update
 _OVER = (InstanceState.FINISHED, InstanceState.FAILED)
 # Nothing of it runs.
 _AT_REST = (InstanceState.BACKOFF, *_OVER)
+_LEAVING = (InstanceState.DRAINING, InstanceState.STOPPING)
 # Shorter ones are hardly meant as one.
 _GRACE_MIN_S = 1.0
 # How much later than the agent we hear that an instance is stopping.
@@ -64,7 +65,12 @@ class Narrator:
         self._graces = graces or {}
         self._memories: dict[str, _Memory] = {}
         self._reasons: set[tuple[str, str]] = set()
+        self._is_stopping = False
         self.table = Table()
+
+    def stops(self) -> None:
+        """From now on everything ends because it shall: that it has no place is no news."""
+        self._is_stopping = True
 
     def feed(self, update: Update, *, now_ms: int) -> Told:
         lines: list[str] = []
@@ -108,7 +114,7 @@ class Narrator:
             memory.stopping_ms = memory.stopping_ms or now_ms
         lines: list[str] = []
         exits: tuple[Exit, ...] = ()
-        is_leaving = instance.surplus or instance.state is InstanceState.STOPPING
+        is_leaving = instance.surplus or instance.state in _LEAVING
         if _exits(instance) > memory.exits and not is_leaving:
             memory.exits = _exits(instance)
             lines += _ended(instance, now_ms)
@@ -142,7 +148,7 @@ class Narrator:
 
     def _waits(self, instance: Instance) -> tuple[str, ...]:
         key = (instance.slot.type, instance.status.reason)
-        if not instance.status.reason or key in self._reasons:
+        if not instance.status.reason or key in self._reasons or self._is_stopping:
             return ()
         self._reasons.add(key)
         return (f"{instance.slot.short} waits for a place: {instance.status.reason}",)

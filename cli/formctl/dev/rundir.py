@@ -11,32 +11,18 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
-import stat
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from formation.devclusters import CLUSTER, LOCK, DevCluster, base_dir, is_mine, paths_in
 from formctl.errors import CommandError, InputError
 
 # The kernel's limit for a socket's path is 108 bytes; agents and etcd make names of their own.
 SOCKET_PATH_BYTES_MAX = 100
 _HASH_CHARACTERS = 12
 _DAEMONS = (b"formation_coordinator", b"formation_agent", b"etcd")
-_LOCK = "lock"
 _LOCK_TRIES = 10
 _LOCK_PAUSE_S = 0.01
-_CLUSTER = "cluster.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DevCluster:
-    """What `cluster.json` says. `started_at` is RFC 3339 in UTC."""
-
-    project: str
-    app: str
-    coordinator: str
-    started_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +38,17 @@ class RunDirectory:
 
     def publish(self, cluster: DevCluster) -> None:
         """From here on other formctls find it; written whole or not at all."""
-        temporary = os.path.join(self.path, _CLUSTER + ".new")
-        Path(temporary).write_text(json.dumps(asdict(cluster)) + "\n")
-        os.replace(temporary, os.path.join(self.path, _CLUSTER))
+        temporary = os.path.join(self.path, CLUSTER + ".new")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(cluster)) + "\n")
+        os.replace(temporary, os.path.join(self.path, CLUSTER))
 
     def release(self) -> None:
         """Removes the directory, then lets go of the lock: nobody sees half of it as free."""
+        import shutil  # here and below: every formctl looks for clusters, few end one
+
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self.lock_fd)
-
-
-def base_dir() -> str:
-    from formation.runtime import runtime_dir  # brings asyncio along
-
-    return os.path.join(runtime_dir(), "dev")
 
 
 def path_for(project: str, base: str | None = None) -> str:
@@ -91,20 +74,10 @@ def acquire(project: str, base: str | None = None) -> RunDirectory:
     return RunDirectory(path, lock_fd)
 
 
-def running_clusters(base: str | None = None) -> tuple[DevCluster, ...]:
-    """Of this user, by project."""
-    parent = Path(base or base_dir())
-    if not _is_mine(parent):
-        return ()
-    found = (_running_cluster(path) for path in parent.iterdir())
-    return tuple(sorted((c for c in found if c is not None), key=lambda c: c.project))
-
-
 def remove_stale(base: str | None = None, *, keep: str = "") -> list[str]:
     """Directories whose owner was killed. Leaves those that some program still names."""
-    parent = Path(base or base_dir())
     removed = []
-    for path in map(str, parent.iterdir() if _is_mine(parent) else ()):
+    for path in paths_in(base or base_dir()):
         if path == keep or processes_naming(path):
             continue
         lock_fd = _lock(path, create=False)
@@ -117,12 +90,13 @@ def remove_stale(base: str | None = None, *, keep: str = "") -> list[str]:
 def processes_naming(path: str) -> dict[int, str]:
     """Our daemons that still work in this directory: a killed run's, which are stopping."""
     found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
             with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes()
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    command = file.read()
                 if _is_daemon_in(command, os.fsencode(path) + b"/"):
-                    found[int(entry.name)] = _shown(command)
+                    found[int(name)] = _shown(command)
     return found
 
 
@@ -138,21 +112,13 @@ def _private_dir(path: str) -> None:
     """Others may write to /tmp: a directory that is not ours is never used."""
     with contextlib.suppress(FileExistsError):
         os.makedirs(path, mode=0o700)
-    if not _is_mine(Path(path)):
+    if not is_mine(path):
         raise CommandError(f"{path} is not a directory of this user alone; remove it")
-
-
-def _is_mine(path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        found = path.lstat()
-        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not shared
-    return False
 
 
 def _lock(path: str, *, create: bool = True) -> int | None:
     """The held lock, or None when another process has it (or there is nothing to hold)."""
-    file = os.path.join(path, _LOCK)
+    file = os.path.join(path, LOCK)
     while True:
         if create:
             _private_dir(path)
@@ -189,34 +155,12 @@ def _is_still(file: str, lock_fd: int) -> bool:
 
 
 def _empty(path: str) -> None:
-    for entry in Path(path).iterdir():
-        if entry.name == _LOCK:
+    import shutil
+
+    for entry in list(os.scandir(path)):
+        if entry.name == LOCK:
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
         else:
-            entry.unlink()
-
-
-def _running_cluster(path: Path) -> DevCluster | None:
-    if not _is_mine(path) or not _is_held(path / _LOCK):
-        return None
-    try:
-        return DevCluster(**json.loads((path / _CLUSTER).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None  # still starting, or just ending
-
-
-def _is_held(lock: Path) -> bool:
-    """A shared lock, for an instant: it cannot refuse other readers, and starters try again."""
-    try:
-        lock_fd = os.open(lock, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock_fd)
-    return False
+            os.unlink(entry.path)

@@ -15,9 +15,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from formation import runtime
+from formation.devclusters import DevCluster
+from formation.gaps import Gap
 from formation.quantities import show
+from formctl.applying import request
 from formctl.client import Client
-from formctl.commands.apply import request
 from formctl.dev import answers, rundir
 from formctl.dev.cluster import Cluster, wait_for_leftovers
 from formctl.dev.console import Console
@@ -25,6 +27,7 @@ from formctl.dev.narrator import Exit, Narrator
 from formctl.dev.plan import Plan
 from formctl.errors import INTERRUPTED
 from formctl.following import ALL_LINES, LogFeed, follow
+from formctl.loglines import Line
 from formctl.views import Instance, Update
 from formctl.watching import Goal, Progress
 
@@ -134,7 +137,7 @@ class Session:
 
     def _publish(self) -> None:
         self._run.publish(
-            rundir.DevCluster(
+            DevCluster(
                 project=os.path.realpath(self._plan.spec.directory),
                 app=self._plan.app,
                 coordinator=self._cluster.target.addresses[0],
@@ -151,13 +154,18 @@ class Session:
 
     async def _follow_logs(self) -> None:
         feed = LogFeed(
-            self._console.lines,
+            self._write,
             self._console.system,
             tail_lines=ALL_LINES,
             started_us=runtime.now_ms() * 1000,
         )
         async with Client(self._cluster.target, notice=_in_silence) as client:
             await follow(client, feed, app=self._plan.app, live=True)
+
+    def _write(self, lines: list[Line]) -> None:
+        """At the end agents go because they shall, and take no lines along."""
+        stops = self._stop.wanted.is_set()
+        self._console.lines([line for line in lines if not (stops and line.gap is Gap.HOST_LOST)])
 
     async def _follow_instances(self) -> None:
         """A client of its own: each reconnects by itself."""
@@ -206,6 +214,7 @@ class Session:
 
     def _say_stopping(self) -> None:
         self._stopping_s = runtime.monotonic_s()
+        self._narrator.stops()
         cause = f"{self._exit.slot} ended with code {self._exit.code}, " if self._exit else ""
         self._console.system(f"{cause}stopping… (Ctrl-C again to kill)")
 

@@ -576,3 +576,44 @@ class GetKeyringResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetKeyringResponse: _TypeAlias = GetKeyringResponse  # noqa: Y015
+
+@_typing.final
+class TakeKeyringRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYRING_FIELD_NUMBER: _builtins.int
+    keyring: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        keyring: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keyring", b"keyring"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeKeyringRequest: _TypeAlias = TakeKeyringRequest  # noqa: Y015
+
+@_typing.final
+class TakeKeyringResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ids of all that are held there now"""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeKeyringResponse: _TypeAlias = TakeKeyringResponse  # noqa: Y015

@@ -90,6 +90,11 @@ class AccessStub:
                 request_serializer=formation_dot_v1_dot_access__pb2.GetKeyringRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_access__pb2.GetKeyringResponse.FromString,
                 _registered_method=True)
+        self.TakeKeyring = channel.unary_unary(
+                '/formation.v1.Access/TakeKeyring',
+                request_serializer=formation_dot_v1_dot_access__pb2.TakeKeyringRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_access__pb2.TakeKeyringResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServicer:
@@ -170,6 +175,13 @@ class AccessServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeKeyring(self, request, context):
+        """Between coordinators alone: keys that shall count soon, so that they are not on one disk only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -227,6 +239,11 @@ def add_AccessServicer_to_server(servicer, server):
                     servicer.GetKeyring,
                     request_deserializer=formation_dot_v1_dot_access__pb2.GetKeyringRequest.FromString,
                     response_serializer=formation_dot_v1_dot_access__pb2.GetKeyringResponse.SerializeToString,
+            ),
+            'TakeKeyring': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeKeyring,
+                    request_deserializer=formation_dot_v1_dot_access__pb2.TakeKeyringRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_access__pb2.TakeKeyringResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -527,6 +544,33 @@ class Access:
             '/formation.v1.Access/GetKeyring',
             formation_dot_v1_dot_access__pb2.GetKeyringRequest.SerializeToString,
             formation_dot_v1_dot_access__pb2.GetKeyringResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeKeyring(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Access/TakeKeyring',
+            formation_dot_v1_dot_access__pb2.TakeKeyringRequest.SerializeToString,
+            formation_dot_v1_dot_access__pb2.TakeKeyringResponse.FromString,
             options,
             channel_credentials,
             insecure,

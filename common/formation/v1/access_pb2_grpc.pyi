@@ -55,6 +55,8 @@ class AccessStub:
     """A short-lived way into this coordinator's page, as who asks."""
     GetKeyring: _grpc.UnaryUnaryMultiCallable[_access_pb2.GetKeyringRequest, _access_pb2.GetKeyringResponse]
     """Between coordinators alone: the keys of all authorities, and those that seal secrets."""
+    TakeKeyring: _grpc.UnaryUnaryMultiCallable[_access_pb2.TakeKeyringRequest, _access_pb2.TakeKeyringResponse]
+    """Between coordinators alone: keys that shall count soon, so that they are not on one disk only."""
 
 @_typing.type_check_only
 class AccessAsyncStub(AccessStub):
@@ -80,6 +82,8 @@ class AccessAsyncStub(AccessStub):
     """A short-lived way into this coordinator's page, as who asks."""
     GetKeyring: _aio.UnaryUnaryMultiCallable[_access_pb2.GetKeyringRequest, _access_pb2.GetKeyringResponse]  # type: ignore[assignment]
     """Between coordinators alone: the keys of all authorities, and those that seal secrets."""
+    TakeKeyring: _aio.UnaryUnaryMultiCallable[_access_pb2.TakeKeyringRequest, _access_pb2.TakeKeyringResponse]  # type: ignore[assignment]
+    """Between coordinators alone: keys that shall count soon, so that they are not on one disk only."""
 
 class AccessServicer(metaclass=_abc_1.ABCMeta):
     """Served by every coordinator. Errors are those of Control."""
@@ -168,5 +172,13 @@ class AccessServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.GetKeyringResponse, _abc.Awaitable[_access_pb2.GetKeyringResponse]]:
         """Between coordinators alone: the keys of all authorities, and those that seal secrets."""
+
+    @_abc_1.abstractmethod
+    def TakeKeyring(
+        self,
+        request: _access_pb2.TakeKeyringRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.TakeKeyringResponse, _abc.Awaitable[_access_pb2.TakeKeyringResponse]]:
+        """Between coordinators alone: keys that shall count soon, so that they are not on one disk only."""
 
 def add_AccessServicer_to_server(servicer: AccessServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

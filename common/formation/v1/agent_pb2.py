@@ -22,60 +22,71 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from formation.v1 import exec_pb2 as formation_dot_v1_dot_exec__pb2
 from formation.v1 import types_pb2 as formation_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66ormation/v1/agent.proto\x12\x0c\x66ormation.v1\x1a\x18\x66ormation/v1/types.proto\"\xa3\x02\n\x0c\x41gentMessage\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.formation.v1.HelloH\x00\x12,\n\theartbeat\x18\x02 \x01(\x0b\x32\x17.formation.v1.HeartbeatH\x00\x12+\n\x06status\x18\x03 \x01(\x0b\x32\x19.formation.v1.StatusBatchH\x00\x12\x31\n\x06resend\x18\x04 \x01(\x0b\x32\x1f.formation.v1.ResendAssignmentsH\x00\x12(\n\x07goodbye\x18\x05 \x01(\x0b\x32\x15.formation.v1.GoodbyeH\x00\x12*\n\x05usage\x18\x06 \x01(\x0b\x32\x19.formation.v1.UsageReportH\x00\x42\t\n\x07message\"f\n\x05Hello\x12&\n\x04host\x18\x01 \x01(\x0b\x32\x18.formation.v1.HostStatus\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\xae\x01\n\x0bStatusBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12-\n\x07\x63hanged\x18\x02 \x03(\x0b\x32\x1c.formation.v1.InstanceStatus\x12\x11\n\tgone_uids\x18\x03 \x03(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x11\n\tcomplaint\x18\x05 \x01(\t\x12\x15\n\rcluster_epoch\x18\x06 \x01(\x04\x12\r\n\x05\x61head\x18\x07 \x01(\x08\"\x13\n\x11ResendAssignments\"\t\n\x07Goodbye\"\x86\x03\n\x12\x43oordinatorMessage\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.formation.v1.WelcomeH\x00\x12\x30\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x19.formation.v1.AssignmentsH\x00\x12 \n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x11.formation.v1.AckH\x00\x12+\n\topen_logs\x18\x04 \x01(\x0b\x32\x16.formation.v1.OpenLogsH\x00\x12-\n\nclose_logs\x18\x05 \x01(\x0b\x32\x17.formation.v1.CloseLogsH\x00\x12\x31\n\x0csample_usage\x18\x06 \x01(\x0b\x32\x19.formation.v1.SampleUsageH\x00\x12$\n\x05trust\x18\x07 \x01(\x0b\x32\x13.formation.v1.TrustH\x00\x12\x32\n\x0c\x63oordinators\x18\x08 \x01(\x0b\x32\x1a.formation.v1.CoordinatorsH\x00\x42\t\n\x07message\"!\n\x0c\x43oordinators\x12\x11\n\taddresses\x18\x01 \x03(\t\"\x95\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63oordinator_id\x18\x03 \x01(\t\x12\x1a\n\x12heartbeat_period_s\x18\x04 \x01(\x01\x12\x1d\n\x15\x63oordinator_addresses\x18\x05 \x03(\t\x12\x0f\n\x07lease_s\x18\x06 \x01(\x01\"\xc4\x02\n\x0b\x41ssignments\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.formation.v1.Assignments.Kind\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\napplies_to\x18\x03 \x01(\x04\x12\x12\n\nresults_in\x18\x04 \x01(\x04\x12\x33\n\tinstances\x18\x05 \x03(\x0b\x32 .formation.v1.InstanceAssignment\x12\x14\n\x0cremoved_uids\x18\x06 \x03(\t\x12\'\n\x08releases\x18\x07 \x03(\x0b\x32\x15.formation.v1.Release\x12\x15\n\rcluster_epoch\x18\x08 \x01(\x04\"E\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_COMPLETE\x10\x01\x12\x14\n\x10KIND_INCREMENTAL\x10\x02\"*\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x11\n\theartbeat\x18\x02 \x01(\x04\"\xd5\x01\n\x08OpenLogs\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07ordinal\x18\x04 \x01(\r\x12\x12\n\ntail_lines\x18\x05 \x01(\x05\x12\x0e\n\x06\x66ollow\x18\x06 \x01(\x08\x12$\n\x04seen\x18\x08 \x03(\x0b\x32\x16.formation.v1.LogPlace\x12\x10\n\x08since_us\x18\t \x01(\x03\x12\'\n\x06\x63hoice\x18\n \x01(\x0b\x32\x17.formation.v1.LogChoiceJ\x04\x08\x07\x10\x08\"Z\n\tLogChoice\x12(\n\x07targets\x18\x01 \x03(\x0b\x32\x17.formation.v1.LogTarget\x12\x15\n\rnot_before_us\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\"*\n\tLogTarget\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07ordinal\x18\x02 \x01(\r\"T\n\x08LogPlace\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\r\x12\r\n\x05\x61t_us\x18\x04 \x01(\x03\x12\r\n\x05lines\x18\x05 \x01(\r\".\n\x0bSampleUsage\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\"Q\n\x0bUsageReport\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\tinstances\x18\x02 \x03(\x0b\x32\x1b.formation.v1.InstanceUsage\"\x1f\n\tCloseLogs\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"h\n\x07LogPush\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x05lines\x18\x02 \x03(\x0b\x32\x15.formation.v1.LogLine\x12\x14\n\x0chistory_done\x18\x03 \x01(\x08\x12\r\n\x05\x61t_us\x18\x04 \x01(\x03\"\x0b\n\tLogPushed\"\x81\x01\n\x07LogLine\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\r\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\r\n\x05\x61t_us\x18\x05 \x01(\x03\x12\x0e\n\x06stderr\x18\x06 \x01(\x08\x12\x0c\n\x04text\x18\x07 \x01(\x0c\x12\x0f\n\x07partial\x18\x08 \x01(\x08\x32\x92\x01\n\x05\x41gent\x12K\n\x07Session\x12\x1a.formation.v1.AgentMessage\x1a .formation.v1.CoordinatorMessage(\x01\x30\x01\x12<\n\x08PushLogs\x12\x15.formation.v1.LogPush\x1a\x17.formation.v1.LogPushed(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66ormation/v1/agent.proto\x12\x0c\x66ormation.v1\x1a\x17\x66ormation/v1/exec.proto\x1a\x18\x66ormation/v1/types.proto\"\xa3\x02\n\x0c\x41gentMessage\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.formation.v1.HelloH\x00\x12,\n\theartbeat\x18\x02 \x01(\x0b\x32\x17.formation.v1.HeartbeatH\x00\x12+\n\x06status\x18\x03 \x01(\x0b\x32\x19.formation.v1.StatusBatchH\x00\x12\x31\n\x06resend\x18\x04 \x01(\x0b\x32\x1f.formation.v1.ResendAssignmentsH\x00\x12(\n\x07goodbye\x18\x05 \x01(\x0b\x32\x15.formation.v1.GoodbyeH\x00\x12*\n\x05usage\x18\x06 \x01(\x0b\x32\x19.formation.v1.UsageReportH\x00\x42\t\n\x07message\"f\n\x05Hello\x12&\n\x04host\x18\x01 \x01(\x0b\x32\x18.formation.v1.HostStatus\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\xae\x01\n\x0bStatusBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12-\n\x07\x63hanged\x18\x02 \x03(\x0b\x32\x1c.formation.v1.InstanceStatus\x12\x11\n\tgone_uids\x18\x03 \x03(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x11\n\tcomplaint\x18\x05 \x01(\t\x12\x15\n\rcluster_epoch\x18\x06 \x01(\x04\x12\r\n\x05\x61head\x18\x07 \x01(\x08\"\x13\n\x11ResendAssignments\"\t\n\x07Goodbye\"\x83\x04\n\x12\x43oordinatorMessage\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.formation.v1.WelcomeH\x00\x12\x30\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x19.formation.v1.AssignmentsH\x00\x12 \n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x11.formation.v1.AckH\x00\x12+\n\topen_logs\x18\x04 \x01(\x0b\x32\x16.formation.v1.OpenLogsH\x00\x12-\n\nclose_logs\x18\x05 \x01(\x0b\x32\x17.formation.v1.CloseLogsH\x00\x12\x31\n\x0csample_usage\x18\x06 \x01(\x0b\x32\x19.formation.v1.SampleUsageH\x00\x12$\n\x05trust\x18\x07 \x01(\x0b\x32\x13.formation.v1.TrustH\x00\x12\x32\n\x0c\x63oordinators\x18\x08 \x01(\x0b\x32\x1a.formation.v1.CoordinatorsH\x00\x12+\n\topen_exec\x18\t \x01(\x0b\x32\x16.formation.v1.OpenExecH\x00\x12\"\n\x04pace\x18\n \x01(\x0b\x32\x12.formation.v1.PaceH\x00\x12*\n\x08redirect\x18\x0b \x01(\x0b\x32\x16.formation.v1.RedirectH\x00\x42\t\n\x07message\"!\n\x0c\x43oordinators\x12\x11\n\taddresses\x18\x01 \x03(\t\"\xaf\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63oordinator_id\x18\x03 \x01(\t\x12\x1a\n\x12heartbeat_period_s\x18\x04 \x01(\x01\x12\x1d\n\x15\x63oordinator_addresses\x18\x05 \x03(\t\x12\x0f\n\x07lease_s\x18\x06 \x01(\x01\x12\x18\n\x10relaxed_period_s\x18\x07 \x01(\x01\"\x1b\n\x08Redirect\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\" \n\x04Pace\x12\x18\n\x10relaxed_period_s\x18\x01 \x01(\x01\"\xc4\x02\n\x0b\x41ssignments\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.formation.v1.Assignments.Kind\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\napplies_to\x18\x03 \x01(\x04\x12\x12\n\nresults_in\x18\x04 \x01(\x04\x12\x33\n\tinstances\x18\x05 \x03(\x0b\x32 .formation.v1.InstanceAssignment\x12\x14\n\x0cremoved_uids\x18\x06 \x03(\t\x12\'\n\x08releases\x18\x07 \x03(\x0b\x32\x15.formation.v1.Release\x12\x15\n\rcluster_epoch\x18\x08 \x01(\x04\"E\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_COMPLETE\x10\x01\x12\x14\n\x10KIND_INCREMENTAL\x10\x02\"*\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x11\n\theartbeat\x18\x02 \x01(\x04\"\xd5\x01\n\x08OpenLogs\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07ordinal\x18\x04 \x01(\r\x12\x12\n\ntail_lines\x18\x05 \x01(\x05\x12\x0e\n\x06\x66ollow\x18\x06 \x01(\x08\x12$\n\x04seen\x18\x08 \x03(\x0b\x32\x16.formation.v1.LogPlace\x12\x10\n\x08since_us\x18\t \x01(\x03\x12\'\n\x06\x63hoice\x18\n \x01(\x0b\x32\x17.formation.v1.LogChoiceJ\x04\x08\x07\x10\x08\"p\n\tLogChoice\x12(\n\x07targets\x18\x01 \x03(\x0b\x32\x17.formation.v1.LogTarget\x12\x15\n\rnot_before_us\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0cnot_after_us\x18\x04 \x01(\x03\"*\n\tLogTarget\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07ordinal\x18\x02 \x01(\r\"T\n\x08LogPlace\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\r\x12\r\n\x05\x61t_us\x18\x04 \x01(\x03\x12\r\n\x05lines\x18\x05 \x01(\r\".\n\x0bSampleUsage\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03\x61pp\x18\x02 \x01(\t\"Q\n\x0bUsageReport\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\tinstances\x18\x02 \x03(\x0b\x32\x1b.formation.v1.InstanceUsage\"\x1f\n\tCloseLogs\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x9d\x01\n\x07LogPush\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x05lines\x18\x02 \x03(\x0b\x32\x15.formation.v1.LogLine\x12\x14\n\x0chistory_done\x18\x03 \x01(\x08\x12\r\n\x05\x61t_us\x18\x04 \x01(\x03\x12$\n\x04\x65nds\x18\x05 \x03(\x0b\x32\x16.formation.v1.LogPlace\x12\r\n\x05whole\x18\x06 \x01(\x08\"\x0b\n\tLogPushed\"F\n\x08OpenExec\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x05start\x18\x02 \x01(\x0b\x32\x17.formation.v1.ExecStart\"H\n\x08\x45xecPush\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.formation.v1.ExecOutput\"\xb5\x01\n\x07LogLine\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\r\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\r\n\x05\x61t_us\x18\x05 \x01(\x03\x12\x0e\n\x06stderr\x18\x06 \x01(\x08\x12\x0c\n\x04text\x18\x07 \x01(\x0c\x12\x0f\n\x07partial\x18\x08 \x01(\x08\x12!\n\x03gap\x18\t \x01(\x0e\x32\x14.formation.v1.LogGap\x12\x0f\n\x07missing\x18\n \x01(\x04*v\n\x06LogGap\x12\x17\n\x13LOG_GAP_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_GAP_ROTATED\x10\x01\x12\x10\n\x0cLOG_GAP_AWAY\x10\x02\x12\x15\n\x11LOG_GAP_HOST_LOST\x10\x03\x12\x15\n\x11LOG_GAP_HOST_BACK\x10\x04\x32\xcf\x01\n\x05\x41gent\x12K\n\x07Session\x12\x1a.formation.v1.AgentMessage\x1a .formation.v1.CoordinatorMessage(\x01\x30\x01\x12<\n\x08PushLogs\x12\x15.formation.v1.LogPush\x1a\x17.formation.v1.LogPushed(\x01\x12;\n\x04\x45xec\x12\x16.formation.v1.ExecPush\x1a\x17.formation.v1.ExecInput(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'formation.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AGENTMESSAGE']._serialized_start=69
-  _globals['_AGENTMESSAGE']._serialized_end=360
-  _globals['_HELLO']._serialized_start=362
-  _globals['_HELLO']._serialized_end=464
-  _globals['_HEARTBEAT']._serialized_start=466
-  _globals['_HEARTBEAT']._serialized_end=495
-  _globals['_STATUSBATCH']._serialized_start=498
-  _globals['_STATUSBATCH']._serialized_end=672
-  _globals['_RESENDASSIGNMENTS']._serialized_start=674
-  _globals['_RESENDASSIGNMENTS']._serialized_end=693
-  _globals['_GOODBYE']._serialized_start=695
-  _globals['_GOODBYE']._serialized_end=704
-  _globals['_COORDINATORMESSAGE']._serialized_start=707
-  _globals['_COORDINATORMESSAGE']._serialized_end=1097
-  _globals['_COORDINATORS']._serialized_start=1099
-  _globals['_COORDINATORS']._serialized_end=1132
-  _globals['_WELCOME']._serialized_start=1135
-  _globals['_WELCOME']._serialized_end=1284
-  _globals['_ASSIGNMENTS']._serialized_start=1287
-  _globals['_ASSIGNMENTS']._serialized_end=1611
-  _globals['_ASSIGNMENTS_KIND']._serialized_start=1542
-  _globals['_ASSIGNMENTS_KIND']._serialized_end=1611
-  _globals['_ACK']._serialized_start=1613
-  _globals['_ACK']._serialized_end=1655
-  _globals['_OPENLOGS']._serialized_start=1658
-  _globals['_OPENLOGS']._serialized_end=1871
-  _globals['_LOGCHOICE']._serialized_start=1873
-  _globals['_LOGCHOICE']._serialized_end=1963
-  _globals['_LOGTARGET']._serialized_start=1965
-  _globals['_LOGTARGET']._serialized_end=2007
-  _globals['_LOGPLACE']._serialized_start=2009
-  _globals['_LOGPLACE']._serialized_end=2093
-  _globals['_SAMPLEUSAGE']._serialized_start=2095
-  _globals['_SAMPLEUSAGE']._serialized_end=2141
-  _globals['_USAGEREPORT']._serialized_start=2143
-  _globals['_USAGEREPORT']._serialized_end=2224
-  _globals['_CLOSELOGS']._serialized_start=2226
-  _globals['_CLOSELOGS']._serialized_end=2257
-  _globals['_LOGPUSH']._serialized_start=2259
-  _globals['_LOGPUSH']._serialized_end=2363
-  _globals['_LOGPUSHED']._serialized_start=2365
-  _globals['_LOGPUSHED']._serialized_end=2376
-  _globals['_LOGLINE']._serialized_start=2379
-  _globals['_LOGLINE']._serialized_end=2508
-  _globals['_AGENT']._serialized_start=2511
-  _globals['_AGENT']._serialized_end=2657
+  _globals['_LOGGAP']._serialized_start=3023
+  _globals['_LOGGAP']._serialized_end=3141
+  _globals['_AGENTMESSAGE']._serialized_start=94
+  _globals['_AGENTMESSAGE']._serialized_end=385
+  _globals['_HELLO']._serialized_start=387
+  _globals['_HELLO']._serialized_end=489
+  _globals['_HEARTBEAT']._serialized_start=491
+  _globals['_HEARTBEAT']._serialized_end=520
+  _globals['_STATUSBATCH']._serialized_start=523
+  _globals['_STATUSBATCH']._serialized_end=697
+  _globals['_RESENDASSIGNMENTS']._serialized_start=699
+  _globals['_RESENDASSIGNMENTS']._serialized_end=718
+  _globals['_GOODBYE']._serialized_start=720
+  _globals['_GOODBYE']._serialized_end=729
+  _globals['_COORDINATORMESSAGE']._serialized_start=732
+  _globals['_COORDINATORMESSAGE']._serialized_end=1247
+  _globals['_COORDINATORS']._serialized_start=1249
+  _globals['_COORDINATORS']._serialized_end=1282
+  _globals['_WELCOME']._serialized_start=1285
+  _globals['_WELCOME']._serialized_end=1460
+  _globals['_REDIRECT']._serialized_start=1462
+  _globals['_REDIRECT']._serialized_end=1489
+  _globals['_PACE']._serialized_start=1491
+  _globals['_PACE']._serialized_end=1523
+  _globals['_ASSIGNMENTS']._serialized_start=1526
+  _globals['_ASSIGNMENTS']._serialized_end=1850
+  _globals['_ASSIGNMENTS_KIND']._serialized_start=1781
+  _globals['_ASSIGNMENTS_KIND']._serialized_end=1850
+  _globals['_ACK']._serialized_start=1852
+  _globals['_ACK']._serialized_end=1894
+  _globals['_OPENLOGS']._serialized_start=1897
+  _globals['_OPENLOGS']._serialized_end=2110
+  _globals['_LOGCHOICE']._serialized_start=2112
+  _globals['_LOGCHOICE']._serialized_end=2224
+  _globals['_LOGTARGET']._serialized_start=2226
+  _globals['_LOGTARGET']._serialized_end=2268
+  _globals['_LOGPLACE']._serialized_start=2270
+  _globals['_LOGPLACE']._serialized_end=2354
+  _globals['_SAMPLEUSAGE']._serialized_start=2356
+  _globals['_SAMPLEUSAGE']._serialized_end=2402
+  _globals['_USAGEREPORT']._serialized_start=2404
+  _globals['_USAGEREPORT']._serialized_end=2485
+  _globals['_CLOSELOGS']._serialized_start=2487
+  _globals['_CLOSELOGS']._serialized_end=2518
+  _globals['_LOGPUSH']._serialized_start=2521
+  _globals['_LOGPUSH']._serialized_end=2678
+  _globals['_LOGPUSHED']._serialized_start=2680
+  _globals['_LOGPUSHED']._serialized_end=2691
+  _globals['_OPENEXEC']._serialized_start=2693
+  _globals['_OPENEXEC']._serialized_end=2763
+  _globals['_EXECPUSH']._serialized_start=2765
+  _globals['_EXECPUSH']._serialized_end=2837
+  _globals['_LOGLINE']._serialized_start=2840
+  _globals['_LOGLINE']._serialized_end=3021
+  _globals['_AGENT']._serialized_start=3144
+  _globals['_AGENT']._serialized_end=3351
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 The session between one agent and one coordinator. The agent dials; one bidirectional stream."""
 
 from collections import abc as _abc
+from formation.v1 import exec_pb2 as _exec_pb2
 from formation.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -19,6 +20,37 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _LogGap:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LogGapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogGap.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOG_GAP_UNSPECIFIED: _LogGap.ValueType  # 0
+    """a line"""
+    LOG_GAP_ROTATED: _LogGap.ValueType  # 1
+    """rotated away before this reader came to it"""
+    LOG_GAP_AWAY: _LogGap.ValueType  # 2
+    """more was written while the host was away than is sent again"""
+    LOG_GAP_HOST_LOST: _LogGap.ValueType  # 3
+    """from here on nothing of this host"""
+    LOG_GAP_HOST_BACK: _LogGap.ValueType  # 4
+    """from here on again, with what was missed"""
+
+class LogGap(_LogGap, metaclass=_LogGapEnumTypeWrapper): ...
+
+LOG_GAP_UNSPECIFIED: LogGap.ValueType  # 0
+"""a line"""
+LOG_GAP_ROTATED: LogGap.ValueType  # 1
+"""rotated away before this reader came to it"""
+LOG_GAP_AWAY: LogGap.ValueType  # 2
+"""more was written while the host was away than is sent again"""
+LOG_GAP_HOST_LOST: LogGap.ValueType  # 3
+"""from here on nothing of this host"""
+LOG_GAP_HOST_BACK: LogGap.ValueType  # 4
+"""from here on again, with what was missed"""
+Global___LogGap: _TypeAlias = LogGap  # noqa: Y015
 
 @_typing.final
 class AgentMessage(_message.Message):
@@ -207,6 +239,9 @@ class CoordinatorMessage(_message.Message):
     SAMPLE_USAGE_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
     COORDINATORS_FIELD_NUMBER: _builtins.int
+    OPEN_EXEC_FIELD_NUMBER: _builtins.int
+    PACE_FIELD_NUMBER: _builtins.int
+    REDIRECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """first, exactly once"""
@@ -229,6 +264,16 @@ class CoordinatorMessage(_message.Message):
     def coordinators(self) -> Global___Coordinators:
         """when there are others than the welcome said"""
 
+    @_builtins.property
+    def open_exec(self) -> Global___OpenExec: ...
+    @_builtins.property
+    def pace(self) -> Global___Pace:
+        """when it changes"""
+
+    @_builtins.property
+    def redirect(self) -> Global___Redirect:
+        """another coordinator has fewer agents"""
+
     def __init__(
         self,
         *,
@@ -240,12 +285,15 @@ class CoordinatorMessage(_message.Message):
         sample_usage: Global___SampleUsage | None = ...,
         trust: _types_pb2.Trust | None = ...,
         coordinators: Global___Coordinators | None = ...,
+        open_exec: Global___OpenExec | None = ...,
+        pace: Global___Pace | None = ...,
+        redirect: Global___Redirect | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "coordinators", b"coordinators", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "coordinators", b"coordinators", "message", b"message", "open_exec", b"open_exec", "open_logs", b"open_logs", "pace", b"pace", "redirect", b"redirect", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "coordinators", b"coordinators", "message", b"message", "open_logs", b"open_logs", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assignments", b"assignments", "close_logs", b"close_logs", "coordinators", b"coordinators", "message", b"message", "open_exec", b"open_exec", "open_logs", b"open_logs", "pace", b"pace", "redirect", b"redirect", "sample_usage", b"sample_usage", "trust", b"trust", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "ack", "open_logs", "close_logs", "sample_usage", "trust", "coordinators"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "ack", "open_logs", "close_logs", "sample_usage", "trust", "coordinators", "open_exec", "pace", "redirect"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -281,12 +329,15 @@ class Welcome(_message.Message):
     HEARTBEAT_PERIOD_S_FIELD_NUMBER: _builtins.int
     COORDINATOR_ADDRESSES_FIELD_NUMBER: _builtins.int
     LEASE_S_FIELD_NUMBER: _builtins.int
+    RELAXED_PERIOD_S_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     cluster_id: _builtins.str
     coordinator_id: _builtins.str
     heartbeat_period_s: _builtins.float
     lease_s: _builtins.float
     """Exclusive instances may run for so long after the Hello, or an acknowledged Heartbeat, was sent."""
+    relaxed_period_s: _builtins.float
+    """How often an agent without exclusive instances beats; 0: as the others."""
     @_builtins.property
     def coordinator_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """where to go on when this one is lost"""
@@ -300,14 +351,55 @@ class Welcome(_message.Message):
         heartbeat_period_s: _builtins.float = ...,
         coordinator_addresses: _abc.Iterable[_builtins.str] | None = ...,
         lease_s: _builtins.float = ...,
+        relaxed_period_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "coordinator_addresses", b"coordinator_addresses", "coordinator_id", b"coordinator_id", "heartbeat_period_s", b"heartbeat_period_s", "lease_s", b"lease_s", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "coordinator_addresses", b"coordinator_addresses", "coordinator_id", b"coordinator_id", "heartbeat_period_s", b"heartbeat_period_s", "lease_s", b"lease_s", "relaxed_period_s", b"relaxed_period_s", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class Redirect(_message.Message):
+    """End this session and go on there; who cannot comes back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Redirect: _TypeAlias = Redirect  # noqa: Y015
+
+@_typing.final
+class Pace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELAXED_PERIOD_S_FIELD_NUMBER: _builtins.int
+    relaxed_period_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        relaxed_period_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["relaxed_period_s", b"relaxed_period_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pace: _TypeAlias = Pace  # noqa: Y015
 
 @_typing.final
 class Assignments(_message.Message):
@@ -461,9 +553,12 @@ class LogChoice(_message.Message):
     TARGETS_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_US_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_US_FIELD_NUMBER: _builtins.int
     not_before_us: _builtins.int
     text: _builtins.str
     """lines that have just this in them"""
+    not_after_us: _builtins.int
+    """0: no matter"""
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogTarget]:
         """any of these; none: every one"""
@@ -474,10 +569,11 @@ class LogChoice(_message.Message):
         targets: _abc.Iterable[Global___LogTarget] | None = ...,
         not_before_us: _builtins.int = ...,
         text: _builtins.str = ...,
+        not_after_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_before_us", b"not_before_us", "targets", b"targets", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_after_us", b"not_after_us", "not_before_us", b"not_before_us", "targets", b"targets", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,13 +708,21 @@ class LogPush(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     HISTORY_DONE_FIELD_NUMBER: _builtins.int
     AT_US_FIELD_NUMBER: _builtins.int
+    ENDS_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     history_done: _builtins.bool
     """from here on lines are live"""
     at_us: _builtins.int
     """with history_done: now, by the host's clock"""
+    whole: _builtins.bool
+    """the last one: nothing more comes, and nothing is missing"""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]: ...
+    @_builtins.property
+    def ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogPlace]:
+        """where `lines` end, for each instance; none: count them"""
+
     def __init__(
         self,
         *,
@@ -626,10 +730,12 @@ class LogPush(_message.Message):
         lines: _abc.Iterable[Global___LogLine] | None = ...,
         history_done: _builtins.bool = ...,
         at_us: _builtins.int = ...,
+        ends: _abc.Iterable[Global___LogPlace] | None = ...,
+        whole: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "history_done", b"history_done", "lines", b"lines", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "ends", b"ends", "history_done", b"history_done", "lines", b"lines", "request_id", b"request_id", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -651,6 +757,53 @@ class LogPushed(_message.Message):
 Global___LogPushed: _TypeAlias = LogPushed  # noqa: Y015
 
 @_typing.final
+class OpenExec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    @_builtins.property
+    def start(self) -> _exec_pb2.ExecStart: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        start: _exec_pb2.ExecStart | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenExec: _TypeAlias = OpenExec  # noqa: Y015
+
+@_typing.final
+class ExecPush(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """in the first one"""
+    @_builtins.property
+    def output(self) -> _exec_pb2.ExecOutput: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        output: _exec_pb2.ExecOutput | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecPush: _TypeAlias = ExecPush  # noqa: Y015
+
+@_typing.final
 class LogLine(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -662,6 +815,8 @@ class LogLine(_message.Message):
     STDERR_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     type: _builtins.str
     ordinal: _builtins.int
@@ -673,6 +828,10 @@ class LogLine(_message.Message):
     """without the newline; bytes stay bytes"""
     partial: _builtins.bool
     """the line goes on in the next record, or never ended"""
+    gap: Global___LogGap.ValueType
+    """not a line of the process: `text` says what is missing here"""
+    missing: _builtins.int
+    """with `gap`: so many lines; 0: nobody knows"""
     def __init__(
         self,
         *,
@@ -684,10 +843,12 @@ class LogLine(_message.Message):
         stderr: _builtins.bool = ...,
         text: _builtins.bytes = ...,
         partial: _builtins.bool = ...,
+        gap: Global___LogGap.ValueType = ...,
+        missing: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "at_us", b"at_us", "host", b"host", "ordinal", b"ordinal", "partial", b"partial", "stderr", b"stderr", "text", b"text", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "at_us", b"at_us", "gap", b"gap", "host", b"host", "missing", b"missing", "ordinal", b"ordinal", "partial", b"partial", "stderr", b"stderr", "text", b"text", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

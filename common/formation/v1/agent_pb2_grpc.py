@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from formation.v1 import agent_pb2 as formation_dot_v1_dot_agent__pb2
+from formation.v1 import exec_pb2 as formation_dot_v1_dot_exec__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -44,6 +45,11 @@ class AgentStub:
                 request_serializer=formation_dot_v1_dot_agent__pb2.LogPush.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_agent__pb2.LogPushed.FromString,
                 _registered_method=True)
+        self.Exec = channel.stream_stream(
+                '/formation.v1.Agent/Exec',
+                request_serializer=formation_dot_v1_dot_agent__pb2.ExecPush.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_exec__pb2.ExecInput.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -62,6 +68,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Exec(self, request_iterator, context):
+        """Opened by the agent for each OpenExec it is asked for; ends when the process has, or the asker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +87,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.PushLogs,
                     request_deserializer=formation_dot_v1_dot_agent__pb2.LogPush.FromString,
                     response_serializer=formation_dot_v1_dot_agent__pb2.LogPushed.SerializeToString,
+            ),
+            'Exec': grpc.stream_stream_rpc_method_handler(
+                    servicer.Exec,
+                    request_deserializer=formation_dot_v1_dot_agent__pb2.ExecPush.FromString,
+                    response_serializer=formation_dot_v1_dot_exec__pb2.ExecInput.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +148,33 @@ class Agent:
             '/formation.v1.Agent/PushLogs',
             formation_dot_v1_dot_agent__pb2.LogPush.SerializeToString,
             formation_dot_v1_dot_agent__pb2.LogPushed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exec(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/formation.v1.Agent/Exec',
+            formation_dot_v1_dot_agent__pb2.ExecPush.SerializeToString,
+            formation_dot_v1_dot_exec__pb2.ExecInput.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ The session between one agent and one coordinator. The agent dials; one bidirect
 
 from collections import abc as _abc
 from formation.v1 import agent_pb2 as _agent_pb2
+from formation.v1 import exec_pb2 as _exec_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -34,6 +35,8 @@ class AgentStub:
     Session: _grpc.StreamStreamMultiCallable[_agent_pb2.AgentMessage, _agent_pb2.CoordinatorMessage]
     PushLogs: _grpc.StreamUnaryMultiCallable[_agent_pb2.LogPush, _agent_pb2.LogPushed]
     """Opened by the agent for each OpenLogs it is asked for; ends when either side has enough."""
+    Exec: _grpc.StreamStreamMultiCallable[_agent_pb2.ExecPush, _exec_pb2.ExecInput]
+    """Opened by the agent for each OpenExec it is asked for; ends when the process has, or the asker."""
 
 @_typing.type_check_only
 class AgentAsyncStub(AgentStub):
@@ -41,6 +44,8 @@ class AgentAsyncStub(AgentStub):
     Session: _aio.StreamStreamMultiCallable[_agent_pb2.AgentMessage, _agent_pb2.CoordinatorMessage]  # type: ignore[assignment]
     PushLogs: _aio.StreamUnaryMultiCallable[_agent_pb2.LogPush, _agent_pb2.LogPushed]  # type: ignore[assignment]
     """Opened by the agent for each OpenLogs it is asked for; ends when either side has enough."""
+    Exec: _aio.StreamStreamMultiCallable[_agent_pb2.ExecPush, _exec_pb2.ExecInput]  # type: ignore[assignment]
+    """Opened by the agent for each OpenExec it is asked for; ends when the process has, or the asker."""
 
 class AgentServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -57,5 +62,13 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.LogPushed, _abc.Awaitable[_agent_pb2.LogPushed]]:
         """Opened by the agent for each OpenLogs it is asked for; ends when either side has enough."""
+
+    @_abc_1.abstractmethod
+    def Exec(
+        self,
+        request_iterator: _MaybeAsyncIterator[_agent_pb2.ExecPush],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_exec_pb2.ExecInput], _abc.AsyncIterator[_exec_pb2.ExecInput]]:
+        """Opened by the agent for each OpenExec it is asked for; ends when the process has, or the asker."""
 
 def add_AgentServicer_to_server(servicer: AgentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,6 +8,7 @@ ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED (lost a race too often), UNAVAILABL
 
 from collections import abc as _abc
 from formation.v1 import agent_pb2 as _agent_pb2
+from formation.v1 import exec_pb2 as _exec_pb2
 from formation.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -151,6 +152,8 @@ class ApplyRequest(_message.Message):
     FORMATION_FIELD_NUMBER: _builtins.int
     CANARY_FIELD_NUMBER: _builtins.int
     IF_REVISION_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    KEEP_ARTIFACT_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     workdir: _builtins.str
     reason: _builtins.str
@@ -159,6 +162,8 @@ class ApplyRequest(_message.Message):
     """only so many of each changed type, until promoted; 0: all"""
     if_revision: _builtins.int
     """of a plan: refused when what was planned on has changed; 0: no matter"""
+    keep_artifact: _builtins.bool
+    """where the current release has one: that, and not `workdir`"""
     @_builtins.property
     def types(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ProcessType]: ...
     @_builtins.property
@@ -166,6 +171,10 @@ class ApplyRequest(_message.Message):
     @_builtins.property
     def formation(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """quantities for types this app has not met yet; overrides initial_quantity"""
+
+    @_builtins.property
+    def artifact(self) -> _types_pb2.Artifact:
+        """the code that was uploaded; absent: none"""
 
     def __init__(
         self,
@@ -179,10 +188,12 @@ class ApplyRequest(_message.Message):
         formation: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         canary: _builtins.int = ...,
         if_revision: _builtins.int = ...,
+        artifact: _types_pb2.Artifact | None = ...,
+        keep_artifact: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "canary", b"canary", "env", b"env", "formation", b"formation", "if_revision", b"if_revision", "reason", b"reason", "types", b"types", "who", b"who", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "canary", b"canary", "env", b"env", "formation", b"formation", "if_revision", b"if_revision", "keep_artifact", b"keep_artifact", "reason", b"reason", "types", b"types", "who", b"who", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,19 +493,25 @@ class UsageRequest(_message.Message):
 
     APP_FIELD_NUMBER: _builtins.int
     RELAYED_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     """empty: all apps"""
     relayed: _builtins.bool
     """from another coordinator: only sessions held here"""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """hosts that run none of these are not asked; none: no matter"""
+
     def __init__(
         self,
         *,
         app: _builtins.str = ...,
         relayed: _builtins.bool = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "relayed", b"relayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "relayed", b"relayed", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2274,6 +2291,7 @@ class InstanceView(_message.Message):
     SURGE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     PLACED_BECAUSE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     """empty while PENDING"""
     surplus: _builtins.bool
@@ -2288,6 +2306,8 @@ class InstanceView(_message.Message):
     """the run that it is; it comes to an end by itself"""
     placed_because: _builtins.str
     """why it is where it is"""
+    address: _builtins.str
+    """where its host can be reached, as its agent says"""
     @_builtins.property
     def status(self) -> _types_pb2.InstanceStatus: ...
     def __init__(
@@ -2301,10 +2321,11 @@ class InstanceView(_message.Message):
         surge: _builtins.bool = ...,
         run: _builtins.str = ...,
         placed_because: _builtins.str = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "host", b"host", "host_silent", b"host_silent", "placed_because", b"placed_because", "run", b"run", "status", b"status", "surge", b"surge", "surplus", b"surplus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "current", b"current", "host", b"host", "host_silent", b"host_silent", "placed_because", b"placed_because", "run", b"run", "status", b"status", "surge", b"surge", "surplus", b"surplus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2529,23 +2550,546 @@ class LogsResponse(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     HISTORY_DONE_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
     history_done: _builtins.bool
     """once: all hosts have sent what they kept"""
     notice: _builtins.str
     """"host b: session lost", for people"""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.LogLine]: ...
+    @_builtins.property
+    def gap(self) -> _agent_pb2.LogLine:
+        """what the notice says, at its place; of a host, not of an instance"""
+
     def __init__(
         self,
         *,
         lines: _abc.Iterable[_agent_pb2.LogLine] | None = ...,
         history_done: _builtins.bool = ...,
         notice: _builtins.str = ...,
+        gap: _agent_pb2.LogLine | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_done", b"history_done", "lines", b"lines", "notice", b"notice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap", "history_done", b"history_done", "lines", b"lines", "notice", b"notice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LogsResponse: _TypeAlias = LogsResponse  # noqa: Y015
+
+@_typing.final
+class StartExecRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    TERMINAL_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    app: _builtins.str
+    type: _builtins.str
+    ordinal: _builtins.int
+    """0: a healthy one"""
+    command: _builtins.str
+    """a line, as a type's is"""
+    who: _builtins.str
+    @_builtins.property
+    def terminal(self) -> _exec_pb2.ExecTerminal:
+        """absent: pipes"""
+
+    def __init__(
+        self,
+        *,
+        app: _builtins.str = ...,
+        type: _builtins.str = ...,
+        ordinal: _builtins.int = ...,
+        command: _builtins.str = ...,
+        terminal: _exec_pb2.ExecTerminal | None = ...,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terminal", b"terminal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "command", b"command", "ordinal", b"ordinal", "terminal", b"terminal", "type", b"type", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartExecRequest: _TypeAlias = StartExecRequest  # noqa: Y015
+
+@_typing.final
+class StartExecResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TICKET_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    ticket: _builtins.str
+    """for Exec: once, within 10 s"""
+    @_builtins.property
+    def start(self) -> _exec_pb2.ExecStart:
+        """what was chosen"""
+
+    def __init__(
+        self,
+        *,
+        ticket: _builtins.str = ...,
+        start: _exec_pb2.ExecStart | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartExecResponse: _TypeAlias = StartExecResponse  # noqa: Y015
+
+@_typing.final
+class SetAutoscaleRequest(_message.Message):
+    """What is not set stays as it is; for a new rule it has a default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
+    UP_WINDOW_S_FIELD_NUMBER: _builtins.int
+    DOWN_WINDOW_S_FIELD_NUMBER: _builtins.int
+    EVERY_S_FIELD_NUMBER: _builtins.int
+    OFF_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    app: _builtins.str
+    type: _builtins.str
+    minimum: _builtins.int
+    maximum: _builtins.int
+    up_window_s: _builtins.float
+    down_window_s: _builtins.float
+    every_s: _builtins.float
+    off: _builtins.bool
+    who: _builtins.str
+    why: _builtins.str
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Measure]:
+        """all of them anew; none: as they are"""
+
+    def __init__(
+        self,
+        *,
+        app: _builtins.str = ...,
+        type: _builtins.str = ...,
+        minimum: _builtins.int | None = ...,
+        maximum: _builtins.int | None = ...,
+        measures: _abc.Iterable[_types_pb2.Measure] | None = ...,
+        up_window_s: _builtins.float | None = ...,
+        down_window_s: _builtins.float | None = ...,
+        every_s: _builtins.float | None = ...,
+        off: _builtins.bool = ...,
+        who: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_down_window_s", b"_down_window_s", "_every_s", b"_every_s", "_maximum", b"_maximum", "_minimum", b"_minimum", "_up_window_s", b"_up_window_s", "down_window_s", b"down_window_s", "every_s", b"every_s", "maximum", b"maximum", "minimum", b"minimum", "up_window_s", b"up_window_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_down_window_s", b"_down_window_s", "_every_s", b"_every_s", "_maximum", b"_maximum", "_minimum", b"_minimum", "_up_window_s", b"_up_window_s", "app", b"app", "down_window_s", b"down_window_s", "every_s", b"every_s", "maximum", b"maximum", "measures", b"measures", "minimum", b"minimum", "off", b"off", "type", b"type", "up_window_s", b"up_window_s", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__down_window_s: _TypeAlias = _typing.Literal["down_window_s"]  # noqa: Y015
+    _WhichOneofArgType__down_window_s: _TypeAlias = _typing.Literal["_down_window_s", b"_down_window_s"]  # noqa: Y015
+    _WhichOneofReturnType__every_s: _TypeAlias = _typing.Literal["every_s"]  # noqa: Y015
+    _WhichOneofArgType__every_s: _TypeAlias = _typing.Literal["_every_s", b"_every_s"]  # noqa: Y015
+    _WhichOneofReturnType__maximum: _TypeAlias = _typing.Literal["maximum"]  # noqa: Y015
+    _WhichOneofArgType__maximum: _TypeAlias = _typing.Literal["_maximum", b"_maximum"]  # noqa: Y015
+    _WhichOneofReturnType__minimum: _TypeAlias = _typing.Literal["minimum"]  # noqa: Y015
+    _WhichOneofArgType__minimum: _TypeAlias = _typing.Literal["_minimum", b"_minimum"]  # noqa: Y015
+    _WhichOneofReturnType__up_window_s: _TypeAlias = _typing.Literal["up_window_s"]  # noqa: Y015
+    _WhichOneofArgType__up_window_s: _TypeAlias = _typing.Literal["_up_window_s", b"_up_window_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__down_window_s) -> _WhichOneofReturnType__down_window_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__every_s) -> _WhichOneofReturnType__every_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__maximum) -> _WhichOneofReturnType__maximum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__minimum) -> _WhichOneofReturnType__minimum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__up_window_s) -> _WhichOneofReturnType__up_window_s | None: ...
+
+Global___SetAutoscaleRequest: _TypeAlias = SetAutoscaleRequest  # noqa: Y015
+
+@_typing.final
+class SetAutoscaleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    unchanged: _builtins.bool
+    revision: _builtins.int
+    @_builtins.property
+    def rule(self) -> _types_pb2.Autoscale:
+        """with `off`: as it was"""
+
+    def __init__(
+        self,
+        *,
+        rule: _types_pb2.Autoscale | None = ...,
+        unchanged: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "rule", b"rule", "unchanged", b"unchanged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAutoscaleResponse: _TypeAlias = SetAutoscaleResponse  # noqa: Y015
+
+@_typing.final
+class ListAutoscaleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_FIELD_NUMBER: _builtins.int
+    RELAYED_FIELD_NUMBER: _builtins.int
+    app: _builtins.str
+    """empty: of all"""
+    relayed: _builtins.bool
+    """from another coordinator: answer from what is known here"""
+    def __init__(
+        self,
+        *,
+        app: _builtins.str = ...,
+        relayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "relayed", b"relayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAutoscaleRequest: _TypeAlias = ListAutoscaleRequest  # noqa: Y015
+
+@_typing.final
+class ListAutoscaleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    note: _builtins.str
+    """why the leader's part is missing, for people"""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___AutoscaleView]:
+        """by app and type"""
+
+    def __init__(
+        self,
+        *,
+        rules: _abc.Iterable[Global___AutoscaleView] | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAutoscaleResponse: _TypeAlias = ListAutoscaleResponse  # noqa: Y015
+
+@_typing.final
+class AutoscaleView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
+    LOOKED_AT_MS_FIELD_NUMBER: _builtins.int
+    NEXT_LOOK_MS_FIELD_NUMBER: _builtins.int
+    quantity: _builtins.int
+    sentence: _builtins.str
+    """of the last look; empty: none yet, or the leader is silent"""
+    looked_at_ms: _builtins.int
+    next_look_ms: _builtins.int
+    @_builtins.property
+    def rule(self) -> _types_pb2.Autoscale: ...
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasureView]: ...
+    def __init__(
+        self,
+        *,
+        rule: _types_pb2.Autoscale | None = ...,
+        quantity: _builtins.int = ...,
+        sentence: _builtins.str = ...,
+        measures: _abc.Iterable[Global___MeasureView] | None = ...,
+        looked_at_ms: _builtins.int = ...,
+        next_look_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["looked_at_ms", b"looked_at_ms", "measures", b"measures", "next_look_ms", b"next_look_ms", "quantity", b"quantity", "rule", b"rule", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutoscaleView: _TypeAlias = AutoscaleView  # noqa: Y015
+
+@_typing.final
+class MeasureView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEASURE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """of one instance, in the target's unit; unset: not known"""
+    measured: _builtins.int
+    """instances that it comes from"""
+    missing: _builtins.int
+    """that count, and told nothing"""
+    problem: _builtins.str
+    @_builtins.property
+    def measure(self) -> _types_pb2.Measure: ...
+    def __init__(
+        self,
+        *,
+        measure: _types_pb2.Measure | None = ...,
+        value: _builtins.float | None = ...,
+        measured: _builtins.int = ...,
+        missing: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "measure", b"measure", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "measure", b"measure", "measured", b"measured", "missing", b"missing", "problem", b"problem", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___MeasureView: _TypeAlias = MeasureView  # noqa: Y015
+
+@_typing.final
+class AddWebhookRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """empty: made of the URL's host"""
+    url: _builtins.str
+    app: _builtins.str
+    """a pattern"""
+    secret: _builtins.str
+    """"whsec_" and 24 to 64 bytes in base64; empty: made"""
+    who: _builtins.str
+    why: _builtins.str
+    @_builtins.property
+    def what(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        what: _abc.Iterable[_builtins.str] | None = ...,
+        app: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        who: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "name", b"name", "secret", b"secret", "url", b"url", "what", b"what", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddWebhookRequest: _TypeAlias = AddWebhookRequest  # noqa: Y015
+
+@_typing.final
+class AddWebhookResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """only if it was made here"""
+    revision: _builtins.int
+    @_builtins.property
+    def webhook(self) -> _types_pb2.Webhook:
+        """without its sealed secret"""
+
+    def __init__(
+        self,
+        *,
+        webhook: _types_pb2.Webhook | None = ...,
+        secret: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["webhook", b"webhook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "secret", b"secret", "webhook", b"webhook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddWebhookResponse: _TypeAlias = AddWebhookResponse  # noqa: Y015
+
+@_typing.final
+class RemoveWebhookRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    who: _builtins.str
+    why: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        who: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveWebhookRequest: _TypeAlias = RemoveWebhookRequest  # noqa: Y015
+
+@_typing.final
+class RemoveWebhookResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveWebhookResponse: _TypeAlias = RemoveWebhookResponse  # noqa: Y015
+
+@_typing.final
+class TestWebhookRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    who: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestWebhookRequest: _TypeAlias = TestWebhookRequest  # noqa: Y015
+
+@_typing.final
+class TestWebhookResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOOD_FIELD_NUMBER: _builtins.int
+    WORD_FIELD_NUMBER: _builtins.int
+    TOOK_S_FIELD_NUMBER: _builtins.int
+    good: _builtins.bool
+    word: _builtins.str
+    """"204", "timed out" """
+    took_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        good: _builtins.bool = ...,
+        word: _builtins.str = ...,
+        took_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["good", b"good", "took_s", b"took_s", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestWebhookResponse: _TypeAlias = TestWebhookResponse  # noqa: Y015
+
+@_typing.final
+class ListWebhooksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhooksRequest: _TypeAlias = ListWebhooksRequest  # noqa: Y015
+
+@_typing.final
+class ListWebhooksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def webhooks(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebhookView]:
+        """by name"""
+
+    def __init__(
+        self,
+        *,
+        webhooks: _abc.Iterable[Global___WebhookView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["webhooks", b"webhooks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhooksResponse: _TypeAlias = ListWebhooksResponse  # noqa: Y015
+
+@_typing.final
+class WebhookView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def webhook(self) -> _types_pb2.Webhook:
+        """without its sealed secret"""
+
+    @_builtins.property
+    def delivery(self) -> _types_pb2.Delivery:
+        """unset: nothing was told yet"""
+
+    def __init__(
+        self,
+        *,
+        webhook: _types_pb2.Webhook | None = ...,
+        delivery: _types_pb2.Delivery | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "webhook", b"webhook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "webhook", b"webhook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookView: _TypeAlias = WebhookView  # noqa: Y015

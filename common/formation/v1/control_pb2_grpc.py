@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from formation.v1 import control_pb2 as formation_dot_v1_dot_control__pb2
+from formation.v1 import exec_pb2 as formation_dot_v1_dot_exec__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -194,31 +195,80 @@ class ControlStub:
                 request_serializer=formation_dot_v1_dot_control__pb2.LogsRequest.SerializeToString,
                 response_deserializer=formation_dot_v1_dot_control__pb2.LogsResponse.FromString,
                 _registered_method=True)
+        self.StartExec = channel.unary_unary(
+                '/formation.v1.Control/StartExec',
+                request_serializer=formation_dot_v1_dot_control__pb2.StartExecRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.StartExecResponse.FromString,
+                _registered_method=True)
+        self.Exec = channel.stream_stream(
+                '/formation.v1.Control/Exec',
+                request_serializer=formation_dot_v1_dot_exec__pb2.ExecInput.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_exec__pb2.ExecOutput.FromString,
+                _registered_method=True)
+        self.RelayExec = channel.stream_stream(
+                '/formation.v1.Control/RelayExec',
+                request_serializer=formation_dot_v1_dot_exec__pb2.ExecInput.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_exec__pb2.ExecOutput.FromString,
+                _registered_method=True)
+        self.SetAutoscale = channel.unary_unary(
+                '/formation.v1.Control/SetAutoscale',
+                request_serializer=formation_dot_v1_dot_control__pb2.SetAutoscaleRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.SetAutoscaleResponse.FromString,
+                _registered_method=True)
+        self.ListAutoscale = channel.unary_unary(
+                '/formation.v1.Control/ListAutoscale',
+                request_serializer=formation_dot_v1_dot_control__pb2.ListAutoscaleRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.ListAutoscaleResponse.FromString,
+                _registered_method=True)
+        self.AddWebhook = channel.unary_unary(
+                '/formation.v1.Control/AddWebhook',
+                request_serializer=formation_dot_v1_dot_control__pb2.AddWebhookRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.AddWebhookResponse.FromString,
+                _registered_method=True)
+        self.RemoveWebhook = channel.unary_unary(
+                '/formation.v1.Control/RemoveWebhook',
+                request_serializer=formation_dot_v1_dot_control__pb2.RemoveWebhookRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.RemoveWebhookResponse.FromString,
+                _registered_method=True)
+        self.TestWebhook = channel.unary_unary(
+                '/formation.v1.Control/TestWebhook',
+                request_serializer=formation_dot_v1_dot_control__pb2.TestWebhookRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.TestWebhookResponse.FromString,
+                _registered_method=True)
+        self.ListWebhooks = channel.unary_unary(
+                '/formation.v1.Control/ListWebhooks',
+                request_serializer=formation_dot_v1_dot_control__pb2.ListWebhooksRequest.SerializeToString,
+                response_deserializer=formation_dot_v1_dot_control__pb2.ListWebhooksResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetCluster(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Who answers, who leads, and whether the store is reached.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Apply(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes a new release of an app; changes no quantity that is set already.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Scale(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Changes quantities: all that are named, or none.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Restart(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Replaces instances by new ones, as a change replaces them.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -238,7 +288,8 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteApp(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Stops all of an app and forgets it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -251,7 +302,8 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetConfig(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The environment, with who says each variable; with values only for who may see them.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -264,7 +316,8 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSecrets(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Names, versions and who set them; never a value.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -277,13 +330,15 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SteerRollout(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Pauses, resumes, aborts or promotes the change to the current release.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DiffReleases(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Two releases, and which variables differ.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -310,49 +365,57 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartRebalance(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Moves instances from full hosts to empty ones.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartRun(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Runs a command once on one of the hosts.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Stops a run, or keeps it from beginning.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Runs by hand and of schedules, newest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApps(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All apps with their current release, and how many instances are wanted and work.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListReleases(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The releases that are kept of an app.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListHosts(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All hosts: state, capacity, labels, and the operator's word.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ForgetHost(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Removes a host that will not come back.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -379,7 +442,8 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAudit(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Who did what, to what, from which value to which.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -399,6 +463,66 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Logs(self, request, context):
+        """Lines of instances on all hosts: what is kept, then what comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartExec(self, request, context):
+        """Chooses the instance and says whether it can be; then Exec, on the same coordinator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Exec(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RelayExec(self, request_iterator, context):
+        """The same of one coordinator for another, which holds the host's session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAutoscale(self, request, context):
+        """From now on a type's quantity follows a measure; or, with `off`, people again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAutoscale(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddWebhook(self, request, context):
+        """Events go to a URL. The secret that signs them is in the request or made, and told once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveWebhook(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestWebhook(self, request, context):
+        """Sends one event now, and tells what came back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWebhooks(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -566,6 +690,51 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Logs,
                     request_deserializer=formation_dot_v1_dot_control__pb2.LogsRequest.FromString,
                     response_serializer=formation_dot_v1_dot_control__pb2.LogsResponse.SerializeToString,
+            ),
+            'StartExec': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartExec,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.StartExecRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.StartExecResponse.SerializeToString,
+            ),
+            'Exec': grpc.stream_stream_rpc_method_handler(
+                    servicer.Exec,
+                    request_deserializer=formation_dot_v1_dot_exec__pb2.ExecInput.FromString,
+                    response_serializer=formation_dot_v1_dot_exec__pb2.ExecOutput.SerializeToString,
+            ),
+            'RelayExec': grpc.stream_stream_rpc_method_handler(
+                    servicer.RelayExec,
+                    request_deserializer=formation_dot_v1_dot_exec__pb2.ExecInput.FromString,
+                    response_serializer=formation_dot_v1_dot_exec__pb2.ExecOutput.SerializeToString,
+            ),
+            'SetAutoscale': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAutoscale,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.SetAutoscaleRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.SetAutoscaleResponse.SerializeToString,
+            ),
+            'ListAutoscale': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAutoscale,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.ListAutoscaleRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.ListAutoscaleResponse.SerializeToString,
+            ),
+            'AddWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddWebhook,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.AddWebhookRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.AddWebhookResponse.SerializeToString,
+            ),
+            'RemoveWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveWebhook,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.RemoveWebhookRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.RemoveWebhookResponse.SerializeToString,
+            ),
+            'TestWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestWebhook,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.TestWebhookRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.TestWebhookResponse.SerializeToString,
+            ),
+            'ListWebhooks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWebhooks,
+                    request_deserializer=formation_dot_v1_dot_control__pb2.ListWebhooksRequest.FromString,
+                    response_serializer=formation_dot_v1_dot_control__pb2.ListWebhooksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1432,6 +1601,249 @@ class Control:
             '/formation.v1.Control/Logs',
             formation_dot_v1_dot_control__pb2.LogsRequest.SerializeToString,
             formation_dot_v1_dot_control__pb2.LogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartExec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/StartExec',
+            formation_dot_v1_dot_control__pb2.StartExecRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.StartExecResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exec(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/formation.v1.Control/Exec',
+            formation_dot_v1_dot_exec__pb2.ExecInput.SerializeToString,
+            formation_dot_v1_dot_exec__pb2.ExecOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RelayExec(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/formation.v1.Control/RelayExec',
+            formation_dot_v1_dot_exec__pb2.ExecInput.SerializeToString,
+            formation_dot_v1_dot_exec__pb2.ExecOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAutoscale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/SetAutoscale',
+            formation_dot_v1_dot_control__pb2.SetAutoscaleRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.SetAutoscaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAutoscale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/ListAutoscale',
+            formation_dot_v1_dot_control__pb2.ListAutoscaleRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.ListAutoscaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/AddWebhook',
+            formation_dot_v1_dot_control__pb2.AddWebhookRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.AddWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/RemoveWebhook',
+            formation_dot_v1_dot_control__pb2.RemoveWebhookRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.RemoveWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/TestWebhook',
+            formation_dot_v1_dot_control__pb2.TestWebhookRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.TestWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWebhooks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/formation.v1.Control/ListWebhooks',
+            formation_dot_v1_dot_control__pb2.ListWebhooksRequest.SerializeToString,
+            formation_dot_v1_dot_control__pb2.ListWebhooksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED (lost a race too often), UNAVAILABL
 
 from collections import abc as _abc
 from formation.v1 import control_pb2 as _control_pb2
+from formation.v1 import exec_pb2 as _exec_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -35,24 +36,33 @@ class ControlStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ControlAsyncStub: ...
     GetCluster: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetClusterRequest, _control_pb2.GetClusterResponse]
+    """Who answers, who leads, and whether the store is reached."""
     Apply: _grpc.UnaryUnaryMultiCallable[_control_pb2.ApplyRequest, _control_pb2.ApplyResponse]
+    """Makes a new release of an app; changes no quantity that is set already."""
     Scale: _grpc.UnaryUnaryMultiCallable[_control_pb2.ScaleRequest, _control_pb2.ScaleResponse]
+    """Changes quantities: all that are named, or none."""
     Restart: _grpc.UnaryUnaryMultiCallable[_control_pb2.RestartRequest, _control_pb2.RestartResponse]
+    """Replaces instances by new ones, as a change replaces them."""
     Retry: _grpc.UnaryUnaryMultiCallable[_control_pb2.RetryRequest, _control_pb2.RetryResponse]
     """Try again now what waits for its next try, or has ended and is not started again by itself."""
     Usage: _grpc.UnaryUnaryMultiCallable[_control_pb2.UsageRequest, _control_pb2.UsageResponse]
     """What instances use now, asked of the agents that can be reached."""
     DeleteApp: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteAppRequest, _control_pb2.DeleteAppResponse]
+    """Stops all of an app and forgets it."""
     SetConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]
     """Makes a release with a changed config."""
     GetConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetConfigRequest, _control_pb2.GetConfigResponse]
+    """The environment, with who says each variable; with values only for who may see them."""
     SetSecrets: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetSecretsRequest, _control_pb2.SetSecretsResponse]
     """Makes a release with other secrets. What comes back, and whatever else is asked, tells no value."""
     ListSecrets: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSecretsRequest, _control_pb2.ListSecretsResponse]
+    """Names, versions and who set them; never a value."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RollbackResponse]
     """Goes back to an earlier release."""
     SteerRollout: _grpc.UnaryUnaryMultiCallable[_control_pb2.SteerRolloutRequest, _control_pb2.SteerRolloutResponse]
+    """Pauses, resumes, aborts or promotes the change to the current release."""
     DiffReleases: _grpc.UnaryUnaryMultiCallable[_control_pb2.DiffReleasesRequest, _control_pb2.DiffReleasesResponse]
+    """Two releases, and which variables differ."""
     SetHost: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetHostRequest, _control_pb2.SetHostResponse]
     """The operator's word on a host: cordon, drain, labels."""
     Plan: _grpc.UnaryUnaryMultiCallable[_control_pb2.PlanRequest, _control_pb2.PlanResponse]
@@ -60,13 +70,21 @@ class ControlStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]
     """Why one instance is where it is, or why it is nowhere."""
     StartRebalance: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartRebalanceRequest, _control_pb2.StartRebalanceResponse]
+    """Moves instances from full hosts to empty ones."""
     StartRun: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartRunRequest, _control_pb2.StartRunResponse]
+    """Runs a command once on one of the hosts."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_control_pb2.CancelRunRequest, _control_pb2.CancelRunResponse]
+    """Stops a run, or keeps it from beginning."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListRunsRequest, _control_pb2.ListRunsResponse]
+    """Runs by hand and of schedules, newest first."""
     ListApps: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAppsRequest, _control_pb2.ListAppsResponse]
+    """All apps with their current release, and how many instances are wanted and work."""
     ListReleases: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListReleasesRequest, _control_pb2.ListReleasesResponse]
+    """The releases that are kept of an app."""
     ListHosts: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListHostsRequest, _control_pb2.ListHostsResponse]
+    """All hosts: state, capacity, labels, and the operator's word."""
     ForgetHost: _grpc.UnaryUnaryMultiCallable[_control_pb2.ForgetHostRequest, _control_pb2.ForgetHostResponse]
+    """Removes a host that will not come back."""
     Backup: _grpc.UnaryStreamMultiCallable[_control_pb2.BackupRequest, _control_pb2.BackupPart]
     """The whole desired state at one revision, as the bytes of a file."""
     Restore: _grpc.StreamUnaryMultiCallable[_control_pb2.RestorePart, _control_pb2.RestoreResponse]
@@ -74,34 +92,59 @@ class ControlStub:
     Reconcile: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReconcileRequest, _control_pb2.ReconcileResponse]
     """An operator's word that the store, as it is now, counts: what is held goes on."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]
+    """Who did what, to what, from which value to which."""
     WatchInstances: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchInstancesRequest, _control_pb2.WatchUpdate]
     """One WatchUpdate with everything, then one for every change. ListInstances is the first of it."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.EventsResponse]
     """What happens, as the coordinator that is asked sees it; its last ones first."""
     Logs: _grpc.UnaryStreamMultiCallable[_control_pb2.LogsRequest, _control_pb2.LogsResponse]
+    """Lines of instances on all hosts: what is kept, then what comes."""
+    StartExec: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartExecRequest, _control_pb2.StartExecResponse]
+    """Chooses the instance and says whether it can be; then Exec, on the same coordinator."""
+    Exec: _grpc.StreamStreamMultiCallable[_exec_pb2.ExecInput, _exec_pb2.ExecOutput]
+    RelayExec: _grpc.StreamStreamMultiCallable[_exec_pb2.ExecInput, _exec_pb2.ExecOutput]
+    """The same of one coordinator for another, which holds the host's session."""
+    SetAutoscale: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetAutoscaleRequest, _control_pb2.SetAutoscaleResponse]
+    """From now on a type's quantity follows a measure; or, with `off`, people again."""
+    ListAutoscale: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAutoscaleRequest, _control_pb2.ListAutoscaleResponse]
+    AddWebhook: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddWebhookRequest, _control_pb2.AddWebhookResponse]
+    """Events go to a URL. The secret that signs them is in the request or made, and told once."""
+    RemoveWebhook: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveWebhookRequest, _control_pb2.RemoveWebhookResponse]
+    TestWebhook: _grpc.UnaryUnaryMultiCallable[_control_pb2.TestWebhookRequest, _control_pb2.TestWebhookResponse]
+    """Sends one event now, and tells what came back."""
+    ListWebhooks: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListWebhooksRequest, _control_pb2.ListWebhooksResponse]
 
 @_typing.type_check_only
 class ControlAsyncStub(ControlStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCluster: _aio.UnaryUnaryMultiCallable[_control_pb2.GetClusterRequest, _control_pb2.GetClusterResponse]  # type: ignore[assignment]
+    """Who answers, who leads, and whether the store is reached."""
     Apply: _aio.UnaryUnaryMultiCallable[_control_pb2.ApplyRequest, _control_pb2.ApplyResponse]  # type: ignore[assignment]
+    """Makes a new release of an app; changes no quantity that is set already."""
     Scale: _aio.UnaryUnaryMultiCallable[_control_pb2.ScaleRequest, _control_pb2.ScaleResponse]  # type: ignore[assignment]
+    """Changes quantities: all that are named, or none."""
     Restart: _aio.UnaryUnaryMultiCallable[_control_pb2.RestartRequest, _control_pb2.RestartResponse]  # type: ignore[assignment]
+    """Replaces instances by new ones, as a change replaces them."""
     Retry: _aio.UnaryUnaryMultiCallable[_control_pb2.RetryRequest, _control_pb2.RetryResponse]  # type: ignore[assignment]
     """Try again now what waits for its next try, or has ended and is not started again by itself."""
     Usage: _aio.UnaryUnaryMultiCallable[_control_pb2.UsageRequest, _control_pb2.UsageResponse]  # type: ignore[assignment]
     """What instances use now, asked of the agents that can be reached."""
     DeleteApp: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteAppRequest, _control_pb2.DeleteAppResponse]  # type: ignore[assignment]
+    """Stops all of an app and forgets it."""
     SetConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.SetConfigRequest, _control_pb2.SetConfigResponse]  # type: ignore[assignment]
     """Makes a release with a changed config."""
     GetConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.GetConfigRequest, _control_pb2.GetConfigResponse]  # type: ignore[assignment]
+    """The environment, with who says each variable; with values only for who may see them."""
     SetSecrets: _aio.UnaryUnaryMultiCallable[_control_pb2.SetSecretsRequest, _control_pb2.SetSecretsResponse]  # type: ignore[assignment]
     """Makes a release with other secrets. What comes back, and whatever else is asked, tells no value."""
     ListSecrets: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSecretsRequest, _control_pb2.ListSecretsResponse]  # type: ignore[assignment]
+    """Names, versions and who set them; never a value."""
     Rollback: _aio.UnaryUnaryMultiCallable[_control_pb2.RollbackRequest, _control_pb2.RollbackResponse]  # type: ignore[assignment]
     """Goes back to an earlier release."""
     SteerRollout: _aio.UnaryUnaryMultiCallable[_control_pb2.SteerRolloutRequest, _control_pb2.SteerRolloutResponse]  # type: ignore[assignment]
+    """Pauses, resumes, aborts or promotes the change to the current release."""
     DiffReleases: _aio.UnaryUnaryMultiCallable[_control_pb2.DiffReleasesRequest, _control_pb2.DiffReleasesResponse]  # type: ignore[assignment]
+    """Two releases, and which variables differ."""
     SetHost: _aio.UnaryUnaryMultiCallable[_control_pb2.SetHostRequest, _control_pb2.SetHostResponse]  # type: ignore[assignment]
     """The operator's word on a host: cordon, drain, labels."""
     Plan: _aio.UnaryUnaryMultiCallable[_control_pb2.PlanRequest, _control_pb2.PlanResponse]  # type: ignore[assignment]
@@ -109,13 +152,21 @@ class ControlAsyncStub(ControlStub):
     Explain: _aio.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]  # type: ignore[assignment]
     """Why one instance is where it is, or why it is nowhere."""
     StartRebalance: _aio.UnaryUnaryMultiCallable[_control_pb2.StartRebalanceRequest, _control_pb2.StartRebalanceResponse]  # type: ignore[assignment]
+    """Moves instances from full hosts to empty ones."""
     StartRun: _aio.UnaryUnaryMultiCallable[_control_pb2.StartRunRequest, _control_pb2.StartRunResponse]  # type: ignore[assignment]
+    """Runs a command once on one of the hosts."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_control_pb2.CancelRunRequest, _control_pb2.CancelRunResponse]  # type: ignore[assignment]
+    """Stops a run, or keeps it from beginning."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_control_pb2.ListRunsRequest, _control_pb2.ListRunsResponse]  # type: ignore[assignment]
+    """Runs by hand and of schedules, newest first."""
     ListApps: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAppsRequest, _control_pb2.ListAppsResponse]  # type: ignore[assignment]
+    """All apps with their current release, and how many instances are wanted and work."""
     ListReleases: _aio.UnaryUnaryMultiCallable[_control_pb2.ListReleasesRequest, _control_pb2.ListReleasesResponse]  # type: ignore[assignment]
+    """The releases that are kept of an app."""
     ListHosts: _aio.UnaryUnaryMultiCallable[_control_pb2.ListHostsRequest, _control_pb2.ListHostsResponse]  # type: ignore[assignment]
+    """All hosts: state, capacity, labels, and the operator's word."""
     ForgetHost: _aio.UnaryUnaryMultiCallable[_control_pb2.ForgetHostRequest, _control_pb2.ForgetHostResponse]  # type: ignore[assignment]
+    """Removes a host that will not come back."""
     Backup: _aio.UnaryStreamMultiCallable[_control_pb2.BackupRequest, _control_pb2.BackupPart]  # type: ignore[assignment]
     """The whole desired state at one revision, as the bytes of a file."""
     Restore: _aio.StreamUnaryMultiCallable[_control_pb2.RestorePart, _control_pb2.RestoreResponse]  # type: ignore[assignment]
@@ -123,11 +174,27 @@ class ControlAsyncStub(ControlStub):
     Reconcile: _aio.UnaryUnaryMultiCallable[_control_pb2.ReconcileRequest, _control_pb2.ReconcileResponse]  # type: ignore[assignment]
     """An operator's word that the store, as it is now, counts: what is held goes on."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAuditRequest, _control_pb2.ListAuditResponse]  # type: ignore[assignment]
+    """Who did what, to what, from which value to which."""
     WatchInstances: _aio.UnaryStreamMultiCallable[_control_pb2.WatchInstancesRequest, _control_pb2.WatchUpdate]  # type: ignore[assignment]
     """One WatchUpdate with everything, then one for every change. ListInstances is the first of it."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.EventsResponse]  # type: ignore[assignment]
     """What happens, as the coordinator that is asked sees it; its last ones first."""
     Logs: _aio.UnaryStreamMultiCallable[_control_pb2.LogsRequest, _control_pb2.LogsResponse]  # type: ignore[assignment]
+    """Lines of instances on all hosts: what is kept, then what comes."""
+    StartExec: _aio.UnaryUnaryMultiCallable[_control_pb2.StartExecRequest, _control_pb2.StartExecResponse]  # type: ignore[assignment]
+    """Chooses the instance and says whether it can be; then Exec, on the same coordinator."""
+    Exec: _aio.StreamStreamMultiCallable[_exec_pb2.ExecInput, _exec_pb2.ExecOutput]  # type: ignore[assignment]
+    RelayExec: _aio.StreamStreamMultiCallable[_exec_pb2.ExecInput, _exec_pb2.ExecOutput]  # type: ignore[assignment]
+    """The same of one coordinator for another, which holds the host's session."""
+    SetAutoscale: _aio.UnaryUnaryMultiCallable[_control_pb2.SetAutoscaleRequest, _control_pb2.SetAutoscaleResponse]  # type: ignore[assignment]
+    """From now on a type's quantity follows a measure; or, with `off`, people again."""
+    ListAutoscale: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAutoscaleRequest, _control_pb2.ListAutoscaleResponse]  # type: ignore[assignment]
+    AddWebhook: _aio.UnaryUnaryMultiCallable[_control_pb2.AddWebhookRequest, _control_pb2.AddWebhookResponse]  # type: ignore[assignment]
+    """Events go to a URL. The secret that signs them is in the request or made, and told once."""
+    RemoveWebhook: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveWebhookRequest, _control_pb2.RemoveWebhookResponse]  # type: ignore[assignment]
+    TestWebhook: _aio.UnaryUnaryMultiCallable[_control_pb2.TestWebhookRequest, _control_pb2.TestWebhookResponse]  # type: ignore[assignment]
+    """Sends one event now, and tells what came back."""
+    ListWebhooks: _aio.UnaryUnaryMultiCallable[_control_pb2.ListWebhooksRequest, _control_pb2.ListWebhooksResponse]  # type: ignore[assignment]
 
 class ControlServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -135,28 +202,32 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.GetClusterRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.GetClusterResponse, _abc.Awaitable[_control_pb2.GetClusterResponse]]: ...
+    ) -> _typing.Union[_control_pb2.GetClusterResponse, _abc.Awaitable[_control_pb2.GetClusterResponse]]:
+        """Who answers, who leads, and whether the store is reached."""
 
     @_abc_1.abstractmethod
     def Apply(
         self,
         request: _control_pb2.ApplyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ApplyResponse, _abc.Awaitable[_control_pb2.ApplyResponse]]: ...
+    ) -> _typing.Union[_control_pb2.ApplyResponse, _abc.Awaitable[_control_pb2.ApplyResponse]]:
+        """Makes a new release of an app; changes no quantity that is set already."""
 
     @_abc_1.abstractmethod
     def Scale(
         self,
         request: _control_pb2.ScaleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ScaleResponse, _abc.Awaitable[_control_pb2.ScaleResponse]]: ...
+    ) -> _typing.Union[_control_pb2.ScaleResponse, _abc.Awaitable[_control_pb2.ScaleResponse]]:
+        """Changes quantities: all that are named, or none."""
 
     @_abc_1.abstractmethod
     def Restart(
         self,
         request: _control_pb2.RestartRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.RestartResponse, _abc.Awaitable[_control_pb2.RestartResponse]]: ...
+    ) -> _typing.Union[_control_pb2.RestartResponse, _abc.Awaitable[_control_pb2.RestartResponse]]:
+        """Replaces instances by new ones, as a change replaces them."""
 
     @_abc_1.abstractmethod
     def Retry(
@@ -179,7 +250,8 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.DeleteAppRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.DeleteAppResponse, _abc.Awaitable[_control_pb2.DeleteAppResponse]]: ...
+    ) -> _typing.Union[_control_pb2.DeleteAppResponse, _abc.Awaitable[_control_pb2.DeleteAppResponse]]:
+        """Stops all of an app and forgets it."""
 
     @_abc_1.abstractmethod
     def SetConfig(
@@ -194,7 +266,8 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.GetConfigRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.GetConfigResponse, _abc.Awaitable[_control_pb2.GetConfigResponse]]: ...
+    ) -> _typing.Union[_control_pb2.GetConfigResponse, _abc.Awaitable[_control_pb2.GetConfigResponse]]:
+        """The environment, with who says each variable; with values only for who may see them."""
 
     @_abc_1.abstractmethod
     def SetSecrets(
@@ -209,7 +282,8 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.ListSecretsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ListSecretsResponse, _abc.Awaitable[_control_pb2.ListSecretsResponse]]: ...
+    ) -> _typing.Union[_control_pb2.ListSecretsResponse, _abc.Awaitable[_control_pb2.ListSecretsResponse]]:
+        """Names, versions and who set them; never a value."""
 
     @_abc_1.abstractmethod
     def Rollback(
@@ -224,14 +298,16 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.SteerRolloutRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.SteerRolloutResponse, _abc.Awaitable[_control_pb2.SteerRolloutResponse]]: ...
+    ) -> _typing.Union[_control_pb2.SteerRolloutResponse, _abc.Awaitable[_control_pb2.SteerRolloutResponse]]:
+        """Pauses, resumes, aborts or promotes the change to the current release."""
 
     @_abc_1.abstractmethod
     def DiffReleases(
         self,
         request: _control_pb2.DiffReleasesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.DiffReleasesResponse, _abc.Awaitable[_control_pb2.DiffReleasesResponse]]: ...
+    ) -> _typing.Union[_control_pb2.DiffReleasesResponse, _abc.Awaitable[_control_pb2.DiffReleasesResponse]]:
+        """Two releases, and which variables differ."""
 
     @_abc_1.abstractmethod
     def SetHost(
@@ -262,56 +338,64 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.StartRebalanceRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.StartRebalanceResponse, _abc.Awaitable[_control_pb2.StartRebalanceResponse]]: ...
+    ) -> _typing.Union[_control_pb2.StartRebalanceResponse, _abc.Awaitable[_control_pb2.StartRebalanceResponse]]:
+        """Moves instances from full hosts to empty ones."""
 
     @_abc_1.abstractmethod
     def StartRun(
         self,
         request: _control_pb2.StartRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.StartRunResponse, _abc.Awaitable[_control_pb2.StartRunResponse]]: ...
+    ) -> _typing.Union[_control_pb2.StartRunResponse, _abc.Awaitable[_control_pb2.StartRunResponse]]:
+        """Runs a command once on one of the hosts."""
 
     @_abc_1.abstractmethod
     def CancelRun(
         self,
         request: _control_pb2.CancelRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.CancelRunResponse, _abc.Awaitable[_control_pb2.CancelRunResponse]]: ...
+    ) -> _typing.Union[_control_pb2.CancelRunResponse, _abc.Awaitable[_control_pb2.CancelRunResponse]]:
+        """Stops a run, or keeps it from beginning."""
 
     @_abc_1.abstractmethod
     def ListRuns(
         self,
         request: _control_pb2.ListRunsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ListRunsResponse, _abc.Awaitable[_control_pb2.ListRunsResponse]]: ...
+    ) -> _typing.Union[_control_pb2.ListRunsResponse, _abc.Awaitable[_control_pb2.ListRunsResponse]]:
+        """Runs by hand and of schedules, newest first."""
 
     @_abc_1.abstractmethod
     def ListApps(
         self,
         request: _control_pb2.ListAppsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ListAppsResponse, _abc.Awaitable[_control_pb2.ListAppsResponse]]: ...
+    ) -> _typing.Union[_control_pb2.ListAppsResponse, _abc.Awaitable[_control_pb2.ListAppsResponse]]:
+        """All apps with their current release, and how many instances are wanted and work."""
 
     @_abc_1.abstractmethod
     def ListReleases(
         self,
         request: _control_pb2.ListReleasesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ListReleasesResponse, _abc.Awaitable[_control_pb2.ListReleasesResponse]]: ...
+    ) -> _typing.Union[_control_pb2.ListReleasesResponse, _abc.Awaitable[_control_pb2.ListReleasesResponse]]:
+        """The releases that are kept of an app."""
 
     @_abc_1.abstractmethod
     def ListHosts(
         self,
         request: _control_pb2.ListHostsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ListHostsResponse, _abc.Awaitable[_control_pb2.ListHostsResponse]]: ...
+    ) -> _typing.Union[_control_pb2.ListHostsResponse, _abc.Awaitable[_control_pb2.ListHostsResponse]]:
+        """All hosts: state, capacity, labels, and the operator's word."""
 
     @_abc_1.abstractmethod
     def ForgetHost(
         self,
         request: _control_pb2.ForgetHostRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ForgetHostResponse, _abc.Awaitable[_control_pb2.ForgetHostResponse]]: ...
+    ) -> _typing.Union[_control_pb2.ForgetHostResponse, _abc.Awaitable[_control_pb2.ForgetHostResponse]]:
+        """Removes a host that will not come back."""
 
     @_abc_1.abstractmethod
     def Backup(
@@ -342,7 +426,8 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.ListAuditRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ListAuditResponse, _abc.Awaitable[_control_pb2.ListAuditResponse]]: ...
+    ) -> _typing.Union[_control_pb2.ListAuditResponse, _abc.Awaitable[_control_pb2.ListAuditResponse]]:
+        """Who did what, to what, from which value to which."""
 
     @_abc_1.abstractmethod
     def WatchInstances(
@@ -365,6 +450,75 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.LogsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_control_pb2.LogsResponse], _abc.AsyncIterator[_control_pb2.LogsResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.LogsResponse], _abc.AsyncIterator[_control_pb2.LogsResponse]]:
+        """Lines of instances on all hosts: what is kept, then what comes."""
+
+    @_abc_1.abstractmethod
+    def StartExec(
+        self,
+        request: _control_pb2.StartExecRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StartExecResponse, _abc.Awaitable[_control_pb2.StartExecResponse]]:
+        """Chooses the instance and says whether it can be; then Exec, on the same coordinator."""
+
+    @_abc_1.abstractmethod
+    def Exec(
+        self,
+        request_iterator: _MaybeAsyncIterator[_exec_pb2.ExecInput],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_exec_pb2.ExecOutput], _abc.AsyncIterator[_exec_pb2.ExecOutput]]: ...
+
+    @_abc_1.abstractmethod
+    def RelayExec(
+        self,
+        request_iterator: _MaybeAsyncIterator[_exec_pb2.ExecInput],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_exec_pb2.ExecOutput], _abc.AsyncIterator[_exec_pb2.ExecOutput]]:
+        """The same of one coordinator for another, which holds the host's session."""
+
+    @_abc_1.abstractmethod
+    def SetAutoscale(
+        self,
+        request: _control_pb2.SetAutoscaleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetAutoscaleResponse, _abc.Awaitable[_control_pb2.SetAutoscaleResponse]]:
+        """From now on a type's quantity follows a measure; or, with `off`, people again."""
+
+    @_abc_1.abstractmethod
+    def ListAutoscale(
+        self,
+        request: _control_pb2.ListAutoscaleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListAutoscaleResponse, _abc.Awaitable[_control_pb2.ListAutoscaleResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AddWebhook(
+        self,
+        request: _control_pb2.AddWebhookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.AddWebhookResponse, _abc.Awaitable[_control_pb2.AddWebhookResponse]]:
+        """Events go to a URL. The secret that signs them is in the request or made, and told once."""
+
+    @_abc_1.abstractmethod
+    def RemoveWebhook(
+        self,
+        request: _control_pb2.RemoveWebhookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RemoveWebhookResponse, _abc.Awaitable[_control_pb2.RemoveWebhookResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def TestWebhook(
+        self,
+        request: _control_pb2.TestWebhookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.TestWebhookResponse, _abc.Awaitable[_control_pb2.TestWebhookResponse]]:
+        """Sends one event now, and tells what came back."""
+
+    @_abc_1.abstractmethod
+    def ListWebhooks(
+        self,
+        request: _control_pb2.ListWebhooksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListWebhooksResponse, _abc.Awaitable[_control_pb2.ListWebhooksResponse]]: ...
 
 def add_ControlServicer_to_server(servicer: ControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -124,6 +124,31 @@ ROLE_DEPLOYER: Role.ValueType  # 4
 ROLE_VIEWER: Role.ValueType  # 5
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _MeasureKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MeasureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MeasureKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEASURE_KIND_UNSPECIFIED: _MeasureKind.ValueType  # 0
+    MEASURE_KIND_CPU: _MeasureKind.ValueType  # 1
+    """percent of what the type reserves or is limited to, else of a core"""
+    MEASURE_KIND_MEMORY: _MeasureKind.ValueType  # 2
+    """percent of what it reserves or is limited to"""
+    MEASURE_KIND_METRIC: _MeasureKind.ValueType  # 3
+    """a number that a URL tells"""
+
+class MeasureKind(_MeasureKind, metaclass=_MeasureKindEnumTypeWrapper): ...
+
+MEASURE_KIND_UNSPECIFIED: MeasureKind.ValueType  # 0
+MEASURE_KIND_CPU: MeasureKind.ValueType  # 1
+"""percent of what the type reserves or is limited to, else of a core"""
+MEASURE_KIND_MEMORY: MeasureKind.ValueType  # 2
+"""percent of what it reserves or is limited to"""
+MEASURE_KIND_METRIC: MeasureKind.ValueType  # 3
+"""a number that a URL tells"""
+Global___MeasureKind: _TypeAlias = MeasureKind  # noqa: Y015
+
 @_typing.final
 class ProcessType(_message.Message):
     """One kind of work: a command and how to run it."""
@@ -181,6 +206,7 @@ class ProcessType(_message.Message):
     ON_HOST_LOSS_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     SECRET_FILES_FIELD_NUMBER: _builtins.int
+    STOP_DRAIN_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     command: _builtins.str
     """verbatim from the Procfile"""
@@ -214,6 +240,8 @@ class ProcessType(_message.Message):
     """never two copies of a slot at once"""
     per_host: _builtins.bool
     """the quantity is that of every host that fits"""
+    stop_drain_s: _builtins.float
+    """so long it is no endpoint any more before it gets its signal"""
     @_builtins.property
     def readiness(self) -> Global___Probe: ...
     @_builtins.property
@@ -282,10 +310,11 @@ class ProcessType(_message.Message):
         on_host_loss: Global___HostLoss | None = ...,
         secrets: Global___SecretNames | None = ...,
         secret_files: _abc.Iterable[_builtins.str] | None = ...,
+        stop_drain_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "limits", b"limits", "liveness", b"liveness", "on_host_loss", b"on_host_loss", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "resources", b"resources", "rollout", b"rollout", "schedule", b"schedule", "secrets", b"secrets", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "umask", b"umask", "where", b"where"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "command", b"command", "env", b"env", "exclusive", b"exclusive", "group", b"group", "initial_quantity", b"initial_quantity", "limits", b"limits", "liveness", b"liveness", "name", b"name", "nice", b"nice", "notify", b"notify", "on_host_loss", b"on_host_loss", "per_host", b"per_host", "port", b"port", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "requires", b"requires", "resources", b"resources", "restart", b"restart", "rollout", b"rollout", "schedule", b"schedule", "secret_files", b"secret_files", "secrets", b"secrets", "start_grace_s", b"start_grace_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "stop_to", b"stop_to", "umask", b"umask", "user", b"user", "watchdog_s", b"watchdog_s", "where", b"where", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s", "_start_grace_s", b"_start_grace_s", "_stop_grace_s", b"_stop_grace_s", "_umask", b"_umask", "command", b"command", "env", b"env", "exclusive", b"exclusive", "group", b"group", "initial_quantity", b"initial_quantity", "limits", b"limits", "liveness", b"liveness", "name", b"name", "nice", b"nice", "notify", b"notify", "on_host_loss", b"on_host_loss", "per_host", b"per_host", "port", b"port", "readiness", b"readiness", "ready_after_s", b"ready_after_s", "requires", b"requires", "resources", b"resources", "restart", b"restart", "rollout", b"rollout", "schedule", b"schedule", "secret_files", b"secret_files", "secrets", b"secrets", "start_grace_s", b"start_grace_s", "stop_drain_s", b"stop_drain_s", "stop_grace_s", b"stop_grace_s", "stop_signal", b"stop_signal", "stop_to", b"stop_to", "umask", b"umask", "user", b"user", "watchdog_s", b"watchdog_s", "where", b"where", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ready_after_s: _TypeAlias = _typing.Literal["ready_after_s"]  # noqa: Y015
     _WhichOneofArgType__ready_after_s: _TypeAlias = _typing.Literal["_ready_after_s", b"_ready_after_s"]  # noqa: Y015
@@ -747,6 +776,7 @@ class Release(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     number: _builtins.int
     workdir: _builtins.str
@@ -768,6 +798,10 @@ class Release(_message.Message):
     def secrets(self) -> _containers.MessageMap[_builtins.str, Global___Secret]:
         """handed on likewise"""
 
+    @_builtins.property
+    def artifact(self) -> Global___Artifact:
+        """its code; absent: that lies on the hosts, in `workdir`"""
+
     def __init__(
         self,
         *,
@@ -781,14 +815,40 @@ class Release(_message.Message):
         reason: _builtins.str = ...,
         config: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         secrets: _abc.Mapping[_builtins.str, Global___Secret] | None = ...,
+        artifact: Global___Artifact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "config", b"config", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "secrets", b"secrets", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "config", b"config", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "secrets", b"secrets", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Release: _TypeAlias = Release  # noqa: Y015
+
+@_typing.final
+class Artifact(_message.Message):
+    """An app's files as one tar.gz, which coordinators keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """SHA-256 of its bytes, 64 hexadecimal digits"""
+    size_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
 
 @_typing.final
 class App(_message.Message):
@@ -1217,6 +1277,7 @@ class InstanceStatus(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     CRASH_LOOPING_FIELD_NUMBER: _builtins.int
     TOLD_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     app: _builtins.str
     type: _builtins.str
@@ -1241,6 +1302,8 @@ class InstanceStatus(_message.Message):
     """it should be tried on another host"""
     told: _builtins.str
     """its own words: the last STATUS="""
+    draining: _builtins.bool
+    """in STOPPING: it has not got its stop signal yet, and still serves"""
     def __init__(
         self,
         *,
@@ -1260,10 +1323,11 @@ class InstanceStatus(_message.Message):
         failures: _builtins.int = ...,
         crash_looping: _builtins.bool = ...,
         told: _builtins.str = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attempt", b"attempt", "crash_looping", b"crash_looping", "failures", b"failures", "last_exit", b"last_exit", "ordinal", b"ordinal", "pid", b"pid", "port", b"port", "reason", b"reason", "release", b"release", "retry_at_ms", b"retry_at_ms", "started_at_ms", b"started_at_ms", "state", b"state", "told", b"told", "type", b"type", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attempt", b"attempt", "crash_looping", b"crash_looping", "draining", b"draining", "failures", b"failures", "last_exit", b"last_exit", "ordinal", b"ordinal", "pid", b"pid", "port", b"port", "reason", b"reason", "release", b"release", "retry_at_ms", b"retry_at_ms", "started_at_ms", b"started_at_ms", "state", b"state", "told", b"told", "type", b"type", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1897,3 +1961,226 @@ class JoinToken(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JoinToken: _TypeAlias = JoinToken  # noqa: Y015
+
+@_typing.final
+class Measure(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    AVERAGED_FIELD_NUMBER: _builtins.int
+    kind: Global___MeasureKind.ValueType
+    target: _builtins.float
+    """of one instance"""
+    url: _builtins.str
+    """METRIC only"""
+    averaged: _builtins.bool
+    """METRIC: it is that of an average instance, not of all together"""
+    def __init__(
+        self,
+        *,
+        kind: Global___MeasureKind.ValueType = ...,
+        target: _builtins.float = ...,
+        url: _builtins.str = ...,
+        averaged: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["averaged", b"averaged", "kind", b"kind", "target", b"target", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Measure: _TypeAlias = Measure  # noqa: Y015
+
+@_typing.final
+class Autoscale(_message.Message):
+    """Who owns the quantity of one type, and within which bounds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
+    UP_WINDOW_S_FIELD_NUMBER: _builtins.int
+    DOWN_WINDOW_S_FIELD_NUMBER: _builtins.int
+    EVERY_S_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    app: _builtins.str
+    type: _builtins.str
+    minimum: _builtins.int
+    maximum: _builtins.int
+    up_window_s: _builtins.float
+    down_window_s: _builtins.float
+    every_s: _builtins.float
+    """how often it is looked at"""
+    who: _builtins.str
+    at_ms: _builtins.int
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measure]:
+        """the one that asks for most counts"""
+
+    @_builtins.property
+    def last(self) -> Global___AutoscaleChange:
+        """written by the leader, with the quantity"""
+
+    def __init__(
+        self,
+        *,
+        app: _builtins.str = ...,
+        type: _builtins.str = ...,
+        minimum: _builtins.int = ...,
+        maximum: _builtins.int = ...,
+        measures: _abc.Iterable[Global___Measure] | None = ...,
+        up_window_s: _builtins.float = ...,
+        down_window_s: _builtins.float = ...,
+        every_s: _builtins.float = ...,
+        who: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+        last: Global___AutoscaleChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "at_ms", b"at_ms", "down_window_s", b"down_window_s", "every_s", b"every_s", "last", b"last", "maximum", b"maximum", "measures", b"measures", "minimum", b"minimum", "type", b"type", "up_window_s", b"up_window_s", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Autoscale: _TypeAlias = Autoscale  # noqa: Y015
+
+@_typing.final
+class AutoscaleChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_MS_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    at_ms: _builtins.int
+    before: _builtins.int
+    after: _builtins.int
+    why: _builtins.str
+    def __init__(
+        self,
+        *,
+        at_ms: _builtins.int = ...,
+        before: _builtins.int = ...,
+        after: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "at_ms", b"at_ms", "before", b"before", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutoscaleChange: _TypeAlias = AutoscaleChange  # noqa: Y015
+
+@_typing.final
+class Webhook(_message.Message):
+    """Where events are sent to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    url: _builtins.str
+    app: _builtins.str
+    """a pattern; empty: also what is about no app"""
+    version: _builtins.int
+    """what its secret is bound to, besides the name"""
+    key: _builtins.str
+    """id of the key that sealed it"""
+    sealed: _builtins.bytes
+    who: _builtins.str
+    at_ms: _builtins.int
+    @_builtins.property
+    def what(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"host", "instance.backoff"; none: everything"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        what: _abc.Iterable[_builtins.str] | None = ...,
+        app: _builtins.str = ...,
+        version: _builtins.int = ...,
+        key: _builtins.str = ...,
+        sealed: _builtins.bytes = ...,
+        who: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "at_ms", b"at_ms", "key", b"key", "name", b"name", "sealed", b"sealed", "url", b"url", "version", b"version", "what", b"what", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Webhook: _TypeAlias = Webhook  # noqa: Y015
+
+@_typing.final
+class Delivery(_message.Message):
+    """How far the leader has come with a webhook. Written now and then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEEN_TO_MS_FIELD_NUMBER: _builtins.int
+    DELIVERED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    LAST_AT_MS_FIELD_NUMBER: _builtins.int
+    LAST_WORD_FIELD_NUMBER: _builtins.int
+    FAILING_SINCE_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    epoch: _builtins.int
+    """of the leader that writes it"""
+    seen_to_ms: _builtins.int
+    """what happened until then was delivered, or was not for it"""
+    delivered: _builtins.int
+    failed: _builtins.int
+    """tries that failed"""
+    dropped: _builtins.int
+    """events that it was never told"""
+    waiting: _builtins.int
+    last_at_ms: _builtins.int
+    """of the last try"""
+    last_word: _builtins.str
+    """"204", "timed out" """
+    failing_since_ms: _builtins.int
+    """0: the last try was good"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        seen_to_ms: _builtins.int = ...,
+        delivered: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        last_at_ms: _builtins.int = ...,
+        last_word: _builtins.str = ...,
+        failing_since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered", b"delivered", "dropped", b"dropped", "epoch", b"epoch", "failed", b"failed", "failing_since_ms", b"failing_since_ms", "last_at_ms", b"last_at_ms", "last_word", b"last_word", "name", b"name", "seen_to_ms", b"seen_to_ms", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Delivery: _TypeAlias = Delivery  # noqa: Y015

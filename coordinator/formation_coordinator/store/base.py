@@ -156,6 +156,17 @@ class WatchBatch:
     events: tuple[Event, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Of the member that was asked. `size_bytes`: its file; `used_bytes`: of it in use. `alarms`:
+    etcd's names of them, such as NOSPACE, of any member."""
+
+    revision: int = 0
+    size_bytes: int = 0
+    used_bytes: int = 0
+    alarms: tuple[str, ...] = ()
+
+
 class Store(Protocol):
     """Reads are linearizable and may be retried inside; writes are sent once.
 
@@ -188,6 +199,11 @@ class Store(Protocol):
 
     async def revoke_lease(self, lease: int) -> None:
         """Ends it and deletes its keys at once; fine when it is gone already."""
+
+    async def health(self) -> Health: ...
+
+    async def forget(self, revision: int) -> None:
+        """Compacts: no watch can begin at or before it any more. Fine when that is done already."""
 
     async def close(self) -> None: ...
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
 from formation import model as m
-from formation import wire, wire_access
+from formation import wire, wire_access, wire_automation
+from formation.automation import Autoscale, Delivery, Webhook
 from formation.identity import IssuedIdentity, JoinToken, Trust
 from formation.requests import Rebalance, Run
 from formation.v1 import types_pb2 as pb
@@ -18,8 +20,10 @@ Record = (
     m.App
     | m.AssignmentDocument
     | m.AuditRecord
+    | Autoscale
     | m.Cluster
     | m.Coordinator
+    | Delivery
     | m.Host
     | m.HostStatus
     | IssuedIdentity
@@ -29,6 +33,7 @@ Record = (
     | Run
     | m.Session
     | Trust
+    | Webhook
 )
 
 _ENCODERS: dict[type, Callable[[Any], Message]] = {
@@ -41,19 +46,24 @@ _ENCODERS: dict[type, Callable[[Any], Message]] = {
     m.HostStatus: wire.host_status_to_pb,
     m.Release: wire.release_to_pb,
     m.Session: wire.session_to_pb,
+    Autoscale: wire_automation.autoscale_to_pb,
+    Delivery: wire_automation.delivery_to_pb,
     IssuedIdentity: wire_access.issued_to_pb,
     JoinToken: wire_access.token_to_pb,
     Rebalance: wire.rebalance_to_pb,
     Run: wire.run_to_pb,
     Trust: wire_access.trust_to_pb,
+    Webhook: wire_automation.webhook_to_pb,
 }
 
 _DECODERS: dict[str, tuple[Callable[[], Message], Callable[[Any], Record]]] = {
     "apps": (pb.App, wire.app_from_pb),
     "assignments": (pb.AssignmentDocument, wire.document_from_pb),
     "audit": (pb.AuditRecord, wire.audit_from_pb),
+    "autoscale": (pb.Autoscale, wire_automation.autoscale_from_pb),
     "cluster": (pb.Cluster, wire.cluster_from_pb),
     "coordinators": (pb.Coordinator, wire.coordinator_from_pb),
+    "deliveries": (pb.Delivery, wire_automation.delivery_from_pb),
     "hosts": (pb.Host, wire.host_from_pb),
     "identities": (pb.IssuedIdentity, wire_access.issued_from_pb),
     "leader": (pb.Coordinator, wire.coordinator_from_pb),
@@ -64,6 +74,7 @@ _DECODERS: dict[str, tuple[Callable[[], Message], Callable[[Any], Record]]] = {
     "status": (pb.HostStatus, wire.host_status_from_pb),
     "tokens": (pb.JoinToken, wire_access.token_from_pb),
     "trust": (pb.Trust, wire_access.trust_from_pb),
+    "webhooks": (pb.Webhook, wire_automation.webhook_from_pb),
 }
 
 
@@ -77,6 +88,26 @@ def encode(record: Record, over: bytes = b"") -> bytes:
     if over:
         message = _over(message, over)
     return message.SerializeToString(deterministic=True)
+
+
+class StatusEncoder:
+    """Of one host, again and again: an instance that says what it said is not encoded anew. What
+    it gives is the same as of `encode`, but for the order of fields."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[m.InstanceStatus, bytes]] = {}
+
+    def encode(self, status: m.HostStatus) -> bytes:
+        known, self._known = self._known, {}
+        parts = [encode(replace(status, instances=()))]
+        for item in status.instances:
+            found = known.get(item.uid)
+            if found is None or found[0] is not item:
+                message = pb.HostStatus(instances=[wire.instance_status_to_pb(item)])
+                found = item, message.SerializeToString(deterministic=True)
+            self._known[item.uid] = found
+            parts.append(found[1])
+        return b"".join(parts)
 
 
 def _over(message: Message, before: bytes) -> Message:

@@ -9,6 +9,7 @@ import asyncio
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -131,9 +132,9 @@ class Channels:
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], tls: TlsFiles | None = None) -> None:
-        credentials = read_credentials(tls) if any(e.secure for e in endpoints) else None
+        self._credentials = read_credentials(tls) if any(e.secure for e in endpoints) else None
         self._endpoints = tuple(endpoints)
-        self._channels = [_channel(endpoint, credentials) for endpoint in endpoints]
+        self._channels = [_channel(endpoint, self._credentials) for endpoint in endpoints]
         self._current = 0
 
     @property
@@ -144,7 +145,13 @@ class Channels:
         return self._endpoints[index].text
 
     def channel(self, index: int) -> grpc.aio.Channel:
-        return self._channels[index]
+        channel: grpc.aio.Channel = self._channels[index]
+        return channel
+
+    def blocking(self, index: int) -> grpc.Channel:
+        """Another one to the same endpoint, for a thread; whoever asks for it closes it."""
+        channel: grpc.Channel = _channel(self._endpoints[index], self._credentials, grpc)
+        return channel
 
     def __len__(self) -> int:
         return len(self._endpoints)
@@ -173,15 +180,18 @@ class Channels:
             await channel.close()
 
 
-def _channel(endpoint: Endpoint, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+def _channel(
+    endpoint: Endpoint, credentials: grpc.ChannelCredentials | None, kind: Any = grpc.aio
+) -> Any:
+    """`kind`: `grpc.aio`, or `grpc` for one that blocks."""
     options = list(_CHANNEL_OPTIONS)
     if endpoint.is_socket:
         # A path is no host name, and Go's HTTP/2 server refuses it as one.
         options.append(("grpc.default_authority", "localhost"))
     if endpoint.secure:
         assert credentials is not None
-        return grpc.aio.secure_channel(endpoint.target, credentials, options=options)
-    return grpc.aio.insecure_channel(endpoint.target, options=options)
+        return kind.secure_channel(endpoint.target, credentials, options=options)
+    return kind.insecure_channel(endpoint.target, options=options)
 
 
 async def _is_connected(channel: grpc.aio.Channel, timeout_s: float) -> bool:

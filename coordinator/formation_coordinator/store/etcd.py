@@ -29,6 +29,7 @@ from formation_coordinator.store.base import (
     Compare,
     CreateRevision,
     Event,
+    Health,
     KeyValue,
     LeaseLost,
     NoSpace,
@@ -48,6 +49,7 @@ from formation_coordinator.store.base import (
 )
 from formation_coordinator.store.endpoints import Channels, TlsFiles, parse_endpoints
 from formation_coordinator.store.login import Login, log_in
+from formation_coordinator.store.renewing import Renewer
 
 T = TypeVar("T")
 Metadata = tuple[tuple[str, str], ...]
@@ -79,6 +81,7 @@ _UNCERTAIN = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
+_ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
 # etcd's words for a request that it did not begin.
 _NOT_BEGUN = ("etcdserver: no leader", "etcdserver: too many requests", "failed to connect to all")
 
@@ -114,6 +117,7 @@ class EtcdStore:
             raise ValueError(f"etcd prefix {prefix!r}: must be ASCII and end with /")
         self._prefix = prefix
         self._channels = Channels(parse_endpoints(endpoints, tls), tls)
+        self._renewer = Renewer(self._channels.blocking, timeout_s=_LEASE_S)
         self._login, self._token = login, ""
         self._closed = False
 
@@ -156,9 +160,9 @@ class EtcdStore:
 
     async def keep_lease(self, lease: int) -> float:
         peer = await self._peer(_LEASE_S)
-        renewal = _keep_alive(peer.channel, lease, self._metadata())
+        renewal = self._renewer.renew(peer.index, lease, self._metadata())
         response = await self._call(peer, renewal, self._unavailable(peer))
-        if response is grpc.aio.EOF:
+        if response is None:
             raise self._broken(peer, "closed the stream of a lease")
         if response.TTL <= 0:
             raise LeaseLost(f"lease {lease:x} has run out in etcd")
@@ -182,9 +186,33 @@ class EtcdStore:
         finally:
             call.cancel()
 
+    async def health(self) -> Health:
+        status = await self._maintain("Status", pb.StatusRequest())
+        raised = await self._maintain("Alarm", pb.AlarmRequest(action=pb.AlarmRequest.GET))
+        alarms = {_ALARMS.get(member.alarm, str(member.alarm)) for member in raised.alarms}
+        return Health(
+            revision=status.header.revision,
+            size_bytes=status.dbSize,
+            used_bytes=status.dbSizeInUse,
+            alarms=tuple(sorted(alarms)),
+        )
+
+    async def _maintain(self, method: str, request: Any) -> Any:
+        stub = pb.MaintenanceStub
+        return await self._read(stub, method, request, _READ_TRY_S, try_s=_READ_TRY_S)
+
+    async def forget(self, revision: int) -> None:
+        request = pb.CompactionRequest(revision=revision)
+        try:
+            await self._write(pb.KVStub, "Compact", request, about="a compaction")
+        except StoreError as error:
+            if "has been compacted" not in str(error):
+                raise
+
     async def close(self) -> None:
         """Calls under way end in StoreUnavailable."""
         self._closed = True
+        self._renewer.close()
         await self._channels.close()
 
     # Sending.
@@ -366,16 +394,6 @@ class EtcdStore:
         item = self._key_value(event.kv)
         deleted = event.type == pb.kv_pb2.Event.DELETE
         return Event(key=item.key, value=None if deleted else item, revision=item.mod_revision)
-
-
-async def _keep_alive(channel: grpc.aio.Channel, lease: int, metadata: Metadata) -> Any:
-    """One renewal on a stream of its own: nothing can queue up behind a stuck one."""
-    call = pb.LeaseStub(channel).LeaseKeepAlive(timeout=_LEASE_S, metadata=metadata)
-    try:
-        await call.write(pb.LeaseKeepAliveRequest(ID=lease))
-        return await call.read()
-    finally:
-        call.cancel()
 
 
 def _says(error: grpc.aio.AioRpcError, *words: str) -> bool:

@@ -14,6 +14,8 @@ LEADER = "leader"
 REBALANCE = "rebalance"
 TRUST = "trust"
 AUDIT = Span.prefix("audit/")
+# In the names of what autoscaling writes there, which is bounded on its own.
+AUDIT_AUTOSCALE = "autoscale-"
 # Everything except the audit trail, which only grows and which nothing at start-up reads whole.
 MIRRORED = (Span("", AUDIT.start), Span(AUDIT.end, ""))
 
@@ -22,8 +24,10 @@ _NAMES = {
     "apps": 1,
     "assignments": 1,
     "audit": 1,
+    "autoscale": 2,
     "cluster": 0,
     "coordinators": 1,
+    "deliveries": 1,
     "hosts": 1,
     "identities": 2,
     "leader": 0,
@@ -34,6 +38,7 @@ _NAMES = {
     "status": 1,
     "tokens": 1,
     "trust": 0,
+    "webhooks": 1,
 }
 
 
@@ -77,6 +82,23 @@ def run(app_name: str, run_id: str) -> str:
 def runs(app_name: str) -> Span:
     """All runs of one app."""
     return Span.prefix(f"runs/{app_name}/")
+
+
+def autoscale(app_name: str, type_name: str) -> str:
+    return f"autoscale/{app_name}/{type_name}"
+
+
+def autoscales(app_name: str) -> Span:
+    """All rules of one app."""
+    return Span.prefix(f"autoscale/{app_name}/")
+
+
+def webhook(name: str) -> str:
+    return f"webhooks/{name}"
+
+
+def delivery(name: str) -> str:
+    return f"deliveries/{name}"
 
 
 def rebalance() -> str:

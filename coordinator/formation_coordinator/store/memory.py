@@ -21,6 +21,7 @@ from formation_coordinator.store.base import (
     CreateRevision,
     Delete,
     Event,
+    Health,
     KeyValue,
     LeaseLost,
     Operation,
@@ -109,6 +110,15 @@ class MemoryStore:
         assert self._compacted < revision <= self._revision
         self._compacted = revision
         self._history = [batch for batch in self._history if batch.revision > revision]
+
+    async def health(self) -> Health:
+        await self._enter()
+        return Health(revision=self._revision)
+
+    async def forget(self, revision: int) -> None:
+        await self._enter()
+        if self._compacted < revision <= self._revision:
+            self.compact(revision)
 
     def tick(self) -> None:
         """Lets leases run out whose time is over."""

@@ -22,11 +22,14 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["Control"]
 READING = frozenset(
     {
         "GetCluster", "ListApps", "ListReleases", "ListRuns", "ListHosts", "ListSecrets",
-        "ListAudit", "Usage", "Explain", "Plan",
+        "ListAudit", "Usage", "Explain", "Plan", "ListAutoscale", "ListWebhooks",
     }
 )  # fmt: skip
 CHANGING = frozenset(["Scale", "Restart", "Retry", "Rollback", "SteerRollout", "SetHost"])
 FOLLOWING = frozenset({"WatchInstances", "WatchEvents", "Logs"})
+_SWITCHES = {"true": True, "false": False}
+# Of the map in all its forms: the same for everybody who may do this.
+LOOKING = "WatchInstances"
 _STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.UNAUTHENTICATED: 401,
@@ -61,9 +64,27 @@ class Calls:
 
     def check_may_look(self, who: Caller) -> None:
         """Raises `CallError`."""
+        self._check("ListApps", pb.ListAppsRequest(), who)
+
+    def check_may_see_instances(self, who: Caller) -> None:
+        """And where their hosts are. Raises `CallError`."""
+        self._check("WatchInstances", pb.WatchInstancesRequest(), who)
+        self._check("ListHosts", pb.ListHostsRequest(), who)
+
+    def _check(self, name: str, request: Message, who: Caller) -> None:
         try:
-            with self._guard.admitted(_full("ListApps"), pb.ListAppsRequest(), who):
+            with self._guard.admitted(_full(name), request, who):
                 pass
+        except Denied as denied:
+            raise CallError(_STATUSES.get(denied.code, 500), str(denied)) from denied
+
+    async def looked(self, source: AsyncIterator[bytes], who: Caller) -> AsyncIterator[bytes]:
+        """What everybody sees who may see what runs. Raises `CallError`."""
+        try:
+            with self._guard.admitted(_full(LOOKING), pb.WatchInstancesRequest(), who) as held:
+                async for part in source:
+                    yield part
+                    held.check()
         except Denied as denied:
             raise CallError(_STATUSES.get(denied.code, 500), str(denied)) from denied
 
@@ -79,13 +100,19 @@ class Calls:
             raise CallError(_STATUSES.get(denied.code, 500), str(denied)) from denied
         return _json(answer)
 
+    async def read(self, name: str, query: Mapping[str, str], who: Caller) -> dict[str, Any]:
+        """The same for a GET, which changes nothing. Raises `CallError`."""
+        if name not in READING:
+            raise CallError(405 if name in CHANGING else 404, f"{name[:100]!r} is not read by GET")
+        return await self.ask(name, _from_query(name, query), who)
+
     async def follow(
-        self, name: str, query: Mapping[str, object], who: Caller
+        self, name: str, query: Mapping[str, str], who: Caller
     ) -> AsyncIterator[dict[str, Any]]:
         """One answer after the other. Raises `CallError`."""
         if name not in FOLLOWING:
             raise CallError(404, f"{name[:100]!r} cannot be followed here")
-        request = _request(name, query)
+        request = _request(name, _from_query(name, query))
         try:
             with self._guard.admitted(_full(name), request, who) as held:
                 async for answer in getattr(self._control, name)(held.signed(request), _Context()):
@@ -108,6 +135,23 @@ def _request(name: str, body: object) -> Message:
     except (json_format.ParseError, TypeError, ValueError, RecursionError) as error:
         raise CallError(400, f"{name}: {str(error)[:300]}") from None
     return made
+
+
+def _from_query(name: str, query: Mapping[str, str]) -> dict[str, object]:
+    """Texts as what the request's fields are; those that are messages or lists fit in no query."""
+    fields = _SERVICE.methods_by_name[name].input_type.fields_by_name
+    found: dict[str, object] = {}
+    for key, text in query.items():
+        field = fields.get(key)
+        if field is None or field.message_type is not None or field.is_repeated:
+            raise CallError(400, f"{name} has no {key[:100]!r} that fits into a query")
+        if field.cpp_type == field.CPPTYPE_BOOL:
+            if text not in _SWITCHES:
+                raise CallError(400, f"{key}: {text[:20]!r} is neither true nor false")
+            found[key] = _SWITCHES[text]
+        else:
+            found[key] = text
+    return found
 
 
 def _json(answer: Message) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from formation import pki
 from formation.credentials import CredentialError, read_password
+from formation.names import COORDINATOR_NAME
+from formation.runtime import monotonic_s, new_id, now_ms
 from formation_coordinator.config import (
     is_local,
     page_host,
@@ -17,8 +19,11 @@ from formation_coordinator.config import (
 )
 from formation_coordinator.listening import ListenError
 from formation_coordinator.metrics import Metrics
+from formation_coordinator.targets import target_groups
 from formation_coordinator.web import rules
 from formation_coordinator.web.calls import Calls
+from formation_coordinator.web.detail import detail_of, warnings
+from formation_coordinator.web.mapping import Mapping
 from formation_coordinator.web.server import Page
 
 if TYPE_CHECKING:
@@ -36,7 +41,18 @@ class OpenPage:
         config = self._config = service.config
         self._notary = service.notary
         https = page_is_https(config)
-        hosts = rules.hosts_of(config.http, config.http_names, local=is_local(config.http))
+        # Our own certificate has one name: who checks it calls us by that.
+        own = (COORDINATOR_NAME,) if https and not config.http_cert else ()
+        hosts = rules.hosts_of(config.http, (*config.http_names, *own), local=is_local(config.http))
+        self._mapping = Mapping(
+            live=service.live,
+            pending=service.api.watch.pending,
+            said=lambda: warnings(service),
+            clock=monotonic_s,
+            now_ms=now_ms,
+            new_id=new_id,
+            replace_after_s=config.replace_after_s,
+        )
         self._page = Page(
             guard=service.guard,
             calls=Calls(service.guard, service.api),
@@ -44,8 +60,11 @@ class OpenPage:
             hosts=hosts | {page_host(config).lower()},
             https=https,
             about=service.about,
+            mapping=self._mapping,
+            detail=lambda host, slot: detail_of(service, host, slot),
             metrics=metrics,
             metrics_token=_token(config.metrics_token_file),
+            targets=lambda *kind: service.api.unsure() or target_groups(service.live.world, *kind),
         )
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if https else None
         self._loaded: object = None
@@ -66,6 +85,7 @@ class OpenPage:
         """For ever: closes what is idle, and shows the certificate of now."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._page.watch())
+            tasks.create_task(self._mapping.run())
             tasks.create_task(self._keep_fresh())
 
     async def _keep_fresh(self) -> None:

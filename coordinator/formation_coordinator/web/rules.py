@@ -9,6 +9,8 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection, Mapping
 
+from formation.identity import Identity, Role
+
 COOKIE = "formation"
 CSRF_HEADER = "X-Formation-Csrf"
 # Nothing but our own files runs or loads, nobody frames us, nothing is kept or guessed.
@@ -62,6 +64,15 @@ def problem_with_change(headers: Mapping[str, str], csrf: str) -> str:
     if not hmac.compare_digest(given, csrf.encode()):
         return f"{CSRF_HEADER} is missing or not that of this login"
     return ""
+
+
+def allowed(who: Identity | None) -> dict[str, object]:
+    """Which buttons make sense; whether a call is let through the guard alone decides. `apps`:
+    patterns of those that may be changed."""
+    operates = who is None or who.role is Role.OPERATOR
+    deploys = who is not None and who.role is Role.DEPLOYER
+    apps = ["*"] if operates else list(who.apps) if who and deploys else []
+    return {"operate": operates, "apps": apps}
 
 
 def is_bearer(header: str, token: str) -> bool:

@@ -16,11 +16,13 @@ from typing import Any
 
 from aiohttp import web
 
+from formation.model import Slot
 from formation_coordinator.guard import Caller, Denied, Guard
 from formation_coordinator.metrics import CONTENT_TYPE, Metrics
 from formation_coordinator.web import rules
 from formation_coordinator.web.calls import CallError, Calls
 from formation_coordinator.web.logins import SESSION_S, Logins, WebSession
+from formation_coordinator.web.mapping import Mapping
 
 log = logging.getLogger(__name__)
 # It tells all rubbish that strangers send, with tracebacks; our own mistakes we tell ourselves.
@@ -34,16 +36,22 @@ HANDSHAKE_S = 5.0
 # So often a stream without news says something, so that a dead browser is found out.
 BEAT_S = 15.0
 _AHEAD_MAX = 16
+SCRIPTS = (
+    "act", "apps", "app", "banners", "data", "detail", "dom", "draw", "events", "layout", "log",
+    "map", "slider", "stream", "tables",
+)  # fmt: skip
 _FILES = {
     "/": ("index.html", "text/html"),
-    "/app.js": ("app.js", "text/javascript"),
-    "/map.js": ("map.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
+    "/api.html": ("api.html", "text/html"),
+    "/openapi.json": ("openapi.json", "application/json"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS},
 }
-_NUMBERS = frozenset({"ordinal", "tail_lines", "tail"})
-_SWITCHES = frozenset({"follow"})
+_DIGITS_MAX = 15
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Of an app and a type ("": of all), as Prometheus' http_sd reads them; or why nobody knows them.
+Targets = Callable[[str, str], list[dict[str, Any]] | str]
 
 
 class Page:
@@ -58,12 +66,16 @@ class Page:
         hosts: frozenset[str],
         https: bool,
         about: Callable[[], dict[str, object]],
+        mapping: Mapping,
+        detail: Callable[[str, Slot], dict[str, Any]],
         metrics: Metrics,
         metrics_token: str,
+        targets: Targets,
     ) -> None:
-        self._metrics, self._metrics_token = metrics, metrics_token
+        self._metrics, self._metrics_token, self._targets = metrics, metrics_token, targets
         self._guard, self._calls, self._logins = guard, calls, logins
         self._hosts, self._https, self._about = hosts, https, about
+        self._mapping, self._detail = mapping, detail
         self._cookie = rules.cookie_name(https=https)
         self._busy: dict[object, int] = {}
         self._quiet_since_s: dict[object, float] = {}
@@ -79,8 +91,15 @@ class Page:
         application.router.add_post("/logout", self._logout)
         application.router.add_get("/api/session", self._session)
         application.router.add_post("/api/{name}", self._ask)
+        application.router.add_get("/api/{name}", self._read)
         application.router.add_get("/events/{name}", self._follow)
+        application.router.add_get("/map/whole", self._whole)
+        application.router.add_get("/map/past", self._past)
+        application.router.add_get("/map/changes", self._changes)
+        application.router.add_get("/map/instance", self._instance)
         application.router.add_get("/metrics", self._scraped)
+        for path in ("/sd", "/sd/{app}", "/sd/{app}/{type}"):
+            application.router.add_get(path, self._discovered)
         return application
 
     async def serve(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
@@ -207,18 +226,32 @@ class Page:
         said = {
             "role": found.role.value if found else "operator",
             "name": found.name if found else "",
-            "apps": list(found.apps) if found else [],
+            "may": rules.allowed(found),
             "csrf": session.csrf if session else "",
             **self._about(),
         }
         return web.json_response(said)
 
     async def _scraped(self, request: web.Request) -> web.Response:
-        """For whoever may see the cluster, or shows the token that is for this alone."""
-        shown = request.headers.get("Authorization", "")
-        if not self._metrics_token or not rules.is_bearer(shown, self._metrics_token):
+        """For whoever may see the cluster, or shows the token that is for scraping alone."""
+        if not self._scrapes(request):
             self._calls.check_may_look(self._caller(request)[0])
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _discovered(self, request: web.Request) -> web.Response:
+        """What to scrape. Prometheus keeps what it had where it gets no answer, so what is not
+        known is none; an app or type that is not there has no targets."""
+        if not self._scrapes(request):
+            self._calls.check_may_see_instances(self._caller(request)[0])
+        asked = request.match_info
+        found = self._targets(asked.get("app", ""), asked.get("type", ""))
+        if isinstance(found, str):
+            raise CallError(503, found)
+        return web.json_response(found)
+
+    def _scrapes(self, request: web.Request) -> bool:
+        shown = request.headers.get("Authorization", "")
+        return bool(self._metrics_token) and rules.is_bearer(shown, self._metrics_token)
 
     # ------------------------------------------------------------------ calls
 
@@ -227,13 +260,24 @@ class Page:
         body = await _body(request)
         return web.json_response(await self._calls.ask(request.match_info["name"], body, who))
 
+    async def _read(self, request: web.Request) -> web.Response:
+        who, _ = self._caller(request)
+        return web.json_response(
+            await self._calls.read(request.match_info["name"], request.query, who)
+        )
+
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events; what goes wrong after the first one is one too."""
         who, _ = self._caller(request)
-        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_AHEAD_MAX)
-        pump = asyncio.create_task(
-            self._pump(request.match_info["name"], _query(request), who, queue)
-        )
+        answers = self._calls.follow(request.match_info["name"], request.query, who)
+        return await self._streamed(request, _encoded(answers), _AHEAD_MAX)
+
+    async def _streamed(
+        self, request: web.Request, source: AsyncIterator[bytes], ahead: int
+    ) -> web.StreamResponse:
+        """`ahead`: so many parts wait for a browser that is slow, then their source does."""
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(ahead)
+        pump = asyncio.create_task(_pump(source, queue))
         response = web.StreamResponse(headers=rules.HEADERS)
         response.content_type = "text/event-stream"
         try:
@@ -246,40 +290,77 @@ class Page:
             await asyncio.gather(pump, return_exceptions=True)
         return response
 
-    async def _pump(
-        self,
-        name: str,
-        query: dict[str, object],
-        who: Caller,
-        queue: asyncio.Queue[dict[str, Any] | None],
-    ) -> None:
-        """In one task of its own, which the guard may end."""
-        try:
-            async for answer in self._calls.follow(name, query, who):
-                await queue.put(answer)
-        finally:
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(None)
+    # ------------------------------------------------------------------ the map
+
+    async def _whole(self, request: web.Request) -> web.Response:
+        self._calls.check_may_look(self._caller(request)[0])
+        return _packed(await self._mapping.whole())
+
+    async def _past(self, request: web.Request) -> web.Response:
+        self._calls.check_may_look(self._caller(request)[0])
+        at = request.query.get("at_ms", "")
+        if not at.isdecimal() or len(at) > _DIGITS_MAX:
+            raise CallError(400, f"at_ms: {at[:20]!r} is no time in milliseconds")
+        found = await self._mapping.past(int(at))
+        if found is None:
+            raise CallError(503, "this coordinator has seen nothing yet")
+        return _packed(found)
+
+    async def _changes(self, request: web.Request) -> web.StreamResponse:
+        """The browser itself says where it was when it comes again."""
+        who, _ = self._caller(request)
+        after = request.headers.get("Last-Event-ID") or request.query.get("after", "")
+        source = self._calls.looked(self._mapping.changes(after), who)
+        return await self._streamed(request, source, 1)
+
+    async def _instance(self, request: web.Request) -> web.Response:
+        self._calls.check_may_look(self._caller(request)[0])
+        query = request.query
+        ordinal = query.get("ordinal", "")
+        if not ordinal.isdecimal() or len(ordinal) > _DIGITS_MAX:
+            raise CallError(400, f"ordinal: {ordinal[:20]!r} is no number")
+        slot = Slot(query.get("app", ""), query.get("type", ""), int(ordinal))
+        return web.json_response(self._detail(query.get("host", ""), slot))
+
+
+async def _encoded(answers: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    async for answer in answers:
+        yield _event("message", answer)
+
+
+async def _pump(source: AsyncIterator[bytes], queue: asyncio.Queue[bytes | None]) -> None:
+    """In one task of its own, which the guard may end. What is queued comes before the end."""
+    try:
+        async for part in source:
+            await queue.put(part)
+    except asyncio.CancelledError:
+        if queue.full():  # nobody takes it any more
+            queue.get_nowait()
+        queue.put_nowait(None)
+        raise
+    except BaseException:
+        await queue.put(None)
+        raise
+    await queue.put(None)
 
 
 async def _events(
-    queue: asyncio.Queue[dict[str, Any] | None], pump: asyncio.Task[None]
+    queue: asyncio.Queue[bytes | None], pump: asyncio.Task[None]
 ) -> AsyncIterator[bytes]:
     """Until nothing more comes. Raises `CallError` when that is so from the beginning."""
     begun = False
     while True:
         try:
             async with asyncio.timeout(BEAT_S):
-                answer = await queue.get()
+                part = await queue.get()
         except TimeoutError:
             begun = True
             yield b": still here\n\n"
             continue
-        if answer is None:
+        if part is None:
             break
         begun = True
-        yield _event("message", answer)
+        yield part
     try:
         await pump
     except CallError as error:
@@ -299,23 +380,15 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return found
 
 
-def _query(request: web.Request) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in request.query.items():
-        if name in _SWITCHES:
-            found[name] = value == "true"
-        elif name in _NUMBERS:
-            if not value.lstrip("-").isdecimal() or len(value) > len("-1000000"):
-                raise CallError(400, f"{name}: {value[:20]!r} is no number")
-            found[name] = int(value)
-        else:
-            found[name] = value
-    return found
-
-
 def _event(kind: str, data: dict[str, Any]) -> bytes:
     """JSON has no line breaks outside of its texts, so it is one line."""
     return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def _packed(body: bytes) -> web.Response:
+    return web.Response(
+        body=body, content_type="application/octet-stream", headers={"Content-Encoding": "gzip"}
+    )
 
 
 def _refused(status: int, reason: str) -> web.Response:

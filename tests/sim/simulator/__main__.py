@@ -1,4 +1,6 @@
-"""python -m simulator SEEDS [--steps N] [--jobs N] [--mutation NAME], SEEDS being `7` or `7,0..99`.
+"""python -m simulator SEEDS [--steps N] [--jobs N] [--mutation NAME] [--autoscale]
+
+SEEDS: `7` or `7,0..99`.
 
 A seed that broke is told with its last events; with a mutation it is the last that is tried. Exit
 code 1: a promise was broken.
@@ -22,11 +24,11 @@ from simulator.virtual import Trace, run
 STEPS = 150
 
 
-def one(seed: int, *, steps: int = STEPS) -> Result:
+def one(seed: int, *, steps: int = STEPS, autoscale: bool = False) -> Result:
     trace, result = Trace(), Result(seed)
 
     async def story() -> None:
-        await Simulation(seed, trace, result).run(steps)
+        await Simulation(seed, trace, result, autoscale=autoscale).run(steps)
 
     run(seed, trace, story)
     if result.broken:
@@ -34,9 +36,11 @@ def one(seed: int, *, steps: int = STEPS) -> Result:
     return result
 
 
-def results(seeds: list[int], steps: int, jobs: int, mutation: str) -> Iterator[Result]:
+def results(
+    seeds: list[int], steps: int, jobs: int, mutation: str, *, autoscale: bool
+) -> Iterator[Result]:
     prepare = partial(mutations.apply, mutation) if mutation else None
-    work = partial(one, steps=steps)
+    work = partial(one, steps=steps, autoscale=autoscale)
     if jobs == 1:
         if prepare:
             prepare()
@@ -67,12 +71,16 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="things that the dice do")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--mutation", default="", choices=["", *mutations.MUTATIONS])
+    parser.add_argument("--autoscale", action="store_true", help="a number decides, too")
     options = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         sys.exit("simulator: set PYTHONHASHSEED=0, so that a seed means the same everywhere")
     began_s, steps, virtual_s, broken = time.monotonic(), 0, 0.0, 0
     done: Counter[str] = Counter()
-    for result in results(options.seeds, options.steps, options.jobs, options.mutation):
+    found = results(
+        options.seeds, options.steps, options.jobs, options.mutation, autoscale=options.autoscale
+    )
+    for result in found:
         steps, virtual_s = steps + result.steps, virtual_s + result.virtual_s
         done += result.done
         if result.broken:

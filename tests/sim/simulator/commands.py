@@ -18,7 +18,7 @@ from formation_coordinator.control_runs import RunControl
 from formation_coordinator.control_store import StoreControl
 from formation_coordinator.planning import Planning
 from formation_coordinator.store.base import StoreError
-from simulator import apps
+from simulator import apps, autoscaling
 
 if TYPE_CHECKING:
     from simulator.nodes import Node
@@ -57,6 +57,8 @@ class Commands:
             (2, self.cancel),
             (2, self.rebalance),
         ]
+        if simulation.autoscale:
+            self._kinds += [(4, self.autoscale), (1, self.autoscale_off)]
 
     def one(self) -> None:
         command = self._dice.choices([kind for _, kind in self._kinds], [w for w, _ in self._kinds])
@@ -102,6 +104,13 @@ class Commands:
                     await self._set_host(node, name, HostWord(draining=False, cordoned=False))
             return "all hosts"
 
+        async def autoscale_nothing(node: Node) -> str:
+            if self._sim.promises.truth.autoscale:
+                await autoscaling.end(node.link, APP, WHO)
+            return ""
+
+        if self._sim.autoscale:
+            await self._surely(autoscale_nothing)
         await self._surely(uncordon_all)
         await self._surely(self.apply_good)
 
@@ -184,6 +193,12 @@ class Commands:
         work = self._apps(node).scale(APP, [change], WHO)
         await self._meanwhile([self._sim.promises.scaling], work)
         return f"{name}{kind.value}{number}"
+
+    async def autoscale(self, node: Node) -> str:
+        return await autoscaling.begin(node.link, APP, MOST["web"], self._dice, WHO)
+
+    async def autoscale_off(self, node: Node) -> str:
+        return await autoscaling.end(node.link, APP, WHO)
 
     async def undo(self, node: Node) -> str:
         work = self._apps(node).undo_scale(APP, WHO)

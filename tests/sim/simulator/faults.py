@@ -18,7 +18,7 @@ class Faults:
         self._sim = simulation
         self._dice = simulation.dice
         self._loop = simulation.loop
-        self._later: set[asyncio.TimerHandle] = set()
+        self._later: dict[asyncio.TimerHandle, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._healed = False
         self._compacted = 0
@@ -75,11 +75,11 @@ class Faults:
 
     def _in(self, low_s: float, high_s: float, then: Callable[[], None]) -> None:
         def due() -> None:
-            self._later.discard(handle)
+            self._later.pop(handle, None)
             then()
 
         handle = self._loop.call_later(self._dice.uniform(low_s, high_s), due)
-        self._later.add(handle)
+        self._later[handle] = None
 
     def _do(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -176,6 +176,8 @@ class NoUsage:
 
 
 class NoLogs:
+    def finish(self) -> None: ...
+
     async def read(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
         return
         yield
@@ -198,7 +200,7 @@ class Machine:
         labels: Mapping[str, str],
         dice: random.Random,
         watcher: Watcher,
-        dial: Callable[[str], Any],
+        dial: Callable[[str, float], Any],
         coordinators: tuple[str, ...],
         failed: Callable[[asyncio.Task[Any]], None],
     ) -> None:
@@ -272,7 +274,7 @@ class Machine:
             return
         brain.link.alive = False
         brain.journal.die()
-        brain.supervisor.lease.close()
+        brain.supervisor.exclusives.lease.close()
         for task in brain.tasks:
             task.cancel()
 

@@ -14,6 +14,7 @@ from formation_coordinator.config import CoordinatorConfig
 from formation_coordinator.service import Service
 from formation_coordinator.store.base import Compare, Event, Operation, Outcome, OutcomeUnknown
 from formation_coordinator.store.memory import MemoryStore
+from simulator.autoscaling import Number
 from simulator.wires import Network
 
 LATENCY_S = (0.0003, 0.004)
@@ -74,7 +75,9 @@ class Node:
         network: Network,
         dice: random.Random,
         failed: Callable[[asyncio.Task[Any]], None],
+        metric: Number | None = None,
     ) -> None:
+        self._metric = metric
         self.name, self.address = name, f"{name}:7100"
         self._store, self._network, self._dice, self._failed = store, network, dice, failed
         self.link = Link(store, dice)
@@ -94,6 +97,10 @@ class Node:
         self.link = Link(self._store, self._dice)
         config = CoordinatorConfig(listen=self.address, advertise=self.address, id=self.name)
         self.service = Service(config, self.link, has_store=self._has_store)
+        if self._metric is not None:
+            self.service.automation.scaler._outside = self._metric  # type: ignore[assignment]
+        # It looks at a real disk, in real threads; no release here brings code.
+        self.service.artifacts.run = asyncio.Event().wait  # type: ignore[assignment,method-assign]
         self._network.handlers[self.address] = self.service.sessions.Session
         self._work = asyncio.create_task(self.service.work())
         self._work.add_done_callback(self._failed)

@@ -15,6 +15,7 @@ from formation.requests import Run
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import Event, Snapshot
 from formation_coordinator.world import Change, World, apply, validate
+from simulator import autoscaling
 from simulator.judging import Eyes, faults_of_addition, faults_of_removal
 from simulator.machines import Machine, Process, Watcher
 from simulator.virtual import Trace
@@ -53,7 +54,7 @@ class Promises(Watcher):
         # Commands under way, by app, that may change its quantities, or its release.
         self.scaling: Counter[str] = Counter()
         self.releasing: Counter[str] = Counter()
-        self.documents_written = 0
+        self.documents_written = self.autoscaled = 0
         # An operator has said that a store that went back counts.
         self.confirming = False
         # What was decided lately: a leader may have planned on it.
@@ -157,7 +158,7 @@ class Promises(Watcher):
                 entry = self.truth.hosts.get(names[0])
                 self._note(self._cordoned_since_s, names[0], bool(entry and entry.cordoned), now_s)
             case "apps" if isinstance(record, App):
-                self._look_at_app(before.apps.get(record.name), record)
+                self._look_at_app(before, before.apps.get(record.name), record)
             case "runs" if isinstance(record, Run):
                 self._look_at_run(record)
 
@@ -168,13 +169,18 @@ class Promises(Watcher):
         else:
             times.pop(name, None)
 
-    def _look_at_app(self, old: App | None, new: App) -> None:
+    def _look_at_app(self, before: World, old: App | None, new: App) -> None:
         if old is None:
             return
         name = new.name
         if old.formation != new.formation:
             self._trace.note("%s: formation is %s", name, dict(new.formation))
-            if not (self.scaling[name] or self.releasing[name]):
+            automatic = autoscaling.problem_with_change(before, self.truth, old, new)
+            if automatic is not None:
+                self.autoscaled += 1
+            if automatic:
+                self.fail(automatic)
+            if automatic is None and not (self.scaling[name] or self.releasing[name]):
                 self.fail(f"the formation of {name} changed, nobody had asked for it")
         if old.release != new.release:
             self._trace.note("%s: v%d after v%d", name, new.release, old.release)

@@ -15,7 +15,8 @@ from typing import Any
 
 from formation_coordinator.world import World
 from simulator import apps, rest
-from simulator.commands import Commands
+from simulator.autoscaling import Number
+from simulator.commands import MOST, Commands
 from simulator.endings import Endings
 from simulator.faults import Faults
 from simulator.machines import Machine
@@ -48,9 +49,9 @@ class Result:
 
 
 class Simulation:
-    def __init__(self, seed: int, trace: Trace, result: Result) -> None:
+    def __init__(self, seed: int, trace: Trace, result: Result, *, autoscale: bool = False) -> None:
         self.dice = random.Random(seed)
-        self.trace, self.result = trace, result
+        self.trace, self.result, self.autoscale = trace, result, autoscale
         self.loop = asyncio.get_running_loop()
         self.promises = Promises(trace, self.view_of, self.lag_s)
         self.store = Etcd(self.loop.time, self.written)
@@ -69,6 +70,7 @@ class Simulation:
             network=self.network,
             dice=self.dice,
             failed=self.failed,
+            metric=Number(self.dice, MOST["web"]) if self.autoscale else None,
         )
         node.others = lambda: [other for other in self.nodes.values() if other is not node]
         return node
@@ -132,6 +134,7 @@ class Simulation:
         finally:
             self.result.virtual_s = self.loop.time() - BEGINS_S
             self.result.digest = self.trace.digest()
+            self.result.done["autoscaled"] += self.promises.autoscaled
             self.trace.over = True
             self.result.broken = [*self.promises.broken, *self.trace.errors]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import random
-import secrets
 import time
 import traceback
 import zlib
@@ -85,7 +85,7 @@ def _replaced(loop: asyncio.AbstractEventLoop, seed: int) -> Iterator[None]:
         (time, "clock_gettime", clock_gettime),
         (time, "time", wall_s),
         (time, "time_ns", lambda: int(wall_s() * 1e9)),
-        (secrets, "token_hex", lambda n=8: f"{next(numbers):0{2 * n}x}"),
+        (os, "urandom", lambda n: next(numbers).to_bytes(n, "big")),
         (asyncio, "to_thread", _at_once),
     ]
     theirs = [(module, name, getattr(module, name)) for module, name, _ in ours]

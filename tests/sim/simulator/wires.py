@@ -205,9 +205,9 @@ class Network:
         self._cut: dict[tuple[str, str], tuple[bool, bool]] = {}
         self._streams: dict[tuple[str, str], list[Stream]] = {}
 
-    def dial(self, host: str) -> Callable[[str], Any]:
+    def dial(self, host: str) -> Callable[[str, float], Any]:
         @asynccontextmanager
-        async def dialled(address: str) -> AsyncIterator[Stub]:
+        async def dialled(address: str, _: float) -> AsyncIterator[Stub]:
             yield Stub(lambda: self._call(host, address))
 
         return dialled

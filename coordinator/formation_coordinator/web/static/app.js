@@ -1,291 +1,190 @@
-// The page. Whatever comes from the cluster is text: only textContent is ever set.
+// The page put together: who is here, what is told, who shows it.
 
+import { get, me, post } from "/act.js";
+import { showApps } from "/apps.js";
+import { banner, bannersOf, link } from "/banners.js";
+import { NOWHERE } from "/data.js";
+import { Detail } from "/detail.js";
+import { button, byId, byName, clock, element, gathered, number, readable, span } from "/dom.js";
+import { listen, showEvents } from "/events.js";
 import { PlacementMap } from "/map.js";
+import { Slider } from "/slider.js";
+import { Stream } from "/stream.js";
+import { Tables } from "/tables.js";
 
-const byId = (id) => document.getElementById(id);
-const state = { csrf: "", mayChange: false, instances: new Map(), apps: new Map(), log: null, warning: "", hosts: [], asked: false };
-const LINES_MAX = 2000;
-const ROWS_MAX = 500;
+const state = { live: null, past: null, lostMs: 0 };
+const shown = () => ({ picture: state.past ?? state.live, past: Boolean(state.past) });
+const failed = (text) => banner("failed", "bad", text ? `That did not work: ${text}` : "");
+button.failed = failed;
 
-// What a terminal would obey is shown as what it is: nothing.
-const readable = (text) => String(text ?? "").replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
-const short = (name) => readable(name).replace(/^[A-Z]+_STATE_/, "").toLowerCase();
+const map = new PlacementMap(
+  { stage: byId("stage"), canvas: byId("map"), over: byId("over"), tip: byId("tip"), empty: byId("empty") },
+  { choose: open, chooseHost: (host) => openHost(host.name), say: (text) => (byId("map-said").textContent = readable(text)) },
+);
+const detail = new Detail({
+  now: shown, failed,
+  chosen: (id) => {
+    map.chosen = id;
+    map.mark();
+  },
+});
+const tables = new Tables({ open, openHost, tabs: () => map.ask({ layout: true }) });
+const slider = new Slider({
+  shown: (picture) => {
+    state.past = picture;
+    show(picture);
+  },
+  live: () => {
+    state.past = null;
+    if (state.live) show(state.live);
+  },
+  failed,
+});
 
-async function post(path, body) {
-  const response = await fetch(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-Formation-Csrf": state.csrf },
-    body: JSON.stringify(body),
-  });
-  const answer = await response.json();
-  if (!response.ok) throw Object.assign(new Error(answer.error), { status: response.status });
-  return answer;
+const stream = new Stream({
+  shown: (picture) => {
+    state.live = picture;
+    slider.know(picture.since);
+    if (!state.past) show(picture);
+  },
+  changed: (picture, what) => {
+    if (state.past) return;
+    map.changed(what);
+    tables.show(picture);
+    around();
+  },
+  lost: (sinceMs) => {
+    state.lostMs = sinceMs;
+    lost();
+  },
+  back: () => {
+    state.lostMs = 0;
+    lost();
+    who().catch(() => {});
+    listen(told, openEvent);
+  },
+  out: (why) => {
+    state.lostMs ||= Date.now();
+    lost();
+    banner("lost", "bad", "You are not logged in any more", [why, "A coordinator that was started anew asks everybody to log in again."]);
+    byId("login").hidden = false;
+    link("logged out", "bad");
+  },
+});
+
+// ---------------------------------------------------------------------------- what is shown
+
+function open(id) {
+  const { picture } = shown();
+  map.chosen = id;
+  map.mark();
+  if (id < 0) return detail.open && detail.close();
+  detail.instance(picture.slotOf(id));
 }
 
-const ask = (name, body = {}) => post(`/api/${name}`, body);
-
-// What is wrong stays until it is not.
-function banner(text) {
-  const said = [state.warning, text].filter(Boolean).join(" — ");
-  byId("banner").textContent = readable(said);
-  byId("banner").hidden = !said;
+function openHost(name) {
+  map.chosen = -1;
+  map.mark();
+  detail.host(name);
 }
 
-function element(tag, text = "", name = "") {
-  const made = document.createElement(tag);
-  if (text !== "") made.textContent = readable(text);
-  if (name) made.className = name;
-  return made;
+function openEvent(item) {
+  if (item.what.startsWith("host.")) return openHost(item.host);
+  const found = /^(.+)\/([^/]+)\.(\d+)$/.exec(item.subject);
+  if (!found) return;
+  const slot = { app: found[1], type: found[2], ordinal: Number(found[3]) }, { picture } = shown();
+  const id = picture.find(slot);
+  if (id >= 0) open(id);
+  else detail.instance({ ...slot, host: item.host });
 }
 
-function row(...cells) {
-  const made = document.createElement("tr");
-  for (const cell of cells) {
-    const td = document.createElement("td");
-    td.append(cell instanceof Node ? cell : document.createTextNode(readable(cell)));
-    made.append(td);
-  }
-  return made;
+function show(picture) {
+  map.show(picture);
+  tables.show(picture);
+  labels(picture);
+  around();
 }
 
-function button(label, said, act) {
-  const made = element("button", label);
-  made.type = "button";
-  made.setAttribute("aria-label", readable(said));
-  made.addEventListener("click", async () => {
-    made.disabled = true;
-    try {
-      await act();
-      banner("");
-    } catch (error) {
-      banner(error.message);
-    }
-    made.disabled = false;
-  });
-  return made;
+// All but the map: at most four times a second.
+const around = gathered(() => {
+  const { picture, past } = shown();
+  if (!picture) return;
+  const { all, byType } = picture.tally(), hosts = picture.known();
+  byId("summary").textContent = `${number(hosts.length)} host${hosts.length === 1 ? "" : "s"}, ${number(all.count)} instance${all.count === 1 ? "" : "s"}, ${number(all.well)} healthy`;
+  for (const name of ["good", "busy", "bad", "old", "out"]) byId(`n-${name}`).textContent = number(all[name]);
+  byId("empty").textContent = hosts.length ? "" : "No host has joined yet. formctl token create --role agent prints the line to paste on one.";
+  const nowMs = past ? slider.atMs : Date.now();
+  showApps(picture, byType, { past, nowMs, open: (app, type) => tables.find(`${app}/${type}.`) });
+  bannersOf(picture, nowMs);
+  showEvents(past ? slider.atMs : null);
+  labels(picture);
+}, 250);
+setInterval(() => !state.past && around(), 1000);
+
+const told = () => {
+  around();
+  slider.draw();
+};
+
+function labels(picture) {
+  const names = [...new Set(picture.known().flatMap((host) => Object.keys(host.labels)))].sort(byName);
+  options("label", ["", ...names], "no label", (label) => map.set({ label }));
+  options("only", ["", ...(picture.apps ?? []).map((app) => app.name)], "every app", (only) => map.set({ only }));
+}
+
+function options(id, names, none, chosen) {
+  const select = byId(id), before = select.value;
+  if ([...select.options].map((item) => item.value).join("\n") === names.join("\n")) return;
+  select.replaceChildren(...names.map((name) => element("option", { value: name }, name || none)));
+  select.value = names.includes(before) ? before : "";
+  select.onchange = () => chosen(select.value);
+  if (select.value !== before) chosen(select.value);
+}
+
+function lost() {
+  document.body.classList.toggle("lost", state.lostMs > 0);
+  link(state.lostMs ? "not connected" : "connected", state.lostMs ? "bad" : "good");
+  banner("lost", "bad", state.lostMs ? "The coordinator does not answer" : "", state.lostMs
+    ? [`Since ${clock(state.lostMs)} (${span(Date.now() - state.lostMs)}). What is shown is from then; it is tried again by itself. What runs goes on running.`] : []);
 }
 
 // ---------------------------------------------------------------------------- who is here
+
+async function who() {
+  const found = await get("/api/session", {});
+  Object.assign(me, { csrf: found.csrf, may: found.may });
+  byId("who").textContent = readable(`${found.role} ${found.name} · coordinator ${found.coordinator} ${found.version}`);
+}
 
 async function begin() {
   const ticket = new URLSearchParams(location.hash.slice(1)).get("ticket");
   if (ticket) {
     history.replaceState(null, "", "/");
-    try {
-      await post("/login", { ticket });
-    } catch (error) {
-      banner(error.message);
-    }
+    await post("/login", { ticket }).catch((error) => failed(error.message));
   }
-  const response = await fetch("/api/session");
-  if (!response.ok) {
+  try {
+    await who();
+  } catch {
     byId("login").hidden = false;
     return;
   }
-  const who = await response.json();
-  state.csrf = who.csrf;
-  state.mayChange = who.role !== "viewer";
-  byId("who").textContent = readable(`${who.role} ${who.name} · coordinator ${who.coordinator} ${who.version}`);
   byId("logout").hidden = false;
   byId("main").hidden = false;
-  state.warning = who.warning;
-  banner("");
-  follow();
-  happenings();
-  hosts();
+  link("connected", "good");
+  listen(told, openEvent);
+  await stream.begin();
 }
 
 byId("logout").addEventListener("click", async () => {
-  await post("/logout", {});
+  await post("/logout", {}).catch(() => {});
   location.reload();
 });
-
-// ---------------------------------------------------------------------------- what runs
-
-function follow() {
-  const events = new EventSource("/events/WatchInstances");
-  events.addEventListener("message", (event) => {
-    const update = JSON.parse(event.data);
-    if (update.complete) state.instances.clear();
-    for (const item of update.changed ?? []) state.instances.set(item.status.uid || slot(item), item);
-    for (const uid of update.gone_uids ?? []) state.instances.delete(uid);
-    if (update.apps) state.apps = new Map(update.apps.map((app) => [app.name, app]));
-    if (update.note && update.standstill) banner(update.note);
-    askToShow();
-  });
-  events.addEventListener("refused", (event) => {
-    banner(JSON.parse(event.data).error);
-    events.close();
-  });
-}
-
-const slot = (item) => `${item.status.app}/${item.status.type}.${item.status.ordinal ?? 0}`;
-const byName = new Intl.Collator("en", { numeric: true }).compare;
-
-// A burst of news is drawn once.
-function askToShow() {
-  if (state.asked) return;
-  state.asked = true;
-  requestAnimationFrame(() => {
-    state.asked = false;
-    show();
-  });
-}
-
-function show() {
-  const found = [...state.instances.values()].sort((a, b) => byName(slot(a), slot(b)));
-  map.show(state.hosts, found, byId("label").value);
-  const well = found.filter((item) => short(item.status.state) === "healthy" && !item.surplus).length;
-  byId("summary").textContent = `${state.hosts.length} hosts, ${found.length} instances, ${well} healthy`;
-  // What is wrong first, where there are more than anybody reads.
-  const wrong = (item) => (short(item.status.state) === "healthy" ? 1 : 0);
-  const rows = found.length > ROWS_MAX ? found.sort((a, b) => wrong(a) - wrong(b)).slice(0, ROWS_MAX) : found;
-  byId("instances").replaceChildren(...rows.map(instance));
-  if (rows.length < state.instances.size) byId("instances").append(row(`and ${state.instances.size - rows.length} more`));
-  const formations = [];
-  for (const [name, app] of [...state.apps].sort((a, b) => byName(a[0], b[0]))) {
-    for (const [type, quantity] of Object.entries(app.formation ?? {})) formations.push(formation(name, type, quantity));
-  }
-  // Whoever is writing a number shall not lose it.
-  if (!byId("apps").contains(document.activeElement)) byId("apps").replaceChildren(...formations);
-}
-
-const map = new PlacementMap(byId("map"), choose);
-byId("label").addEventListener("change", show);
-
-function choose(item) {
-  const chosen = byId("chosen");
-  chosen.hidden = !item;
-  if (!item) return;
-  const status = item.status;
-  const said = [
-    `${slot(item)} on ${item.host}: ${short(status.state)}`,
-    status.reason, status.last_exit && `last ended with ${status.last_exit}`,
-    item.placed_because && `here because: ${item.placed_because}`,
-  ];
-  const lines = said.filter(Boolean).map((text) => element("p", text));
-  const buttons = element("p");
-  buttons.append(button("Log", `Log of ${slot(item)}, chosen`, () => tail(status)));
-  chosen.replaceChildren(...lines, buttons);
-}
-
-function labelsOf(hosts) {
-  const names = [...new Set(hosts.flatMap((host) => Object.keys(host.labels)))].sort();
-  const select = byId("label"), before = select.value;
-  const options = ["", ...names].map((name) => Object.assign(element("option", name || "no label"), { value: name }));
-  select.replaceChildren(...options);
-  select.value = names.includes(before) ? before : "";
-}
-
-function instance(item) {
-  const status = item.status;
-  const name = slot(item);
-  const actions = element("span");
-  actions.append(button("Log", `Log of ${name}`, () => tail(status)));
-  if (state.mayChange) {
-    actions.append(button("Restart", `Restart ${name}`, () => ask("Restart", { app: status.app, type: status.type, ordinal: status.ordinal })));
-  }
-  return row(
-    name,
-    element("span", short(status.state), short(status.state)),
-    item.host ?? "",
-    status.release ? `v${status.release}` : "",
-    status.reason ?? "",
-    actions,
-  );
-}
-
-function formation(app, type, quantity) {
-  const good = [...state.instances.values()].filter(
-    (item) => item.status.app === app && item.status.type === type && short(item.status.state) === "healthy",
-  ).length;
-  const cell = element("span");
-  if (state.mayChange) {
-    const wanted = document.createElement("input");
-    wanted.type = "number";
-    wanted.min = "0";
-    wanted.value = quantity;
-    wanted.setAttribute("aria-label", readable(`How many of ${app}/${type}`));
-    const scale = () => ask("Scale", { app, changes: [{ type, kind: "KIND_SET", quantity: Number(wanted.value) }] });
-    cell.append(wanted, button("Scale", `Scale ${app}/${type}`, scale));
-  }
-  return row(app, type, String(good), String(quantity), cell);
-}
-
-function happenings() {
-  const events = new EventSource("/events/WatchEvents?tail=100&follow=true");
-  events.addEventListener("message", (event) => {
-    const answer = JSON.parse(event.data);
-    for (const item of answer.events ?? []) {
-      const where = item.host && !item.what.startsWith("host.") ? ` on ${item.host}` : "";
-      const time = new Date(Number(item.at_ms)).toLocaleTimeString();
-      append(byId("events"), `${time}  ${item.subject}  ${item.text ?? ""}${where}`);
-    }
-  });
-}
-
-async function hosts() {
-  try {
-    const answer = await ask("ListHosts");
-    const rows = (answer.hosts ?? []).map((item) =>
-      row(
-        item.status.host,
-        element("span", short(item.state), short(item.state)),
-        String(item.instances ?? 0),
-        String(item.healthy ?? 0),
-        [item.host?.draining ? "draining" : item.host?.cordoned ? "cordoned" : "", item.status.complaint].filter(Boolean).join("; "),
-      ),
-    );
-    byId("hosts").replaceChildren(...rows);
-    const known = (answer.hosts ?? []).map((item) => ({
-      name: item.status.host,
-      state: short(item.state),
-      labels: { ...item.status.labels, ...item.host?.labels },
-    }));
-    if (JSON.stringify(known) !== JSON.stringify(state.hosts)) {
-      state.hosts = known;
-      labelsOf(known);
-      askToShow();
-    }
-  } catch (error) {
-    banner(error.message);
-  }
-  setTimeout(hosts, 5000);
-}
-
-// ---------------------------------------------------------------------------- a log
-
-function tail(status) {
-  state.log?.close();
-  const name = `${status.app}/${status.type}.${status.ordinal}`;
-  byId("log-part").hidden = false;
-  byId("log-title").textContent = readable(`Log of ${name}`);
-  byId("log").replaceChildren();
-  const query = new URLSearchParams({ app: status.app, type: status.type, ordinal: status.ordinal, tail_lines: "100", follow: "true" });
-  const events = (state.log = new EventSource(`/events/Logs?${query}`));
-  events.addEventListener("message", (event) => {
-    const answer = JSON.parse(event.data);
-    for (const line of answer.lines ?? []) write(line);
-    if (answer.notice) byId("log").append(element("em", `${answer.notice}\n`));
-  });
-  events.addEventListener("refused", (event) => {
-    banner(JSON.parse(event.data).error);
-    events.close();
-  });
-}
-
-function write(line) {
-  const bytes = Uint8Array.from(atob(line.text ?? ""), (char) => char.charCodeAt(0));
-  append(byId("log"), new TextDecoder().decode(bytes));
-}
-
-function append(log, text) {
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  log.append(document.createTextNode(`${readable(text)}\n`));
-  while (log.childNodes.length > LINES_MAX) log.firstChild.remove();
-  if (atEnd) log.scrollTop = log.scrollHeight;
-}
-
+byId("zoom-in").addEventListener("click", () => map.zoom(1.6));
+byId("zoom-out").addEventListener("click", () => map.zoom(1 / 1.6));
+byId("zoom-fit").addEventListener("click", () => map.fit());
 // Opened once more in a tab that shows us already.
 addEventListener("hashchange", () => location.reload());
+addEventListener("resize", gathered(() => map.ask({ layout: true }), 200));
+// For measurements, and for whoever looks under the hood.
+Object.assign(document.documentElement, { formation: { map, stream, slider, shown, NOWHERE } });
 begin();

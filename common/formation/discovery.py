@@ -1,7 +1,7 @@
-"""Which coordinator to talk to: a pure search through what the caller's surroundings say.
+"""Which coordinators to talk to, by what the caller's surroundings say. Reads files, dials nothing.
 
-Order: --coordinator, FORMATION_COORDINATOR, FORMATION_CONTEXT, a running `formctl dev`, the
-context file's current one. Reads files, dials nothing.
+Order: an address that was given, FORMATION_COORDINATOR, FORMATION_CONTEXT, a running `formctl dev`,
+the context file's current one.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from formation import settings, tomltext
+from formation import tomltext
+from formation.addresses import addresses
 from formation.contexts import context_path, identity_of
-from formctl.dev.rundir import DevCluster, running_clusters
-from formctl.errors import InputError
+from formation.devclusters import DevCluster, running_clusters
+from formation.errors import InputError
 
 _WAYS = (
     "no coordinator is known; do one of: formctl dev (in a project), --coordinator HOST:PORT, "
@@ -33,16 +34,23 @@ class Target:
     insecure: bool = False
 
 
-def find_target(flag: str | None, environ: Mapping[str, str], directory: str) -> Target:
-    target = _find(flag, environ, directory)
+def find_target(
+    given: str | None,
+    environ: Mapping[str, str],
+    directory: str,
+    *,
+    flag: str = "--coordinator",
+) -> Target:
+    """`given`: addresses; `flag`: who gave them. Raises `InputError`."""
+    target = _find(given, environ, directory, flag)
     if environ.get("FORMATION_INSECURE") == "1":
         return replace(target, insecure=True)
     return target
 
 
-def _find(flag: str | None, environ: Mapping[str, str], directory: str) -> Target:
-    if flag is not None:
-        return _named(flag, "--coordinator", environ)
+def _find(given: str | None, environ: Mapping[str, str], directory: str, flag: str) -> Target:
+    if given is not None:
+        return _named(given, flag, environ)
     if named := environ.get("FORMATION_COORDINATOR"):
         return _named(named, "FORMATION_COORDINATOR", environ)
     path = context_path(environ)
@@ -72,7 +80,7 @@ def _named(text: str, origin: str, environ: Mapping[str, str]) -> Target:
 def parse_addresses(text: str, origin: str) -> tuple[str, ...]:
     """Comma separated `host:port`, `[v6]:port` or `unix:/path`."""
     try:
-        return settings.addresses(text)
+        return addresses(text)
     except ValueError as error:
         raise InputError(f"{origin}: {error}") from None
 
@@ -132,7 +140,7 @@ def _context_file(path: str) -> dict[str, object]:
     try:
         with open(path, encoding="utf-8") as file:
             return tomltext.loads(file.read())
-    except (tomltext.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomltext.TomlError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from formation import contexts
-from formctl import discovery
+from formation import contexts, devclusters, discovery
+from formation.devclusters import DevCluster
 from formctl.dev import rundir
-from formctl.dev.rundir import DevCluster
 from formctl.errors import InputError
 
 
@@ -99,7 +98,7 @@ def test_a_dev_cluster_tells_its_app(around: Surroundings) -> None:
 
 def test_the_directory_of_a_killed_dev_cluster_is_not_taken_for_one(around: Surroundings) -> None:
     around.dev("shop")
-    (path,) = Path(rundir.base_dir()).iterdir()
+    (path,) = Path(devclusters.base_dir()).iterdir()
     text = (path / "cluster.json").read_text()
     around.running.close()
     path.mkdir(mode=0o700)

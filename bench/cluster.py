@@ -1,0 +1,76 @@
+"""A whole cluster on this machine: etcd, coordinators, thousands of hollow hosts, and what each
+phase of its life costs.
+
+    python bench/cluster.py --hosts 2000 --instances 200000 [--coordinators 1] [--plain]
+
+Hosts are hollow (`tests/harness/hollow`): the agent's real session, supervisor and state machine
+over a keeper that only says that it has started something. Everything else is real. Phases:
+connect, idle, scale 0 → N, +500 while N run, a release of those 500, 1 % of the hosts lost, idle,
+and with a second coordinator the first one killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "harness"))
+from hollow.phases import Life, Size
+from hollow.rig import Rig
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="a whole cluster of hollow hosts")
+    parser.add_argument("--hosts", type=int, default=200)
+    parser.add_argument("--instances", type=int, default=20_000)
+    parser.add_argument("--coordinators", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2, help="of hollow hosts")
+    parser.add_argument("--plain", action="store_true", help="without certificates")
+    parser.add_argument("--start-s", type=float, default=0.0)
+    parser.add_argument("--ready-after-s", type=float, default=0.0)
+    parser.add_argument("--idle-s", type=float, default=10.0)
+    parser.add_argument("--json", default="", metavar="FILE")
+    return parser.parse_args()
+
+
+async def lived(rig: Rig, options: argparse.Namespace) -> list[dict[str, Any]]:
+    size = Size(
+        hosts=options.hosts,
+        instances=options.instances,
+        coordinators=options.coordinators,
+        processes=options.processes,
+        ready_after_s=options.ready_after_s,
+        idle_s=options.idle_s,
+    )
+    return await Life(rig, size).all()
+
+
+def main() -> None:
+    options = parsed()
+    with Rig(
+        coordinators=options.coordinators, tls=not options.plain, start_s=options.start_s
+    ) as rig:
+        try:
+            phases = asyncio.run(lived(rig, options))
+        except (AssertionError, grpc.RpcError):
+            for program in (*rig.coordinators.values(), *rig.hollow):
+                print(f"-- {program.name}\n{program.log.read_text()[-3000:]}", file=sys.stderr)
+            raise
+    text = json.dumps({"options": vars(options), "phases": phases}, indent=1)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    main()

@@ -1,0 +1,18 @@
+"""What apps, hosts and process types may be called, and what coordinators are. Light: nothing else
+is imported here."""
+
+from __future__ import annotations
+
+import re
+
+# They end up in keys, file names and host names.
+APP_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+TYPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+# What every coordinator's certificate says it is, wherever it listens: addresses change.
+COORDINATOR_NAME = "coordinator.formation.internal"
+
+# How often either end of a connection asks whether the other one lives, and within which bounds.
+# A cut cable is the kernel's to find out; a program may be busy for a while.
+PING_EVERY_S, PING_TIMEOUT_S = 2.0, 5.0
+PINGS_S = (2.0, 60.0)

@@ -1,0 +1,2 @@
+<?php
+echo "hello from ", getenv("PS"), " on PHP ", PHP_VERSION, "\n";

@@ -1,0 +1,1 @@
+"""Agents without processes: everything real but keeper, journal, logs and launcher."""

@@ -1,0 +1,253 @@
+"""A cluster's life with hollow hosts: its phases, and what each costs.
+
+Connect, idle, scale 0 → N, +500 while N run, a release of those 500, 1 % of the hosts lost, idle,
+and with a second coordinator the first one killed. `bench/cluster.py` shows it, a test has bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from formation.credentials import Credential
+from formation.dialling import Dialler
+from formation.identity import Role
+from formation.v1 import control_pb2 as pb
+from formation.v1 import control_pb2_grpc, types_pb2
+from hollow.rig import Rig
+
+APP = "big"
+TYPES = ("web", "worker", "clock", "mail")
+LOOKS_EVERY_S = 0.05
+DEADLINE_S = 600.0
+QUIET_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """`processes`: of hollow hosts. `ready_after_s`: until an instance counts as healthy."""
+
+    hosts: int = 200
+    instances: int = 20_000
+    coordinators: int = 1
+    processes: int = 2
+    ready_after_s: float = 0.0
+    idle_s: float = 10.0
+
+
+class Operator:
+    """Asks a coordinator, as a person would."""
+
+    def __init__(self, rig: Rig, address: str) -> None:
+        credential: Credential | None = None
+        if rig.tls:
+            credential = rig.authority.issue(rig.directory / "operator", Role.OPERATOR, "ann")
+        self.channel = Dialler(lambda: credential, insecure=not rig.tls).channel(address)
+        self.stub: Any = control_pb2_grpc.ControlStub(self.channel)
+
+    async def apply(self, app: str, ready_after_s: float, release: int = 1) -> None:
+        types = [
+            types_pb2.ProcessType(
+                name=name, command=f"sleep {1000 + release}", ready_after_s=ready_after_s,
+                stop_grace_s=5.0,
+            )
+            for name in TYPES
+        ]  # fmt: skip
+        for spec in types:
+            spec.rollout.surge.percent = 25.0
+            spec.rollout.healthy_s = 0.5
+            spec.rollout.deadline_s = 300.0
+        await self.stub.Apply(
+            pb.ApplyRequest(app=app, types=types, workdir="/", formation=dict.fromkeys(TYPES, 0))
+        )
+
+    async def scale(self, app: str, quantities: dict[str, int]) -> int:
+        changes = [
+            pb.QuantityChange(type=name, kind=pb.QuantityChange.KIND_SET, quantity=number)
+            for name, number in quantities.items()
+        ]
+        response = await self.stub.Scale(pb.ScaleRequest(app=app, changes=changes))
+        return int(response.revision)
+
+    async def ready_hosts(self) -> int:
+        answer = await self.stub.ListHosts(pb.ListHostsRequest())
+        return sum(view.state == pb.HOST_STATE_READY for view in answer.hosts)
+
+    async def healthy(self, app: str) -> tuple[int, int]:
+        """Healthy and wanted."""
+        answer = await self.stub.ListApps(pb.ListAppsRequest())
+        found = next(view for view in answer.apps if view.app.name == app)
+        return int(found.healthy), int(found.wanted)
+
+    async def are_healthy(self, app: str, count: int = 0) -> bool:
+        """`count` 0: as many as are wanted."""
+        healthy, wanted = await self.healthy(app)
+        return bool(healthy >= (count or wanted))
+
+    async def is_released(self, app: str, release: int) -> bool:
+        """It runs everywhere."""
+        answer = await self.stub.ListApps(pb.ListAppsRequest())
+        found = next(view for view in answer.apps if view.app.name == app)
+        arrived = found.app.stable_release == release
+        return bool(arrived and found.healthy == found.wanted)
+
+
+class Life:
+    """Phases and their figures."""
+
+    def __init__(self, rig: Rig, options: Size) -> None:
+        self.rig, self.options = rig, options
+        self.operator = Operator(rig, rig.addresses["c1"])
+        self.phases: list[dict[str, Any]] = []
+
+    async def phase(self, name: str, work: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        before, started_s = self.rig.figures(), time.perf_counter()
+        said = await work()
+        took_s = time.perf_counter() - started_s
+        await until_durable(self.rig)  # what is still written belongs to this one
+        after = self.rig.figures()
+        differences = {key: round(after[key] - before[key], 3) for key in after}
+        found = {"phase": name, "took_s": round(took_s, 3), **said, **differences}
+        found |= self.rig.memory()
+        self.phases.append(found)
+        print(line(found), file=sys.stderr, flush=True)
+
+    async def all(self) -> list[dict[str, Any]]:
+        options, before = self.options, self.rig.memory()["coordinator_memory"]
+        await self.phase("connect", self.connect)
+        grown = self.phases[-1]["coordinator_memory"] - before
+        self.phases[-1]["memory_per_host"] = round(grown / options.hosts)
+        await self.phase("idle with no instances", self.idle)
+        await self.operator.apply(APP, options.ready_after_s)
+        await self.operator.apply("small", 0.0)
+        await self.phase(f"0 -> {options.instances}", self.up)
+        await self.phase("+500", self.more)
+        await self.phase("a release of 500", self.release)
+        await self.phase("1 % of the hosts lost", self.lose)
+        await self.phase("idle", self.idle)
+        if options.coordinators > 1:
+            await self.phase("a coordinator killed", self.behead)
+        return self.phases
+
+    # ------------------------------------------------------------------ phases
+
+    async def connect(self) -> dict[str, Any]:
+        hosts: int = self.options.hosts
+        took_s = await asyncio.to_thread(self.rig.add_hosts, hosts, self.options.processes)
+
+        async def ready() -> bool:
+            return await self.operator.ready_hosts() >= hosts
+
+        return {"ready_s": round(took_s + await until(ready, "all hosts are ready"), 3)}
+
+    async def idle(self) -> dict[str, Any]:
+        await asyncio.sleep(self.options.idle_s)
+        return {}
+
+    async def up(self) -> dict[str, Any]:
+        share = self.options.instances // len(TYPES)
+        started_s = time.perf_counter()
+        await self.operator.scale(APP, dict.fromkeys(TYPES, share))
+        await until(lambda: self.operator.are_healthy(APP, share * len(TYPES)), "it is up")
+        healthy_s = time.perf_counter() - started_s
+        await until_durable(self.rig)
+        durable_s = time.perf_counter() - started_s
+        return {"healthy_s": round(healthy_s, 3), "durable_s": round(durable_s, 3)}
+
+    async def more(self) -> dict[str, Any]:
+        return await latencies(self.operator, "small", 500)
+
+    async def release(self) -> dict[str, Any]:
+        await self.operator.apply("small", 0.0, release=2)
+        arrived = await until(lambda: self.operator.is_released("small", 2), "it is released")
+        return {"rolled_out_s": round(arrived, 3)}
+
+    async def lose(self) -> dict[str, Any]:
+        count = max(1, self.options.hosts // 100)
+        left: int = self.options.hosts - count
+        await asyncio.to_thread(self.rig.drop_hosts, count)
+
+        async def noticed() -> bool:
+            return await self.operator.ready_hosts() <= left
+
+        noticed_s = await until(noticed, "their silence is noticed")
+        replaced_s = noticed_s + await until(lambda: self.operator.are_healthy(APP), "replaced")
+        return {
+            "hosts_lost": count,
+            "noticed_s": round(noticed_s, 3),
+            "replaced_s": round(replaced_s, 3),
+        }
+
+    async def behead(self) -> dict[str, Any]:
+        """Its agents go on at the other one."""
+        left: int = self.options.hosts - max(1, self.options.hosts // 100)
+        other = Operator(self.rig, self.rig.addresses["c2"])
+        await asyncio.to_thread(self.rig.kill_coordinator, "c1")
+
+        async def over() -> bool:
+            connected = await asyncio.to_thread(self.rig.hosts)
+            return connected["connected"] >= left and await other.ready_hosts() >= left
+
+        over_s = await until(over, "all have come over")
+        return {"all_over_s": round(over_s, 3), **await latencies(other, "small", 100)}
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str) -> float:
+    """Seconds until it holds."""
+    started_s = time.perf_counter()
+    while not await condition():
+        assert time.perf_counter() - started_s < DEADLINE_S, f"not in time: {what}"
+        await asyncio.sleep(LOOKS_EVERY_S)
+    return time.perf_counter() - started_s
+
+
+async def until_durable(rig: Rig) -> None:
+    """Until etcd is quiet: nothing was written to it for half a second."""
+    last_s, puts = time.perf_counter(), -1.0
+    while time.perf_counter() - last_s < QUIET_S:
+        now = rig.etcd_figures()["etcd_debugging_mvcc_put_total"]
+        if now != puts:
+            puts, last_s = now, time.perf_counter()
+        await asyncio.sleep(LOOKS_EVERY_S)
+
+
+def line(found: dict[str, Any]) -> str:
+    shown = {k: v for k, v in found.items() if k != "phase"}
+    words = [f"{k}={v / 1e6:.0f}M" if "memory" in k or "bytes" in k else f"{k}={v:g}"
+             for k, v in shown.items()]  # fmt: skip
+    return f"{found['phase']}: {' '.join(words)}"
+
+
+async def latencies(operator: Operator, app: str, count: int) -> dict[str, Any]:
+    """From sending Scale to each of `count` more being seen as healthy by who watches."""
+    before = await operator.healthy(app)
+    watch = operator.stub.WatchInstances(pb.WatchInstancesRequest(app=app))
+    known: set[str] = set()
+    async for update in watch:
+        known = {view.status.uid for view in update.changed}
+        break
+    sent_s = time.perf_counter()
+    await operator.scale(app, {"web": before[1] + count})
+    seen: list[float] = []
+    async for update in watch:
+        now_s = time.perf_counter()
+        for view in update.changed:
+            if (
+                view.status.state == types_pb2.INSTANCE_STATE_HEALTHY
+                and view.status.uid not in known
+            ):
+                known.add(view.status.uid)
+                seen.append(now_s - sent_s)
+        if len(seen) >= count:
+            break
+    watch.cancel()
+    seen.sort()
+    return {
+        "p50_s": round(statistics.median(seen), 4),
+        "p99_s": round(seen[int(len(seen) * 0.99) - 1], 4),
+    }
