@@ -15,11 +15,15 @@ import pytest
 from cluster import BIN, Cluster
 
 SERVER = """\
-import http.server, os, signal, socketserver, sys, threading
+import http.server, os, signal, socketserver, threading, time
+
+asked_s = time.monotonic()
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"
     def do_GET(self):
+        global asked_s
+        asked_s = time.monotonic()
         body = os.environ["VERSION"].encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -33,8 +37,14 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     request_queue_size = 128
 
 server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
-# Whoever is connected is answered; nobody is sent here any more when this is heard.
-signal.signal(signal.SIGTERM, lambda *_: threading.Timer(1.5, server.shutdown).start())
+
+def end():
+    # Whoever still comes is answered; when nobody has come for a second, nobody will.
+    while time.monotonic() - asked_s < 1:
+        time.sleep(0.05)
+    server.shutdown()
+
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end).start())
 server.serve_forever(poll_interval=0.05)
 server.server_close()
 """
@@ -45,7 +55,7 @@ command = "python3 server.py"
 quantity = 3
 ready.http = "/"
 rollout.healthy = "500ms"
-stop.grace = "5s"
+stop.grace = "60s"
 """
 
 
