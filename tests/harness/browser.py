@@ -9,12 +9,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import netlink
 import pytest
 from eventually import eventually
 
@@ -44,8 +46,9 @@ class Browser:
 
     def _start(self) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="fmn-chromium-"))
+        words = (*_FLAGS, *self._flags, f"--user-data-dir={self._home}", "about:blank")
         self._program = subprocess.Popen(
-            [chromium(), *_FLAGS, *self._flags, f"--user-data-dir={self._home}", "about:blank"],
+            [sys.executable, netlink.__file__, chromium(), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -268,6 +268,39 @@ async def test_a_host_that_is_silent_is_a_banner_with_since_when(scene: Scene) -
             await browser.until("!" + says("Hosts that do not answer", of("banners")))
 
 
+async def test_the_brake_is_a_banner_until_the_hosts_are_back(scene: Scene) -> None:
+    names = ("b", "c", "d")
+    async with Browser() as browser:
+        async with AsyncExitStack() as others:
+            for name in names:
+                await others.enter_async_context(HollowAgent(scene.running.address, name))
+            await scene.log_in(browser)
+            await scene.scale(4)
+            await browser.until(says("4 hosts, 4 instances, 4 healthy"))
+            assert not await browser.run(says("Placement stands still", of("banners")))
+        await browser.until(says("Placement stands still", of("banners")))
+        await browser.until(says("the brake is on", of("banners")))
+        async with AsyncExitStack() as others:
+            for name in names:
+                await others.enter_async_context(HollowAgent(scene.running.address, name))
+            await browser.until("!" + says("Placement stands still", of("banners")))
+
+
+async def test_an_etcd_put_back_in_time_is_a_banner_until_the_word(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with scene_in(tmp_path, store) as scene, Browser() as browser:
+        await scene.log_in(browser)
+        earlier = store.backup()
+        await scene.scale(3)
+        await eventually(lambda: len(scene.agent.running) == 3)
+        store.restore(earlier)
+        await browser.until(says("Everything is held", of("banners")))
+        await browser.until(says("a follows newer orders than etcd knows of", of("banners")))
+        assert not await browser.run(says("Placement stands still", of("banners")))
+        await scene.running.control.Reconcile(control_pb2.ReconcileRequest(who="ann"))
+        await browser.until("!" + says("Everything is held", of("banners")))
+
+
 async def test_what_has_no_host_is_a_banner_with_its_reason(scene: Scene) -> None:
     greedy = types_pb2.ProcessType(
         name="db", command="true", initial_quantity=2,

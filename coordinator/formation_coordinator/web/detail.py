@@ -37,6 +37,5 @@ def warnings(service: Service) -> dict[str, str]:
     return {
         "insecure": views.insecurity(world, service.me),
         "outdated": service.api.watch.outdated(),
-        "held": world.cluster.held if world.cluster else "",
         "leader": world.leader.id if world.leader else "",
     }

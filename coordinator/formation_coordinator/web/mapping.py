@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from formation_coordinator.live import LiveWorld
-from formation_coordinator.plan import Plan
+from formation_coordinator.plan import BRAKE, Plan
 from formation_coordinator.web.album import Album
 from formation_coordinator.web.atlas import Atlas, left_alone_record
 from formation_coordinator.world import World
@@ -115,7 +115,9 @@ class Mapping:
         return self._plan
 
     def _warnings(self, plan: Plan) -> dict[str, Any]:
-        found = {**self._said(), "standstill": plan.standstill, "alone": left_alone_record(plan)}
+        brake = BRAKE if plan.brake and not plan.held else ""
+        alone = left_alone_record(plan)
+        found = {**self._said(), "held": plan.held, "brake": brake, "alone": alone}
         return {name: value for name, value in found.items() if value}
 
     # ------------------------------------------------------------------ what browsers get

@@ -27,8 +27,7 @@ export function bannersOf(picture, nowMs) {
   banner("insecure", "bad", said.insecure && "This cluster is open to anybody", [said.insecure]);
   banner("outdated", "bad", said.outdated && "What you see may be old", [said.outdated]);
   banner("held", "bad", said.held && "Everything is held", [said.held, "Look with: formctl reconcile   Let it go on with: formctl reconcile --confirm"]);
-  const brake = said.standstill && said.standstill !== said.held ? said.standstill : "";
-  banner("brake", "bad", brake && "Placement stands still", [brake]);
+  banner("brake", "bad", said.brake && "Placement stands still", [said.brake]);
   banner("leader", "warn", !said.leader && !said.outdated && "No coordinator leads: nothing is placed until one does");
   banner("alone", "warn", said.alone && "Some apps are left alone", (said.alone ?? []).map(([app, why]) => `${app}: ${why}`));
   hostsOf(picture, nowMs);
