@@ -141,7 +141,7 @@ class Keeper:
         try:
             self._brain.start()
         except OSError as error:
-            say(f"cannot start the brain: {error.strerror}")
+            say(f"cannot start the brain: {error}")
             self._on_brain_death(None)
             return
         self._brain.send(

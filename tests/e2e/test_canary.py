@@ -204,11 +204,11 @@ def running(cluster: Cluster) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            environ = process.environ()
+            environ, name = process.environ(), process.name()
         except psutil.Error:
             continue
         mine = environ.get("HOME") == str(cluster.directory) and "KEY_FILE" in environ
-        if mine and process.name() == "sleep":
+        if mine and name == "sleep":
             found.append(process.pid)
     return found
 
