@@ -104,16 +104,27 @@ def _holder(lock: int, state_dir: Path) -> tuple[int, int]:
 
 
 def _holds(pid: int, lock: int) -> bool:
-    """By the file that it has open, since file systems name their devices differently."""
+    """By the file that it has open, since file systems name their devices differently.
+
+    A keeper lets only root look at that. For its own user it is who says so in the file, which
+    nobody else can write.
+    """
     try:
         fds = list(Path(f"/proc/{pid}/fd").iterdir())
         return any(_is_locked(pid, fd, os.fstat(lock)) for fd in fds)
     except PermissionError:
+        if _user(pid) == os.geteuid():
+            return locks.read(lock)[0] == f"process {pid}"
         raise RefusedError(
             f"process {pid} runs there and belongs to another user: run this as that user, or root"
         ) from None
     except OSError:
         return False
+
+
+def _user(pid: int) -> int:
+    """Not by who owns /proc/PID: that is root for whoever may not be traced."""
+    return int(_field(Path(f"/proc/{pid}/status").read_text("utf-8", "replace"), "Uid"))
 
 
 def _is_locked(pid: int, fd: Path, lock: os.stat_result) -> bool:
@@ -132,13 +143,13 @@ def _check(pid: int) -> None:
     if b"formation" not in words or b"formation_agent.brain" in words:
         raise RefusedError(f"process {pid} holds the lock and is no formation-agent")
     status = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
-    handled = (_signals(status, name) >> (signal.SIGHUP - 1) for name in ("SigCgt", "SigBlk"))
-    if not any(mask & 1 for mask in handled):
+    masks = (int(_field(status, name), 16) for name in ("SigCgt", "SigBlk"))
+    if not any(mask >> (signal.SIGHUP - 1) & 1 for mask in masks):
         raise RefusedError(f"process {pid} is of a version that cannot re-execute itself")
 
 
-def _signals(status: str, name: str) -> int:
-    return int(status.partition(f"\n{name}:")[2].split(maxsplit=1)[0], 16)
+def _field(status: str, name: str) -> str:
+    return status.partition(f"\n{name}:")[2].split(maxsplit=1)[0]
 
 
 def _hang_up(pid: int, pidfd: int) -> None:

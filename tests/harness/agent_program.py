@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
+import pytest
 from eventually import eventually
 
 from formation_agent import cgroups, journal
@@ -18,6 +20,14 @@ from formation_agent import cgroups, journal
 # Tests run as whoever runs them, often root.
 OPEN = ("--allow-user", "*")
 PROGRAM = Path(sys.executable).with_name("formation-agent")
+# Somebody without any privilege, as users of `formation-agent` on their own account are.
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+_PYTHON = Path(sys.executable).resolve()
+needs_nobody = pytest.mark.skipif(
+    os.geteuid() != 0
+    or not all(above.stat().st_mode & stat.S_IXOTH for above in (_PYTHON, *_PYTHON.parents)),
+    reason="needs root, and a Python that lies where others may go, to run it as nobody",
+)
 
 
 class AgentProgram:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import ssl
@@ -103,7 +104,9 @@ async def test_an_agent_tells_what_happens_on_its_host_and_how_its_lines_are_shi
             assert found["formation_agent_alone_seconds", ()] == 0
             assert found["formation_agent_shipping_up", destination] == 1
             assert found["process_open_fds", ()] > 0
-            assert found["formation_agent_keeper_process_open_fds", ()] > 0
+            if os.geteuid() == 0:  # nobody else may look at what a keeper has open
+                assert found["formation_agent_keeper_process_open_fds", ()] > 0
+            assert found["formation_agent_keeper_process_start_time_seconds", ()] > 0
             assert b"oh no" in received.texts
             await coordinator.stop()
 

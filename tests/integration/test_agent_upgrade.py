@@ -8,12 +8,13 @@ import re
 import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
-from agent_program import PROGRAM, AgentProgram
+from agent_program import AS_NOBODY, PROGRAM, AgentProgram, needs_nobody
 from eventually import eventually
 from fake_coordinator import FakeCoordinator
 
@@ -54,10 +55,10 @@ async def agent(tmp_path: Path, coordinator: FakeCoordinator) -> AsyncIterator[A
         yield running
 
 
-async def reexec(agent: AgentProgram) -> tuple[int, str, str]:
+async def reexec(agent: AgentProgram, *before: str) -> tuple[int, str, str]:
     """Exit code and outputs of the command."""
     process = await asyncio.create_subprocess_exec(
-        PROGRAM, "reexec", "--state-dir", agent.state_dir, stdout=-1, stderr=-1
+        *before, PROGRAM, "reexec", "--state-dir", agent.state_dir, stdout=-1, stderr=-1
     )
     out, err = await process.communicate()
     assert process.returncode is not None
@@ -108,6 +109,28 @@ async def test_settings_that_cannot_be_read_any_more_are_refused_before_anything
     )
     assert (await agent.brain()).pid == brain.pid
     assert psutil.pid_exists(before.pid)
+
+
+@needs_nobody
+async def test_whoever_runs_an_agent_can_replace_it_without_any_privilege() -> None:
+    """Although a keeper lets not even its own user look into it."""
+    with tempfile.TemporaryDirectory(prefix="fmn-") as name:
+        os.chown(name, 65534, 65534)
+        async with (
+            FakeCoordinator(f"unix:{name}/c.sock") as coordinator,
+            AgentProgram(
+                Path(name), "--coordinator", coordinator.address, before=AS_NOBODY, rails=()
+            ) as agent,
+        ):
+            os.chmod(f"{name}/c.sock", 0o666)
+            await eventually(lambda: coordinator.hellos, what=agent.text)
+            code, out, err = await reexec(agent, *AS_NOBODY)
+            assert (code, err) == (0, "")
+            assert "is the new program" in out
+            await eventually(lambda: len(coordinator.hellos) == 2)
+            code, out, err = await reexec(agent, "setpriv", "--reuid=65533", "--clear-groups")
+            assert (code, out) == (1, "")
+            assert "(run this as the agent's user)" in err
 
 
 async def test_where_nothing_runs_the_command_says_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -110,7 +111,7 @@ class PlayedKeeper:
 
     async def close(self) -> None:
         for process in self.processes.values():
-            if group_lives(process.pid):
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         await asyncio.gather(*self._tasks)
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from keeper_rig import NOBODY, Brain, KeeperRig, gone, keeper_rig
+from keeper_rig import NOBODY, Brain, KeeperRig, gone, inside, keeper_rig
 
 from formation_agent import procfs
 from formation_agent.processes import Exited, describe_exit, kill_leftovers
@@ -174,7 +174,7 @@ async def test_every_failure_to_start_says_why() -> None:
             rig.spawn(brain, f"u{number}:1", *argv, cwd=cwd)
             event = await brain.event("SpawnFailed", f"u{number}:1")
             assert event["reason"] == reason
-        assert len(os.listdir(f"/proc/{rig.pid}/fd")) < 16  # nothing left open
+        assert len(os.listdir(inside(rig.pid) / "fd")) < 16  # nothing left open
 
 
 async def test_a_script_without_an_interpreter_line_runs_in_sh() -> None:

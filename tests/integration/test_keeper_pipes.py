@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from eventually import eventually
-from keeper_rig import NOBODY, Brain, KeeperRig, gone, keeper_rig
+from keeper_rig import NOBODY, Brain, KeeperRig, gone, inside, keeper_rig
 
 COUNT = 200
 AS_ROOT = os.geteuid() == 0
@@ -18,7 +18,7 @@ FILES_MAX = 170
 
 
 def open_files(rig: KeeperRig) -> int:
-    return len(os.listdir(f"/proc/{rig.pid}/fd"))
+    return len(os.listdir(inside(rig.pid) / "fd"))
 
 
 async def start(rig: KeeperRig, brain: Brain) -> tuple[list[str], Path]:

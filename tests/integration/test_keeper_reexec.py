@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from eventually import eventually
-from keeper_rig import NOBODY, Brain, KeeperRig, gone, keeper_rig
+from keeper_rig import NOBODY, Brain, KeeperRig, gone, inside, keeper_rig
 
 from formation_agent import takeover
 from formation_agent.reexec import reexecute
@@ -56,7 +57,7 @@ async def up(brain: Brain) -> Brain:
 
 def programs(pid: int) -> bool:
     """Whether this process has taken over from a program before."""
-    return takeover.STATE_VARIABLE.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    return takeover.STATE_VARIABLE.encode() in (inside(pid) / "environ").read_bytes()
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ async def descriptors(pid: int) -> int:
     """How many it has open when nothing is under way any more: the same for a while."""
     found, looks = -1, 0
     while looks < 10:
-        before, found = found, len(os.listdir(f"/proc/{pid}/fd"))
+        before, found = found, len(os.listdir(inside(pid) / "fd"))
         looks = looks + 1 if found == before else 0
         await asyncio.sleep(0.02)
     return found
@@ -189,8 +190,7 @@ async def test_a_broken_program_on_disk_is_refused_and_everything_goes_on(shadow
         assert lock.read_text() == f"process {rig.pid}\nre-execution 1: refused: {why}\n"
         # The same brain goes on, and once the program is whole it takes over.
         assert await started(rig, brain, "b:1", "sleep", "1000")
-        (package / "__init__.py").unlink()
-        package.rmdir()
+        shutil.rmtree(package)
         brain = await reexecuted(rig, brain)
         assert brain.children["a:1"]["pid"] == pid
         await eventually(lambda: lock.read_text().endswith("\nre-execution 2: ready\n"))

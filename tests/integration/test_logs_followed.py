@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from eventually import eventually
 from hollow_agent import HollowAgent
 from running import RunningCoordinator, coordinator
@@ -71,6 +73,15 @@ async def one_host(
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
             host.close()
+
+
+@pytest.fixture(autouse=True)
+def many_files() -> Iterator[None]:
+    """As many as a keeper has, which asks for all that it may have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_a_line_of_each_of_many_instances_is_a_few_messages(tmp_path: Path) -> None:

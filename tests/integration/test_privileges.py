@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from agent_program import PROGRAM, AgentProgram
+from agent_program import AS_NOBODY, PROGRAM, AgentProgram, needs_nobody
 from eventually import eventually
 from running import RunningCoordinator, coordinator
 
@@ -22,11 +20,6 @@ from formation.v1 import control_pb2, types_pb2
 from formation_coordinator.store.memory import MemoryStore
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may run it as somebody else")
-_PYTHON = Path(sys.executable).resolve()
-needs_open_python = pytest.mark.skipif(
-    not all(above.stat().st_mode & stat.S_IXOTH for above in (_PYTHON, *_PYTHON.parents)),
-    reason="this Python lies where only its owner may go: nobody else can run it",
-)
 
 
 @asynccontextmanager
@@ -158,19 +151,16 @@ async def test_a_directory_is_judged_by_where_it_leads(tmp_path: Path, work: Pat
     assert not (outside / "here").exists()
 
 
-@needs_root
-@needs_open_python
+@needs_nobody
 async def test_an_instance_of_the_agents_own_user_cannot_look_into_it(work: Path) -> None:
     """Other instances' secrets come through both of its processes."""
-    # As it is where no privilege is: the rig's own lets it read everything.
-    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     state = work / "home"
     state.mkdir()
     os.chown(state, 65534, 65534)
     async with (
         coordinator(MemoryStore(), work) as running,
         AgentProgram(
-            state, "--name", "b", "--coordinator", running.address, before=user, rails=()
+            state, "--name", "b", "--coordinator", running.address, before=AS_NOBODY, rails=()
         ) as agent,
     ):
         os.chmod(work / "c1.sock", 0o666)
@@ -267,9 +257,7 @@ async def test_it_writes_where_the_machines_owner_lets_it_and_nobody_sees_its_tm
 @pytest.mark.parametrize(
     ("rails", "user", "said"),
     [
-        pytest.param(
-            ("--private-tmp",), "65534", "need an agent that is root", marks=needs_open_python
-        ),
+        pytest.param(("--private-tmp",), "65534", "need an agent that is root", marks=needs_nobody),
         (("--read-only-system", "--writable-dir", "/no-such"), "0", "there is no such directory"),
         (("--writable-dir", "/srv"), "0", "means nothing without --read-only-system"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keeper_rig import NOBODY, Brain, KeeperRig, gone, keeper_rig
+from keeper_rig import NOBODY, Brain, KeeperRig, gone, inside, keeper_rig
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOBODYS = {"uid": 65534, "gid": 65534, "groups": [100, 101], "name": "nobody"}
@@ -27,7 +27,7 @@ def keeper_itself(pid: int) -> list[object]:
     """All that a start could have changed in it."""
     nice = os.getpriority(os.PRIO_PROCESS, pid)
     limits = Path(f"/proc/{pid}/limits").read_text()
-    return [status(pid, *_OF_KEEPER), nice, limits, os.readlink(f"/proc/{pid}/cwd")]
+    return [status(pid, *_OF_KEEPER), nice, limits, os.readlink(inside(pid) / "cwd")]
 
 
 async def output(rig: KeeperRig, brain: Brain, script: str, **options: Any) -> str:
@@ -142,7 +142,7 @@ async def test_a_careful_start_that_fails_says_why_as_a_fast_one_does() -> None:
         for argv, cwd in stories:
             fast = await failure(rig, brain, *argv, cwd=cwd)
             assert await failure(rig, brain, *argv, cwd=cwd, nice=1) == fast
-        assert len(os.listdir(f"/proc/{rig.pid}/fd")) < 16  # nothing left open
+        assert len(os.listdir(inside(rig.pid) / "fd")) < 16  # nothing left open
 
 
 async def test_a_script_without_an_interpreter_line_runs_in_sh_after_a_careful_start() -> None:
