@@ -39,8 +39,8 @@ def moves(counts: Mapping[str, int], me: str) -> dict[str, int]:
         return {}
     fair = math.ceil(mean)
     too_many = sum(max(0, count - fair) for count in counts.values())
-    room = {name: math.floor(mean) - count for name, count in counts.items()}
-    share = (counts[me] - fair) / max(1, too_many)
+    room = {name: max(0, math.floor(mean) - count) for name, count in counts.items()}
+    share = (counts[me] - fair) / max(1, too_many, sum(room.values()))
     return {name: int(free * share) for name, free in sorted(room.items()) if int(free * share) > 0}
 
 

@@ -39,7 +39,6 @@ class Skewed(Lab):
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Lab]:
-    required()
     with Lab(coordinators=2, agents=2) as lab:
         lab.small_disk(lab.state("a1"), DISK_BYTES)
         lab.up("--log-max-bytes", "65536", "--log-files", "2")

@@ -57,6 +57,7 @@ class Lab(Cluster):
         flags: Iterable[str] = (),
         secure: bool = True,
     ) -> None:
+        required()
         super().__init__(etcd="")
         self.authority = Authority() if secure else None
         self._operator: Credential | None = None

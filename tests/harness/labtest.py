@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lab import Lab, required
+from lab import Lab
 
 Pids = dict[str, list[int]]
 PROCFILE = "web: sleep 7001\n"
@@ -17,7 +17,6 @@ WORD = "7001"
 @contextmanager
 def cluster(procfile: str = PROCFILE, formation: str = "web=2", **size: Any) -> Iterator[Lab]:
     """With an app that runs; skips where there can be no test hosts."""
-    required()
     with Lab(**size) as lab:
         lab.up()
         lab.formctl("apply", str(lab.app({"Procfile": procfile})), "-m", formation)

@@ -11,6 +11,15 @@ import pytest
 from formation_agent.depot import PACK_FDS_MAX, Depot
 
 
+@pytest.fixture(autouse=True)
+def many_files() -> Iterator[None]:
+    """As many as a keeper has, which asks for all that it may have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 @pytest.fixture
 def pipes() -> Iterator[list[tuple[int, int]]]:
     made = [os.pipe() for _ in range(300)]
