@@ -83,7 +83,9 @@ def _build(file: Section, types: tuple[ProcessType, ...]) -> Build | None:
     if not command:
         return None
     if any(spec.name == BUILD for spec in types):
-        file.problem(f"types.{BUILD}", "is what the build is called in logs: give another name")
+        file.problem(
+            "types", f"{BUILD} is what the build is called in logs: name that type otherwise"
+        )
     if user:
         return Build(command=command, timeout_s=timeout_s, user=user)
     if len(accounts) > 1:
