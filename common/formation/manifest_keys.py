@@ -445,6 +445,13 @@ FILE = Keys(
         ),
     },
     needs=(Need(keys=("build_timeout", "build_user"), beside=("build",), what="a build"),),
+    exclusions=(
+        Exclusion(
+            keys=("build", "workdir"),
+            at="build",
+            why="means nothing with workdir: code that lies on the hosts is not built",
+        ),
+    ),
 )
 
 

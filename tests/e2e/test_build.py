@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from cluster import Cluster
 
@@ -128,16 +129,21 @@ def test_a_build_that_fails_leaves_the_old_release_running_and_is_taken_back(
     assert said(cluster) == before
 
 
-def test_an_agent_killed_in_the_middle_of_a_build_builds_anew(cluster: Cluster) -> None:
+@pytest.mark.parametrize("killed", ["agent", "brain"])
+def test_who_is_killed_in_the_middle_of_a_build_builds_anew(cluster: Cluster, killed: str) -> None:
     cluster.start_and_wait(1)
     # The first one never ends, and leaves a mark outside that it was there.
     mark = cluster.directory / "mark"
-    waits = f"test -e {mark} || {{ touch {mark} half; exec sleep 1000; }}\n"
+    waits = f"test -e {mark} || {{ touch {mark} half; exec sleep 4320; }}\n"
     app = project(cluster, **{"build.sh": waits + BUILD + "test ! -e half\n"})
     cluster.formctl("deploy", "--no-wait", cwd=app)
     cluster.wait(mark.exists)
-    cluster.kill("h1", signal.SIGKILL)
-    cluster.start_agent("h1")
+    if killed == "agent":
+        cluster.kill("h1", signal.SIGKILL)
+        cluster.start_agent("h1")
+    else:
+        os.kill(cluster.brain_of("h1"), signal.SIGKILL)
     cluster.wait(lambda: len(cluster.healthy()) == 3)
+    assert not [p for p in psutil.process_iter(["cmdline"]) if "4320" in (p.info["cmdline"] or [])]
     trees = os.listdir(cluster.directory / "state-h1-releases" / "hello")
     assert len([name for name in trees if not name.startswith(".")]) == 1

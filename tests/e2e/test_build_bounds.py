@@ -132,12 +132,24 @@ def test_what_it_leaves_running_is_ended_before_anything_is_started(cluster: Clu
     build = "sleep 4321 & setsid sleep 4321 &\necho begun"
     deploy(cluster, build)
     assert len(cluster.healthy()) == 1
-    assert not [p for p in psutil.process_iter(["cmdline"]) if _is_left(p)]
+    assert not sleeping("4321")
     assert "begun" in logs(cluster, "build")
 
 
-def _is_left(process: psutil.Process) -> bool:
-    return (process.info["cmdline"] or []) == ["sleep", "4321"]
+def sleeping(seconds: str) -> list[psutil.Process]:
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if process.info["cmdline"] == ["sleep", seconds]]
+
+
+def test_a_change_that_is_called_off_ends_what_builds_for_it(cluster: Cluster) -> None:
+    start(cluster)
+    deploy(cluster, "true")
+    deploy(cluster, "trap '' TERM; setsid sleep 4323 & sleep 4323", words=("--no-wait",))
+    cluster.wait(lambda: len(sleeping("4323")) == 2)
+    waiting(cluster, "builds its code")
+    cluster.formctl("rollout", "abort", "--app", "shop")
+    cluster.wait(lambda: not sleeping("4323"))
+    assert [row["release"] for row in cluster.healthy().values()] == [1]
 
 
 def test_one_that_takes_too_long_is_ended_and_said_so(cluster: Cluster) -> None:

@@ -210,3 +210,8 @@ def test_what_belongs_to_a_build_means_nothing_without_one() -> None:
     assert said.startswith("formation.toml: build_timeout: ")
     (said,) = problems(BUILT.replace("types.web", "types.build"))
     assert "types: build is what the build is called in logs" in said
+
+
+def test_code_that_lies_on_the_hosts_is_not_built() -> None:
+    (said,) = problems('workdir = "/srv"\n' + BUILT)
+    assert said.startswith("formation.toml: build: means nothing with workdir")
