@@ -29,7 +29,7 @@ FETCHES_MAX = 2
 BUILDS_MAX = 2
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 60.0
 TELL_EVERY_S = 0.5
-SWEEP_EVERY_S = 60.0
+LOOK_EVERY_S, SWEEP_EVERY_S = 2.0, 60.0
 _WAITS_ITS_TURN = "its code waits for others to be fetched"
 _WAITS_TO_BE_BUILT = "its code waits for others to be built"
 
@@ -115,12 +115,16 @@ class CodeRoom:
 
     async def run(self) -> None:
         """For ever: sees that what is wanted stays here, and that the rest goes."""
+        sweep_s = self._loop.time()
         try:
             while True:
-                wanted = self._names_wanted()
-                self._drop_unwanted(wanted)
-                await asyncio.to_thread(self._sweep, wanted)
-                await asyncio.sleep(SWEEP_EVERY_S)
+                wanted, now_s = self._names_wanted(), self._loop.time()
+                if self._drop_unwanted(wanted):
+                    sweep_s = now_s + LOOK_EVERY_S  # what was begun for it is just being ended
+                elif now_s >= sweep_s:
+                    await asyncio.to_thread(self._sweep, wanted)
+                    sweep_s = now_s + SWEEP_EVERY_S
+                await asyncio.sleep(LOOK_EVERY_S)
         finally:
             for job in tuple(self._jobs.values()):
                 self._drop(job)
@@ -134,10 +138,12 @@ class CodeRoom:
                 self.hindrance(release)
         return found
 
-    def _drop_unwanted(self, wanted: set[Name]) -> None:
-        for name, job in tuple(self._jobs.items()):
-            if name not in wanted:
-                self._drop(job)
+    def _drop_unwanted(self, wanted: set[Name]) -> bool:
+        """Was there anything to drop?"""
+        unwanted = [job for name, job in self._jobs.items() if name not in wanted]
+        for job in unwanted:
+            self._drop(job)
+        return bool(unwanted)
 
     def _drop(self, job: _Job) -> None:
         job.dropped.set()

@@ -168,6 +168,7 @@ class Bench:
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr(coderoom, "RETRY_MIN_S", 0.01)
     monkeypatch.setattr(coderoom, "RETRY_MAX_S", 0.05)
+    monkeypatch.setattr(coderoom, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(coderoom, "SWEEP_EVERY_S", 0.05)
     made = Bench(tmp_path, Coordinator())
     async with running(made):
