@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -41,6 +42,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What they say beyond warnings has session tokens in it.
+_TALKATIVE = ("aiobotocore", "botocore", "fsspec", "s3fs", "urllib3")
+
 Result = TypeVar("Result")
 
 
@@ -58,6 +62,8 @@ class NoLibraryError(ValueError):
 
 def opened(url: str) -> FarStore:
     """Asks nobody yet. Raises `NoLibraryError`."""
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     scheme, _, rest = url.partition("://")
     try:
         import fsspec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -265,6 +266,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], FarStore]]:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "open-sesame")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token-of-this-session")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     yield opened
     server.stop()
@@ -272,8 +274,13 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], FarStore]]:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 async def test_a_bucket_does_the_same(
-    s3: Callable[[str], FarStore], tmp_path: Path, near: ArtifactStore
+    s3: Callable[[str], FarStore],
+    tmp_path: Path,
+    near: ArtifactStore,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the server, which is no part of it
     far = s3("s3://formation/artifacts")
     (tmp_path / "code").write_bytes(CODE)
     said = await refusal(far.put("shop", ARTIFACT, tmp_path / "code"))
@@ -292,6 +299,8 @@ async def test_a_bucket_does_the_same(
     with pytest.raises(NotThereError):
         await anext(far.read("shop", other, 0))
     assert await far.size("shop", other) == 0
+    assert "Signature" not in caplog.text
+    assert "token-of-this-session" not in caplog.text
 
 
 # -- what is not installed -------------------------------------------------------------------------
