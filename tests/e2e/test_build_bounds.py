@@ -162,13 +162,10 @@ def test_one_that_takes_too_long_is_ended_and_said_so(cluster: Cluster) -> None:
 
 def test_a_program_that_is_not_there_is_named(cluster: Cluster) -> None:
     start(cluster)
-    app = cluster.app(
-        {
-            "formation.toml": MANIFEST.format(timeout="9s", more="").replace(
-                "sh build.sh", "frobnicate"
-            )
-        }
-    )
+    manifest = MANIFEST.format(timeout="9s", more="").replace("sh build.sh", "frobnicate")
+    app = cluster.app({"formation.toml": manifest})
+    lies_there = cluster.formctl("apply", "--no-wait", cwd=app)
+    assert "nothing is built: the code lies on the hosts; use formctl deploy" in lies_there.stderr
     cluster.formctl("deploy", "--no-wait", cwd=app)
     waiting(cluster, "its build failed: command not found: frobnicate; tries again in")
 
