@@ -205,8 +205,10 @@ def _remove(directory: Path) -> None:
         shutil.rmtree(directory)
         return
     if directory.is_dir():
-        with contextlib.suppress(OSError):
-            ownership.open_up(directory)
+        # Root needs no leave, and could be led out of it: whoever builds there may not be gone yet.
+        if os.geteuid() != 0:
+            with contextlib.suppress(OSError):
+                ownership.open_up(directory)
         with contextlib.suppress(OSError):
             subprocess.run(["rm", "-rf", "--", directory], check=False, stderr=subprocess.DEVNULL)
 
