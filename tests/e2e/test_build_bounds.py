@@ -98,7 +98,7 @@ exec sleep 1000
 @needs_root
 @pytest.mark.root
 def test_it_runs_as_the_user_under_the_same_guard_and_leaves_roots_files(
-    cluster: Cluster, open_directory: Path
+    open_directory: Path, cluster: Cluster
 ) -> None:
     releases = open_directory / "releases"
     seen = Path("/tmp/fmn-seen")
