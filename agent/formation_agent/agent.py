@@ -29,6 +29,7 @@ from formation.runtime import hide, new_id, now_ms, setup_logging
 from formation.settings import ConfigError
 from formation_agent import facts, link, machine, takeover
 from formation_agent import journal as journals
+from formation_agent.buildrun import Builds
 from formation_agent.codedirs import CodeDirs
 from formation_agent.codefetch import Fetcher
 from formation_agent.coderoom import CodeRoom
@@ -207,6 +208,7 @@ class Agent:
         )
         self._execs = Execs(processes, allowed=not config.no_exec)
         dirs = CodeDirs(release_dir(config.release_dir, state_dir))
+        launcher = self._launcher(dirs)
         self._code = CodeRoom(
             dirs=dirs,
             fetcher=Fetcher(
@@ -214,6 +216,7 @@ class Agent:
                 addresses=lambda: self._session.coordinators,
                 dial=self._membership.artifacts,
             ),
+            builder=Builds(processes, launcher, self._logs, new_id),
             wanted=lambda: journal.memory.releases,
             jitter=random.random,
         )
@@ -221,7 +224,7 @@ class Agent:
             children=processes,
             logs=self._logs,
             health=Watchers(self._execs, self._health),
-            launcher=self._launcher(dirs),
+            launcher=launcher,
             journal=journal,
             jitter=random.random,
             code=self._code,

@@ -1,7 +1,9 @@
 """Unpacked releases on this host's disk: where, whole or not at all, and which go. Thin.
 
 `<base>/<app>/<digest>/`. The directories above are not listed for others: who does not know a
-digest finds nothing. What has the name of a digest is whole, and on the disk.
+digest finds nothing. What has the name of a digest is whole, and on the disk. What is built has a
+longer name (`buildplan.code_name`), from the start, since tools write down where they are: it is
+whole when `.<name>.done` is beside it.
 """
 
 from __future__ import annotations
@@ -11,18 +13,23 @@ import ctypes
 import os
 import shutil
 import stat
+import subprocess
 import time
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from formation.artifacts import DIGEST, Artifact, Limits, UnsafeArchive, size_text
+from formation.artifacts import Limits, UnsafeArchive, size_text
 from formation.unpacking import unpack
+from formation_agent import ownership
+from formation_agent.buildplan import NAME, is_built
+from formation_agent.happenings import User
 
 KEPT_UNUSED = 3
 UNUSED_FOR_S = 30 * 86400.0
-_OPEN_MODE, _HIDDEN = 0o711, "."
+_OPEN_MODE, _HIDDEN, _DONE = 0o711, ".", ".done"
 
+# An app's, and what `buildplan.code_name` calls its code.
 Name = tuple[str, str]
 
 
@@ -34,16 +41,21 @@ class CodeError(Exception):
 class CodeDirs:
     base: Path
 
-    def path(self, app: str, digest: str) -> Path:
-        return self.base / app / digest
+    def path(self, app: str, code: str) -> Path:
+        return self.base / app / code
 
-    def is_here(self, app: str, digest: str) -> bool:
-        return self.path(app, digest).is_dir()
+    def is_here(self, app: str, code: str) -> bool:
+        """All of it, and built."""
+        whole = not is_built(code) or self._mark(app, code).exists()
+        return whole and self.path(app, code).is_dir()
+
+    def _mark(self, app: str, code: str) -> Path:
+        return self.base / app / f"{_HIDDEN}{code}{_DONE}"
 
     def unpack(
         self,
         app: str,
-        artifact: Artifact,
+        code: str,
         archive: Path,
         *,
         told: Callable[[int], None],
@@ -51,12 +63,13 @@ class CodeDirs:
         limits: Limits | None = None,
     ) -> None:
         """Under its name when all of it is on the disk. Raises `CodeError`."""
-        target = self.path(app, artifact.digest)
-        making = target.with_name(f"{_HIDDEN}{artifact.digest}")
+        target = self.path(app, code)
+        making = _hidden(target)
         try:
             self.base.parent.mkdir(parents=True, exist_ok=True)
             for directory in (self.base, target.parent):
                 _make_ours(directory)
+            self.discard(app, code)
             _remove(making)
             unpack(archive, making, limits=limits, told=told, cancelled=cancelled)
             _to_disk(making)
@@ -66,6 +79,32 @@ class CodeDirs:
         except OSError as error:
             where = error.filename or self.base
             raise CodeError(f"its code cannot be unpacked: {where}: {error.strerror}") from error
+
+    def lend(self, app: str, code: str, user: User | None) -> None:
+        """For this user to build in; None: it is ours and stays that. Raises `CodeError`."""
+        if user is not None:
+            with _worded("its code cannot be made ready to be built"):
+                ownership.hand_over(self.path(app, code), user.uid, user.gid)
+
+    def built(self, app: str, code: str, user: User | None) -> None:
+        """It is whole. Nobody else writes there from now on. Raises `CodeError`."""
+        path, mark = self.path(app, code), self._mark(app, code)
+        with _worded("what its build has made cannot be kept"):
+            if user is not None:
+                ownership.take_back(path, user.uid)
+            _to_disk(path)
+            mark.touch(mode=0o600)
+            _to_disk(path)
+
+    def discard(self, app: str, code: str) -> None:
+        """What is there of it; half removed, it is never taken for whole."""
+        path = self.path(app, code)
+        leaving = _hidden(path)
+        self._mark(app, code).unlink(missing_ok=True)
+        if path.exists():
+            _remove(leaving)
+            path.rename(leaving)
+            _remove(leaving)
 
     def sweep(self, wanted: Collection[Name], busy: Container[Name]) -> list[Name]:
         """Removes what nothing here needs but the last ones of each app, and what was left
@@ -83,8 +122,12 @@ class CodeDirs:
         unused = []
         for path in _listed(self.base / app):
             name = app, path.name
-            if DIGEST.fullmatch(path.name):
-                if name in wanted:
+            if NAME.fullmatch(path.name):
+                if name in busy:
+                    continue  # asked first: afterwards it is whole
+                if not self.is_here(*name):
+                    self.discard(*name)
+                elif name in wanted:
                     os.utime(path)
                 else:
                     unused.append((path.stat().st_mtime, name))
@@ -96,10 +139,7 @@ class CodeDirs:
             item for item in newest_first[:KEPT_UNUSED] if item[0] < oldest_s
         ]
         for _, name in gone:
-            path = self.path(*name)
-            leaving = path.with_name(f"{_HIDDEN}{path.name}")
-            path.rename(leaving)  # half removed, it is never taken for whole
-            _remove(leaving)
+            self.discard(*name)
         return [name for _, name in gone]
 
 
@@ -118,17 +158,26 @@ def _make_ours(directory: Path) -> None:
         )
 
 
+def _hidden(path: Path) -> Path:
+    return path.with_name(f"{_HIDDEN}{path.name}")
+
+
 def _is_half_made(name: str) -> bool:
-    return name.startswith(_HIDDEN) and bool(DIGEST.fullmatch(name[1:]))
+    return name.startswith(_HIDDEN) and bool(NAME.fullmatch(name[1:]))
+
+
+def room_left(directory: Path | str) -> int:
+    """In bytes. Raises OSError."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
 
 
 def check_room(directory: Path, needed_bytes: int) -> None:
     """Raises `CodeError`."""
     try:
-        found = os.statvfs(directory)
+        free = room_left(directory)
     except OSError as error:
         raise CodeError(f"{directory}: {error.strerror}") from error
-    free = found.f_bavail * found.f_frsize
     if needed_bytes > free:
         raise CodeError(
             f"no room for its code in {directory}: {size_text(needed_bytes)} are needed, "
@@ -142,9 +191,26 @@ def _listed(directory: Path) -> list[Path]:
     return []
 
 
+@contextlib.contextmanager
+def _worded(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CodeError(f"{what}: {error.filename or 'its files'}: {error.strerror}") from error
+
+
 def _remove(directory: Path) -> None:
-    with contextlib.suppress(OSError):
+    """A build may leave what nobody may write in, or deeper than any name reaches."""
+    with contextlib.suppress(OSError, RecursionError):
         shutil.rmtree(directory)
+        return
+    if directory.is_dir():
+        # Root needs no leave, and could be led out of it: whoever builds there may not be gone yet.
+        if os.geteuid() != 0:
+            with contextlib.suppress(OSError):
+                ownership.open_up(directory)
+        with contextlib.suppress(OSError):
+            subprocess.run(["rm", "-rf", "--", directory], check=False, stderr=subprocess.DEVNULL)
 
 
 def _to_disk(directory: Path) -> None:

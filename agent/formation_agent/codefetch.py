@@ -17,7 +17,7 @@ import grpc.aio
 from formation.artifacts import PART_BYTES, Artifact
 from formation.dialling import NotTrustedError, words
 from formation.v1 import artifacts_pb2 as pb
-from formation_agent.codedirs import CodeError, check_room
+from formation_agent.codedirs import CodeError, Name, check_room
 
 if TYPE_CHECKING:  # the stubs know this class, the generated code does not
     from formation.v1.artifacts_pb2_grpc import ArtifactsAsyncStub
@@ -37,45 +37,46 @@ class Fetcher:
     ) -> None:
         self._directory, self._addresses, self._dial = directory, addresses, dial
 
-    async def fetch(self, app: str, artifact: Artifact, told: Callable[[int], None]) -> Path:
+    async def fetch(self, name: Name, artifact: Artifact, told: Callable[[int], None]) -> Path:
         """The file, whole and with its digest. `told` hears how many bytes are there. Raises
         `CodeError`."""
-        path = self._path(app, artifact)
+        app, path = name[0], self._path(name)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             check_room(path.parent, artifact.size_bytes - _size(path))
             if _size(path) < artifact.size_bytes:
                 await self._fetch_from_any(app, artifact, path, told)
             else:  # an agent that was killed had it whole
-                await self._check(app, artifact, path)
+                await self._check(artifact, path)
         except OSError as error:
             where = error.filename or path
             raise CodeError(f"its code cannot be kept: {where}: {error.strerror}") from error
         return path
 
-    async def _check(self, app: str, artifact: Artifact, path: Path) -> None:
+    async def _check(self, artifact: Artifact, path: Path) -> None:
         """Raises `CodeError`: then nothing of it is left."""
         if await asyncio.to_thread(_digest, path) != artifact.digest:
-            self.forget(app, artifact)
+            path.unlink(missing_ok=True)
             raise CodeError(
                 f"what came is not the code that the release names ({artifact.digest[:12]}): "
                 "thrown away"
             )
 
-    def forget(self, app: str, artifact: Artifact) -> None:
+    def forget(self, name: Name) -> None:
         with contextlib.suppress(OSError):
-            self._path(app, artifact).unlink()
+            self._path(name).unlink()
 
-    def sweep(self, busy: Container[tuple[str, str]]) -> None:
+    def sweep(self, busy: Container[Name]) -> None:
         """What nobody fetches any more. `busy` may change meanwhile."""
         with contextlib.suppress(OSError):
             for path in self._directory.iterdir():
-                app, _, digest = path.stem.partition("@")
-                if (app, digest) not in busy:
+                app, _, code = path.stem.partition("@")
+                if (app, code) not in busy:
                     path.unlink()
 
-    def _path(self, app: str, artifact: Artifact) -> Path:
-        return self._directory / _file_name(app, artifact.digest)
+    def _path(self, name: Name) -> Path:
+        """Two that are built of the same artifact do not come into the same file."""
+        return self._directory / f"{name[0]}@{name[1]}.part"
 
     async def _fetch_from_any(
         self, app: str, artifact: Artifact, path: Path, told: Callable[[int], None]
@@ -87,7 +88,7 @@ class Fetcher:
             try:
                 async with self._dial(address) as stub:
                     await self._fetch_from(stub, app, artifact, path, told)
-                await self._check(app, artifact, path)
+                await self._check(artifact, path)
                 return
             except grpc.aio.AioRpcError as error:
                 said.append(words(error))
@@ -130,10 +131,6 @@ class Fetcher:
         finally:
             os.close(fd)
             call.cancel()  # type: ignore[attr-defined]
-
-
-def _file_name(app: str, digest: str) -> str:
-    return f"{app}@{digest}.part"
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The code of what this host is to run: fetched and unpacked while everything else goes on.
+"""The code of what this host is to run: fetched, unpacked, built while everything else goes on.
 
 Whoever wants to start an instance asks `hindrance`. What it says changes as the code comes; `moved`
 is told then. Nothing here ever stops a process.
@@ -18,16 +18,20 @@ from typing import Protocol
 from formation.artifacts import Artifact, done_text
 from formation.model import Release
 from formation.unpacking import Cancelled
+from formation_agent.buildplan import code_name
 from formation_agent.codedirs import CodeDirs, CodeError, Name
 from formation_agent.codefetch import Fetcher
 from formation_agent.entries import Entry
+from formation_agent.happenings import User
 from formation_agent.machine import Phase
 
 FETCHES_MAX = 2
+BUILDS_MAX = 2
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 60.0
 TELL_EVERY_S = 0.5
-SWEEP_EVERY_S = 60.0
+LOOK_EVERY_S, SWEEP_EVERY_S = 2.0, 60.0
 _WAITS_ITS_TURN = "its code waits for others to be fetched"
+_WAITS_TO_BE_BUILT = "its code waits for others to be built"
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,13 @@ class Code(Protocol):
     def listen(self, moved: Moved) -> None: ...
 
 
+class Builder(Protocol):
+    """What is needed of `buildrun.Builds`."""
+
+    def user(self, release: Release) -> User | None: ...
+    async def run(self, release: Release, told: Callable[[float], None]) -> None: ...
+
+
 class AllThere:
     """For agents whose releases bring no code."""
 
@@ -54,8 +65,9 @@ class AllThere:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    app: str
+    release: Release
     artifact: Artifact
+    name: Name
     said: str = _WAITS_ITS_TURN
     told_s: float = 0.0
     failures: int = 0
@@ -63,8 +75,8 @@ class _Job:
     dropped: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def name(self) -> Name:
-        return self.app, self.artifact.digest
+    def app(self) -> str:
+        return self.release.app
 
 
 class CodeRoom:
@@ -75,15 +87,17 @@ class CodeRoom:
         *,
         dirs: CodeDirs,
         fetcher: Fetcher,
+        builder: Builder,
         wanted: Callable[[], Iterable[Release]],
         jitter: Callable[[], float],
     ) -> None:
-        self._dirs, self._fetcher, self._wanted = dirs, fetcher, wanted
+        self._dirs, self._fetcher, self._builder, self._wanted = dirs, fetcher, builder, wanted
         self._jitter = jitter
         self._loop = asyncio.get_running_loop()
         self._fetches = asyncio.Semaphore(FETCHES_MAX)
+        self._builds = asyncio.Semaphore(BUILDS_MAX)
         self._jobs: dict[Name, _Job] = {}
-        self._moved: Moved = lambda app, digest: None
+        self._moved: Moved = lambda app, code: None
 
     def listen(self, moved: Moved) -> None:
         self._moved = moved
@@ -91,22 +105,26 @@ class CodeRoom:
     def hindrance(self, release: Release | None) -> str:
         if release is None or release.artifact is None:
             return ""
-        name = release.app, release.artifact.digest
+        name = release.app, code_name(release)
         if name not in self._jobs:
             if self._dirs.is_here(*name):
                 return ""
-            job = self._jobs[name] = _Job(app=release.app, artifact=release.artifact)
+            job = self._jobs[name] = _Job(release=release, artifact=release.artifact, name=name)
             job.task = self._loop.create_task(self._bring(job))
         return self._jobs[name].said
 
     async def run(self) -> None:
         """For ever: sees that what is wanted stays here, and that the rest goes."""
+        sweep_s = self._loop.time()
         try:
             while True:
-                wanted = self._names_wanted()
-                self._drop_unwanted(wanted)
-                await asyncio.to_thread(self._sweep, wanted)
-                await asyncio.sleep(SWEEP_EVERY_S)
+                wanted, now_s = self._names_wanted(), self._loop.time()
+                if self._drop_unwanted(wanted):
+                    sweep_s = now_s + LOOK_EVERY_S  # what was begun for it is just being ended
+                elif now_s >= sweep_s:
+                    await asyncio.to_thread(self._sweep, wanted)
+                    sweep_s = now_s + SWEEP_EVERY_S
+                await asyncio.sleep(LOOK_EVERY_S)
         finally:
             for job in tuple(self._jobs.values()):
                 self._drop(job)
@@ -116,14 +134,16 @@ class CodeRoom:
         found = set()
         for release in self._wanted():
             if release.artifact is not None:
-                found.add((release.app, release.artifact.digest))
+                found.add((release.app, code_name(release)))
                 self.hindrance(release)
         return found
 
-    def _drop_unwanted(self, wanted: set[Name]) -> None:
-        for name, job in tuple(self._jobs.items()):
-            if name not in wanted:
-                self._drop(job)
+    def _drop_unwanted(self, wanted: set[Name]) -> bool:
+        """Was there anything to drop?"""
+        unwanted = [job for name, job in self._jobs.items() if name not in wanted]
+        for job in unwanted:
+            self._drop(job)
+        return bool(unwanted)
 
     def _drop(self, job: _Job) -> None:
         job.dropped.set()
@@ -134,8 +154,8 @@ class CodeRoom:
     def _sweep(self, wanted: set[Name]) -> None:
         """In a thread: meanwhile other jobs begin, whose files it must not take for left ones."""
         self._fetcher.sweep(self._jobs)
-        for app, digest in self._dirs.sweep(wanted, self._jobs):
-            log.info("%s: its release %s is removed: nothing runs from it", app, digest[:12])
+        for app, code in self._dirs.sweep(wanted, self._jobs):
+            log.info("%s: its release %s is removed: nothing runs from it", app, code[:12])
 
     # -- one release's code ------------------------------------------------------------------------
 
@@ -162,24 +182,45 @@ class CodeRoom:
         async with self._fetches:
             size = job.artifact.size_bytes
             archive = await self._fetcher.fetch(
-                job.app,
+                job.name,
                 job.artifact,
                 lambda done: self._tell(job, f"fetches its code: {done_text(done, size)}"),
             )
         self._tell(job, "unpacks its code", now=True)
         await asyncio.to_thread(self._unpack, job, archive)
-        self._fetcher.forget(job.app, job.artifact)
+        if job.release.build is not None:
+            await self._build(job)
+        self._fetcher.forget(job.name)
 
     def _unpack(self, job: _Job, archive: Path) -> None:
         """In a thread, which a cancel does not end."""
         with contextlib.suppress(Cancelled):
             self._dirs.unpack(
-                job.app,
-                job.artifact,
+                *job.name,
                 archive,
                 told=lambda done: None,
                 cancelled=job.dropped.is_set,
             )
+
+    async def _build(self, job: _Job) -> None:
+        """Raises `CodeError`: then nothing of it is left."""
+        self._tell(job, _WAITS_TO_BE_BUILT, now=True)
+        async with self._builds:
+            self._tell(job, "builds its code", now=True)
+            try:
+                await self._build_now(job)
+            except CodeError:
+                await asyncio.to_thread(self._dirs.discard, *job.name)
+                raise
+
+    async def _build_now(self, job: _Job) -> None:
+        user = self._builder.user(job.release)
+        await asyncio.to_thread(self._dirs.lend, *job.name, user)
+        await self._builder.run(
+            job.release,
+            lambda passed_s: self._tell(job, f"builds its code: {passed_s:.0f} s so far"),
+        )
+        await asyncio.to_thread(self._dirs.built, *job.name, user)
 
     async def _wait(self, job: _Job, why: str, pause_s: float) -> None:
         """A second at a time: people see how long it is."""
@@ -220,11 +261,11 @@ class CodeGate:
     def hindrance(self, entry: Entry) -> str:
         return self._code.hindrance(self._release_of(entry))
 
-    def _moved(self, app: str, digest: str) -> None:
+    def _moved(self, app: str, code: str) -> None:
         for entry in tuple(self._entries.values()):
             if entry.slot.app != app or entry.stay.phase is not Phase.WAITING:
                 continue
             release = self._release_of(entry)
-            if release and release.artifact and release.artifact.digest == digest:
+            if release and code_name(release) == code:
                 self._start(entry)
                 self.changed(entry.uid)

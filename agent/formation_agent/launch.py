@@ -11,12 +11,13 @@ import os
 import resource
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from formation.model import Ability, Assignment, Limits, ProcessType, Release
+from formation.model import Ability, Assignment, Limits, ProcessType, Release, Slot
 from formation.running import spec_of
 from formation.secrets import missing, needed
 from formation_agent import command
+from formation_agent.buildplan import build_environment, build_type, code_name
 from formation_agent.codedirs import CodeDirs
 from formation_agent.environment import Surroundings, instance_environment, type_environment
 from formation_agent.guardrails import OPEN, Guardrails, objection
@@ -193,7 +194,18 @@ class Launcher:
         cwd = os.path.join(base, spec.workdir) if spec.workdir else base
         planned = _command(spec.command)
         _check(planned, env["PATH"], cwd)
-        options = SpawnOptions(
+        return _Plan(
+            spec=spec,
+            argv=planned.argv,
+            env=env,
+            cwd=cwd,
+            options=self._options(spec, who, self._within(release)),
+            notes=notes,
+            in_files={name: release.secrets[name].value for name in spec.secret_files},
+        )
+
+    def _options(self, spec: ProcessType, who: Account, within: tuple[str, ...]) -> SpawnOptions:
+        return SpawnOptions(
             umask=spec.umask if spec.umask >= 0 else None,
             user=who.user,
             rlimits=_rlimits(spec.limits),
@@ -201,22 +213,34 @@ class Launcher:
             limits=_enforced(spec.limits, self._powers.abilities),
             notify=spec.notify or spec.watchdog_s > 0,
             fence_s=spec.stop_grace_s if spec.exclusive else None,
-            within=self._within(release),
+            within=within,
             sandbox=self._sandbox,
         )
-        return _Plan(
-            spec=spec,
+
+    def building(self, release: Release, uid: str, slot: Slot) -> Launch:
+        """How its build is run in what was unpacked of it. Raises `LaunchError`."""
+        assert self._code is not None
+        spec, cwd = build_type(release), str(self._code.path(release.app, code_name(release)))
+        who = self._who(spec)
+        env = type_environment(self._around, release, spec, who.env)
+        planned = _command(spec.command)
+        _check(planned, env["PATH"], cwd)
+        allowed, sandbox = self._rails.directories, self._sandbox
+        options = replace(
+            self._options(spec, who, (*allowed, cwd) if allowed else ()),
+            sandbox=sandbox and replace(sandbox, writable=(*sandbox.writable, cwd)),
+        )
+        return Launch(
             argv=planned.argv,
-            env=env,
+            env=build_environment(env, uid, slot.short),
             cwd=cwd,
+            port=0,
             options=options,
-            notes=notes,
-            in_files={name: release.secrets[name].value for name in spec.secret_files},
         )
 
     def _code_of(self, release: Release) -> str:
         """Where it was unpacked to. Raises `LaunchError` when it is gone."""
-        name = release.app, release.artifact.digest if release.artifact else ""
+        name = release.app, code_name(release)
         if self._code is None or not self._code.is_here(*name):
             raise LaunchError("its code is gone from this host: it is fetched again")
         return str(self._code.path(*name))

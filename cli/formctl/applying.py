@@ -14,6 +14,8 @@ from formctl.settings import note, say
 from formctl.views import formation_of
 
 if TYPE_CHECKING:
+    from formation.artifacts import Artifact
+    from formation.builds import Build
     from formation.discovery import Target
     from formation.model import Release
     from formation.v1 import control_pb2 as pb
@@ -69,11 +71,20 @@ def request(app: str, found: spec.AppSpec, initial: dict[str, int], reason: str)
         types=[wire.process_type_to_pb(item) for item in found.types],
         env=dict(found.env),
         workdir=found.workdir,
+        **wire.code_to_pb(None, found.build),
         reason=reason,
         who=who(),
         formation=initial,
         keep_artifact=not found.names_workdir,
     )
+
+
+def with_code(wanted: pb.ApplyRequest, artifact: Artifact, build: Build | None) -> None:
+    from formation import wire
+    from formation.v1 import control_pb2 as pb
+
+    wanted.workdir = wire.workdir_to_pb("", artifact)
+    wanted.MergeFrom(pb.ApplyRequest(**wire.code_to_pb(artifact, build)))
 
 
 async def _current_release(client: Client, app: str) -> Release | None:
@@ -101,6 +112,10 @@ def _say(
         changes = render.release_changes(before, release)
         for line in changes or ["only values of the environment changed"]:
             say(f"  {line}")
+    if found.build and not release.artifact:
+        note("formctl: warning: nothing is built: the code lies on the hosts; use formctl deploy")
+    elif found.build and not release.build:
+        note("formctl: warning: nothing is built: this coordinator is too old for it; upgrade it")
     say(f"  formation: {show(formation)}")
     for item in release.types:
         for name in missing(item, release.secrets):

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from formation.builds import BUILD
 from formctl import naming
 from formctl.errors import InputError
 
@@ -49,6 +50,12 @@ async def known_type(client: Client, app: str, type_name: str) -> None:
     names = dict.fromkeys(item.name for release in releases for item in release.types)
     if type_name not in names:
         raise InputError(no_type(type_name, names))
+
+
+async def known_writer(client: Client, app: str, name: str) -> None:
+    """As `known_type`, of whatever writes into logs: a build is nobody's instance."""
+    if name != BUILD or not any(release.build for release in await client.releases(app)):
+        await known_type(client, app, name)
 
 
 def no_type(name: str, known: Iterable[str]) -> str:

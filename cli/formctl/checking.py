@@ -98,6 +98,8 @@ def summary(app: str, found: AppSpec, now: datetime, width: int | None = None) -
     lines = [f"{_source(found)}: app {app}, {count}, in {printable(found.workdir)}"]
     if found.env:
         lines.append(hanging("env  ", " ".join(map(printable, sorted(found.env))), width))
+    if found.build:
+        lines.append(hanging("build  ", printable(found.build.command), width))
     lines.append("")
     for spec in found.types:
         lines += _type(spec, now, width)
@@ -126,6 +128,7 @@ def as_json(app: str, found: AppSpec, told: Sequence[str]) -> Json:
         "source": found.source,
         "workdir": found.workdir,
         "env_names": sorted(found.env),
+        "build": jsonview.build(found.build),
         "types": [
             {**jsonview.process_type(spec), "quantity": spec.initial_quantity}
             for spec in found.types
@@ -141,6 +144,7 @@ def failure_as_json(problems: Sequence[str]) -> Json:
         "source": None,
         "workdir": None,
         "env_names": [],
+        "build": None,
         "types": [],
         "warnings": [],
         "problems": list(problems),

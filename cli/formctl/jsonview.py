@@ -10,6 +10,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 
 from formation.artifacts import Artifact
+from formation.builds import Build
 from formation.gaps import Gap
 from formation.identity import IssuedIdentity, JoinToken
 from formation.model import App, AuditRecord, Probe, ProcessType, Release, Usage
@@ -238,6 +239,17 @@ def _artifact(artifact: Artifact | None) -> Json | None:
     return {"digest": artifact.digest, "size_bytes": artifact.size_bytes}
 
 
+def build(found: Build | None) -> Json | None:
+    if found is None:
+        return None
+    return {
+        "command": found.command,
+        "timeout_s": found.timeout_s,
+        "user": found.user or None,
+        "group": found.group or None,
+    }
+
+
 def release(item: Release, *, app: App) -> Json:
     return {
         "app": item.app,
@@ -251,6 +263,7 @@ def release(item: Release, *, app: App) -> Json:
         "secrets": {name: secret.version for name, secret in sorted(item.secrets.items())},
         "workdir": item.workdir,
         "artifact": _artifact(item.artifact),
+        "build": build(item.build),
         "created_at": _time(item.created_at_ms),
         "created_by": item.created_by,
         "reason": item.reason,
@@ -324,6 +337,7 @@ def diff(before: Release, after: Release, changed_env: Sequence[str]) -> Json:
         "secrets_changed": changed_secrets(before.secrets, after.secrets),
         "workdir_changed": before.workdir != after.workdir,
         "artifact_changed": before.artifact != after.artifact,
+        "build_changed": before.build != after.build,
     }
 
 

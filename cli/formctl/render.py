@@ -299,7 +299,7 @@ def release_changes(
     if before is None:
         code = [f"code: {after.artifact}"] if after.artifact else []
         types = f"types: {' '.join(spec.name for spec in after.types)}"
-        return [types, *_env_names(after.env), *code]
+        return [types, *_env_names(after.env), *code, *map(printable, _build_line(after))]
     old, new = ({spec.name: spec for spec in release.types} for release in (before, after))
     lines = [
         _listed("types added", [name for name in new if name not in old]),
@@ -320,8 +320,15 @@ def release_changes(
         *_secret_changes(before.secrets, after.secrets),
         f"code: {after.artifact}" if after.artifact and after.artifact != before.artifact else "",
         f"workdir: {after.workdir}" if after.workdir and after.workdir != before.workdir else "",
+        *(_build_line(after) if after.build != before.build else []),
     ]
     return [printable(line) for line in lines if line]
+
+
+def _build_line(release: Release) -> list[str]:
+    if not release.artifact:
+        return []
+    return [f"build: {release.build.command}" if release.build else "nothing is built any more"]
 
 
 def _secret_changes(before: Mapping[str, Secret], after: Mapping[str, Secret]) -> list[str]:

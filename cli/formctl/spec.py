@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from formation import manifest, procfile
+from formation.builds import Build
 from formation.model import ProcessType
 from formation.names import APP_NAME
 from formation.quantities import initial_quantity
@@ -32,6 +33,7 @@ class AppSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     names_workdir: bool = False
+    build: Build | None = None
 
     @property
     def type_names(self) -> tuple[str, ...]:
@@ -114,6 +116,7 @@ def _described(spec: AppSpec, strict: bool) -> AppSpec:
             app=found.app,
             workdir=found.workdir,
             env=found.env,
+            build=found.build,
             notes=notes,
         )
     types, warnings = of_procfile(path, strict=strict)

@@ -49,7 +49,10 @@ async def send(client: Client, app: str, artifact: Artifact, file: IO[bytes]) ->
                 reached = max(reached, done)
                 shown.at(done)
 
-        await client.artifacts.Upload(parts())
+        answer = await client.artifacts.Upload(parts())
+        if answer.warning:
+            shown.end()
+            note(f"formctl: warning: {answer.warning}")
         return True
 
     try:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from formation import tomltext
+from formation.builds import BUILD, Build
 from formation.manifest_keys import ELSEWHERE, FILE, STOP_SIGNALS
 from formation.manifest_kinds import DURATION_MAX_S
 from formation.manifest_type import read_type
@@ -43,12 +44,13 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """`app` and `workdir` are empty when the file does not say."""
+    """`app` and `workdir` are empty when the file does not say; `build` is None."""
 
     types: tuple[ProcessType, ...]
     app: str = ""
     workdir: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    build: Build | None = None
 
 
 def parse(text: str, source: str = "formation.toml") -> Manifest:
@@ -72,7 +74,25 @@ def _manifest(table: Table, problems: list[tuple[str, str]]) -> Manifest:
     )
     if not types and not problems:
         file.problem("types", 'no process types: add [types.web] with command = "…"')
-    return Manifest(app=app, workdir=workdir, env=env, types=types)
+    return Manifest(app=app, workdir=workdir, env=env, types=types, build=_build(file, types))
+
+
+def _build(file: Section, types: tuple[ProcessType, ...]) -> Build | None:
+    command, timeout_s = file.text("build"), file.duration("build_timeout")
+    user, accounts = file.text("build_user"), {(spec.user, spec.group) for spec in types}
+    if not command:
+        return None
+    if any(spec.name == BUILD for spec in types):
+        file.problem(
+            "types", f"{BUILD} is what the build is called in logs: name that type otherwise"
+        )
+    if user:
+        return Build(command=command, timeout_s=timeout_s, user=user)
+    if len(accounts) > 1:
+        names = ", ".join(sorted(user or "the agent's own" for user, _ in accounts))
+        file.problem("build", f"the types run as {names}: say whom it runs as with build_user")
+    user, group = min(accounts, default=("", ""))
+    return Build(command=command, timeout_s=timeout_s, user=user, group=group)
 
 
 def _syntax_problem(message: str, source: str) -> str:

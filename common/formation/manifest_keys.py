@@ -6,6 +6,7 @@ down, and docs/manifest.md is held against it. What a key means in full is on th
 
 from __future__ import annotations
 
+from formation.builds import TIMEOUT_S as BUILD_TIMEOUT_S
 from formation.manifest_kinds import (
     CountOrPercent,
     Duration,
@@ -423,6 +424,17 @@ FILE = Keys(
             "Where the app's files are on the hosts; default: the file's directory.",
         ),
         "env": _key(Variables(), "Names and texts for all types; .env goes before it."),
+        "build": _key(
+            Text(pattern=_NOT_BLANK, rule="is no command"),
+            "A command that runs once on each host in code that was deployed, before it is run.",
+        ),
+        "build_timeout": _key(
+            Duration(low_s=PERIOD_MIN_S, default_s=BUILD_TIMEOUT_S),
+            "A build that takes longer is ended and has failed.",
+        ),
+        "build_user": _key(
+            _account("user"), "Whom the build runs as; default: as the types, which then agree."
+        ),
         "types": _key(
             Named(
                 keys=TYPE,
@@ -431,7 +443,15 @@ FILE = Keys(
             ),
             "The process types.",
         ),
-    }
+    },
+    needs=(Need(keys=("build_timeout", "build_user"), beside=("build",), what="a build"),),
+    exclusions=(
+        Exclusion(
+            keys=("build", "workdir"),
+            at="build",
+            why="means nothing with workdir: code that lies on the hosts is not built",
+        ),
+    ),
 )
 
 

@@ -14,7 +14,8 @@ from formation.v1 import control_pb2 as control
 from formation.v1 import types_pb2 as pb
 from formation.wire_artifact import (
     artifact_from_pb,
-    artifact_to_pb,
+    build_from_pb,
+    code_to_pb,
     workdir_from_pb,
     workdir_to_pb,
 )
@@ -58,11 +59,12 @@ __all__ = [
     "app_from_pb",
     "app_to_pb",
     "artifact_from_pb",
-    "artifact_to_pb",
     "assignment_from_pb",
     "assignment_to_pb",
+    "build_from_pb",
     "capacity_from_pb",
     "capacity_to_pb",
+    "code_to_pb",
     "document_from_pb",
     "document_to_pb",
     "host_from_pb",
@@ -81,6 +83,7 @@ __all__ = [
     "run_to_pb",
     "usage_from_pb",
     "usage_to_pb",
+    "workdir_to_pb",
 ]
 
 
@@ -96,7 +99,7 @@ def release_to_pb(release: m.Release) -> pb.Release:
         reason=release.reason,
         config=dict(release.config),
         secrets={name: secret_to_pb(secret) for name, secret in release.secrets.items()},
-        artifact=artifact_to_pb(release.artifact),
+        **code_to_pb(release.artifact, release.build),
     )
 
 
@@ -113,6 +116,7 @@ def release_from_pb(message: pb.Release) -> m.Release:
         config=in_order(message.config),
         secrets={name: secret_from_pb(item) for name, item in in_order(message.secrets).items()},
         artifact=artifact_from_pb(message),
+        build=build_from_pb(message),
     )
 
 

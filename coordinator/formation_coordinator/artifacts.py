@@ -25,6 +25,7 @@ from formation.runtime import new_id
 from formation.v1 import artifacts_pb2 as pb
 from formation.v1 import artifacts_pb2_grpc
 from formation_coordinator.api_errors import Context, status_of, worded
+from formation_coordinator.artifactcopies import Copies
 from formation_coordinator.artifactkeeping import Name, assigned_to, collected, kept, known
 from formation_coordinator.artifactstore import (
     ArtifactError,
@@ -35,6 +36,7 @@ from formation_coordinator.artifactstore import (
 )
 from formation_coordinator.changing import ControlError, Invalid, Refused, Unknown
 from formation_coordinator.config import CoordinatorConfig, artifact_dir
+from formation_coordinator.farstore import FarStore, opened
 from formation_coordinator.guard import caller
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.store.base import StoreError
@@ -73,7 +75,9 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactsServicer):
         dialler: Dialler,
         new_id: Callable[[], str],
         cut_off: Callable[[], str],
+        far: FarStore | None = None,
     ) -> None:
+        self._copies = Copies(far, store, self.kept_now) if far else None
         self.store, self._live, self._me = store, live, me
         self._dialler, self._new_id, self._cut_off = dialler, new_id, cut_off
         self._tickets: OrderedDict[str, _Ticket] = OrderedDict()
@@ -117,7 +121,9 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactsServicer):
                         pass
             raise
         log.info("%s: artifact %s was uploaded", ticket.app, ticket.artifact)
-        return pb.UploadResponse()
+        if self._copies is None:
+            return pb.UploadResponse()
+        return pb.UploadResponse(warning=await self._copies.warning(ticket.app, ticket.artifact))
 
     async def _receive(self, parts: AsyncIterator[pb.UploadPart]) -> _Ticket:
         first = await anext(parts, pb.UploadPart())
@@ -216,6 +222,12 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactsServicer):
             else:
                 log.info("%s: artifact %s came from coordinator %s", app, artifact, other.id)
                 return
+        if self._copies is not None:
+            try:
+                await self._copies.fetch(app, artifact)
+                return
+            except ArtifactError as error:
+                said.append(str(error))
         others = f" ({'; '.join(said)})" if said else ""
         raise ArtifactError(
             f"app {app}: no coordinator has artifact {artifact.digest[:12]}: deploy it again"
@@ -241,7 +253,10 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactsServicer):
     async def run(self) -> None:
         """For ever."""
         try:
-            await self._look_for_ever()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._look_for_ever())
+                if self._copies is not None:
+                    tasks.create_task(self._copies.run())
         finally:
             for task in tuple(self._pulls.values()):
                 task.cancel()
@@ -269,7 +284,7 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactsServicer):
         world = self._live.world
         wanted = self.kept_now()
         for (app, digest), artifact in wanted.items():
-            if not self.store.size(app, digest) and len(world.coordinators) > 1:
+            if not self.store.size(app, digest) and (self._copies or len(world.coordinators) > 1):
                 await asyncio.wait([self._pull_soon(app, artifact)])
         unreadable = any(kind in ("releases", "apps") for kind, _ in world.unreadable)
         if self._cut_off() or unreadable:
@@ -288,13 +303,20 @@ def artifact_service(
     dialler: Dialler,
     cut_off: Callable[[], str],
 ) -> ArtifactService:
+    """Raises `NoLibraryError`."""
     store = ArtifactStore(
         Path(artifact_dir(config, me.id)).absolute(),
         bytes_max=config.artifact_bytes_max,
         total_bytes_max=config.artifact_total_bytes_max,
     )
     return ArtifactService(
-        store=store, live=live, me=me, dialler=dialler, new_id=new_id, cut_off=cut_off
+        store=store,
+        live=live,
+        me=me,
+        dialler=dialler,
+        new_id=new_id,
+        cut_off=cut_off,
+        far=opened(config.artifact_store) if config.artifact_store else None,
     )
 
 

@@ -65,6 +65,10 @@ class ArtifactStore:
             return self._part(app, digest).stat().st_size
         return 0
 
+    def path(self, app: str, digest: str) -> Path:
+        """Where it is, if it is here."""
+        return self._whole(app, digest)
+
     def comes(self, app: str, digest: str) -> bool:
         """Somebody sends it just now."""
         return (app, digest) in self._coming

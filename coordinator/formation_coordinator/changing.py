@@ -259,6 +259,7 @@ def same_release(current: Release, wanted: Release) -> bool:
         and dict(current.env) == dict(wanted.env)
         and dict(current.config) == dict(wanted.config)
         and (current.workdir, current.artifact) == (wanted.workdir, wanted.artifact)
+        and current.build == wanted.build
     )
 
 

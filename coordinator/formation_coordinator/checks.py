@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from formation import wire
+from formation import builds, wire
 from formation.artifacts import problem_with
 from formation.manifest_keys import (
     NICE_MAX,
@@ -62,6 +62,8 @@ def release_wanted(request: pb.ApplyRequest) -> Release:
     problems += _environment_problems(request.env)
     artifact = wire.artifact_from_pb(request)
     problems += filter(None, [problem_with(artifact) if artifact else ""])
+    build = wire.build_from_pb(request)
+    problems += _build_problems(build, names) if build else []
     problems += [
         f"{name}: quantity {quantity} is over {QUANTITY_MAX}"
         for name, quantity in request.formation.items()
@@ -77,7 +79,13 @@ def release_wanted(request: pb.ApplyRequest) -> Release:
         workdir="" if artifact else request.workdir,
         reason=request.reason,
         artifact=artifact,
+        build=build,
     )
+
+
+def _build_problems(build: builds.Build, names: Collection[str]) -> list[str]:
+    taken = f"{builds.BUILD}: a type of that name beside a build, which is called so in logs"
+    return [*filter(None, [builds.problem_with(build)]), *([taken] * (builds.BUILD in names))]
 
 
 def _environment_problems(env: Mapping[str, str]) -> list[str]:

@@ -50,6 +50,7 @@ class CoordinatorConfig:
     otlp: str = ""
     otlp_share: float = 1.0
     artifact_dir: str = ""
+    artifact_store: str = ""
     artifact_bytes_max: int = 512 << 20
     artifact_total_bytes_max: int = 20 << 30
     replace_after_s: float = 5.0
@@ -77,6 +78,20 @@ def _otlp(text: str) -> str:
     if scheme not in ("http", "https") or not colon or not rest.strip("/") or "@" in rest:
         raise ValueError(f"{text.partition('@')[0]!r} is not http://HOST:PORT or https://HOST:PORT")
     return text
+
+
+def _store(text: str) -> str:
+    scheme, colon, rest = text.partition("://")
+    host, _, path = rest.partition("/")
+    if "@" in rest or "?" in rest or "#" in rest:
+        raise ValueError(
+            f"{scheme}://…: no passwords, keys or settings in it, which others could read: they "
+            "belong into the environment or files (AWS_…, ~/.aws, ~/.netrc)"
+        )
+    named = path if scheme == "file" and not host else host if scheme in ("s3", "https") else ""
+    if not colon or not named.strip("/"):
+        raise ValueError(f"{text!r} is not file:///PATH, s3://BUCKET/NAME or https://HOST/PATH")
+    return text.rstrip("/")
 
 
 def _share(text: str) -> float:
@@ -152,6 +167,8 @@ PROGRAM = Program(
                 help="so many of the changes are traced (1)"),
         Setting(name="artifact-dir", field="artifact_dir", parse=filled, meta="DIR",
                 help="where code that was deployed is kept (artifacts, below our directory)"),
+        Setting(name="artifact-store", field="artifact_store", parse=_store, meta="URL",
+                help="where it is kept too: file:///PATH, s3://BUCKET/NAME, https://… to read"),
         Setting(name="artifact-max-bytes", field="artifact_bytes_max", parse=size, meta="BYTES",
                 help="how large one may be (512MiB)"),
         Setting(name="artifact-total-bytes", field="artifact_total_bytes_max", parse=size,

@@ -225,12 +225,18 @@ class _Pass:
         rules, known = upkeep.spec.rollout, self.desk.progress.get(upkeep.key)
         if known is None:
             return ""
-        due_s = known.since_s + rules.deadline_s + self._drain_s(app, upkeep.spec.name)
+        within_s = rules.deadline_s + self._build_s(app)
+        due_s = known.since_s + within_s + self._drain_s(app, upkeep.spec.name)
         self.desk.wake(due_s)
         if self.desk.now.monotonic_s < due_s:
             return ""
         waits = next((f"; {view.waits}" for view in views if view.waits and not view.stale), "")
-        return f"no further {upkeep.spec.name} came to work within {rules.deadline_s:g} s{waits}"
+        return f"no further {upkeep.spec.name} came to work within {within_s:g} s{waits}"
+
+    def _build_s(self, app: App) -> float:
+        """How long a host may build before an instance of the release can start on it."""
+        release = self.desk.world.releases.get((app.name, app.release))
+        return release.build.timeout_s if release and release.artifact and release.build else 0.0
 
     def _drain_s(self, app: App, name: str) -> float:
         """How long one that is replaced drains before its successor can start in its place: that

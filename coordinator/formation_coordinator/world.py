@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from formation.automation import Autoscale, Delivery, Webhook
+from formation.builds import Build, outcome_of
 from formation.identity import IssuedIdentity, JoinToken, Trust
 from formation.model import (
     App,
@@ -331,11 +332,16 @@ def same_definition(world: World, app: str, type_name: str, one: int, other: int
         a is not None
         and b is not None
         and essence(a) == essence(b)
-        and (dict(first.env), dict(first.config), first.workdir, first.artifact)
-        == (dict(second.env), dict(second.config), second.workdir, second.artifact)
+        and (dict(first.env), dict(first.config)) == (dict(second.env), dict(second.config))
+        and (first.workdir, first.artifact) == (second.workdir, second.artifact)
+        and _outcome(first) == _outcome(second)
         and versions(first.secrets, needed(a, first.secrets))
         == versions(second.secrets, needed(b, second.secrets))
     )
+
+
+def _outcome(release: Release) -> Build | None:
+    return outcome_of(release.build) if release.artifact else None
 
 
 def essence(spec: ProcessType) -> ProcessType:

@@ -213,6 +213,35 @@ def test_a_coordinator_killed_in_an_upload_is_followed_by_another() -> None:
         assert came(cluster.directory / "of-c1" / "hello") == 0
 
 
+def test_a_coordinator_that_lost_its_disk_has_the_code_from_the_artifact_store(
+    cluster: Cluster,
+) -> None:
+    share = cluster.directory / "share"
+    cluster.start_coordinator("c1", "--artifact-store", f"file://{share}")
+    cluster.start_agent("h1")
+    cluster.wait_hosts(1)
+    app = project(cluster)
+    first = cluster.formctl("deploy", cwd=app)
+    assert "warning: it is not in the artifact store yet: file://" in first.stderr
+    assert "there is no such directory" in first.stderr
+    share.mkdir()
+    change(app, "hello from", "hi from")
+    second = cluster.formctl("deploy", cwd=app)
+    assert "warning" not in second.stderr
+    (copy,) = (share / "hello").iterdir()
+    cluster.kill("c1", signal.SIGTERM)
+    shutil.rmtree(cluster.directory / "etcd" / "artifacts")
+    cluster.start_coordinator("c1", "--artifact-store", f"file://{share}")
+    cluster.start_agent("h2")
+    cluster.wait_hosts(2)
+    cluster.formctl("drain", "h1")
+    cluster.wait(lambda: {row["host"] for row in cluster.healthy().values()} == {"h2"})
+    assert said(cluster.healthy()["web.1"]) == "hi from web.1\n"
+    assert f"came from file://{share}" in cluster.log("c1")
+    kept = cluster.directory / "etcd" / "artifacts" / "hello"
+    assert copy.read_bytes() == (kept / copy.name).read_bytes()
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: needs root")
 def test_a_full_disk_is_said_and_what_runs_runs_on_until_there_is_room(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from formation import manifest, wire
+from formation.builds import Build
 from formation.manifest_keys import CRON_EXAMPLES
 from formation.model import Limits, Probe, ProbeKind, ProcessType, RestartPolicy
 from formation.rules import (
@@ -184,3 +185,16 @@ def test_a_type_that_is_impossible_says_why(spec: ProcessType, problem: str) -> 
 )
 def test_a_type_that_is_possible_has_no_problem(spec: ProcessType) -> None:
     assert type_problems(spec) == []
+
+
+def test_a_build_without_a_command_or_with_a_type_of_its_name_is_refused() -> None:
+    asked = request(WEB)
+    asked.build.command = "make"
+    assert release_wanted(asked).build == Build(command="make")
+    asked.build.command = " "
+    with pytest.raises(BadRelease, match="build: no command"):
+        release_wanted(asked)
+    asked.build.command = "make"
+    asked.types[0].name = "build"
+    with pytest.raises(BadRelease, match="build: a type of that name beside a build"):
+        release_wanted(asked)

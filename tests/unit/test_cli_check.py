@@ -52,6 +52,7 @@ def described(text: str) -> AppSpec:
         app=found.app,
         workdir=found.workdir,
         env=found.env,
+        build=found.build,
     )
 
 
@@ -301,3 +302,10 @@ def test_init_tells_what_is_wrong_with_a_procfile_and_writes_nothing(
     assert run(["init", path]) == 2
     assert "holds a NUL character" in capsys.readouterr().err
     assert not (tmp_path / "formation.toml").exists()
+
+
+def test_a_build_is_shown_before_the_types() -> None:
+    found = described('build = "make all"\n[types.web]\ncommand = "x"\nuser = "shop"\n')
+    assert checking.summary("shop", found, NOW).splitlines()[1] == "build  make all"
+    shown = checking.as_json("shop", found, [])["build"]
+    assert shown == {"command": "make all", "timeout_s": 600.0, "user": "shop", "group": None}

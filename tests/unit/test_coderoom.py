@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from eventually import eventually
 from evil_archives import archive, link, member
 
 from formation.artifacts import Artifact
+from formation.builds import Build
 from formation.model import ProcessType, Release
 from formation.v1 import artifacts_pb2 as pb
 from formation_agent import codefetch, coderoom
+from formation_agent.buildplan import code_name
 from formation_agent.codedirs import KEPT_UNUSED, CodeDirs, CodeError
 from formation_agent.codefetch import Fetcher
 from formation_agent.coderoom import CodeRoom
+from formation_agent.happenings import User
 
 GOOD = archive([member("web.py", os.urandom(600_000)), member("run", b"#!", mode=0o755)])
 
@@ -91,6 +95,38 @@ class _Call:
         return True
 
 
+class Builder:
+    """Writes down what it builds, and leaves a file there; `holds`: it does not end while that is
+    not set; `wrong`: why it fails."""
+
+    def __init__(self, dirs: CodeDirs) -> None:
+        self._dirs = dirs
+        self.built: list[str] = []
+        self.at_once = self.most_at_once = 0
+        self.wrong = ""
+        self.holds = asyncio.Event()
+        self.holds.set()
+
+    def user(self, release: Release) -> User | None:
+        return None
+
+    async def run(self, release: Release, told: Callable[[float], None]) -> None:
+        assert release.build is not None
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        path = self._dirs.path(release.app, code_name(release))
+        assert not (path / "made").exists()
+        (path / "made").write_text("half")
+        try:
+            await self.holds.wait()
+            told(7.0)
+            if self.wrong:
+                raise CodeError(self.wrong)
+        finally:
+            self.at_once -= 1
+        self.built.append(release.build.command)
+
+
 class Bench:
     def __init__(self, directory: Path, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
@@ -101,20 +137,29 @@ class Bench:
         async def dial(address: str) -> AsyncIterator[Any]:
             yield coordinator
 
+        self.builder = Builder(self.dirs)
         self.fetcher = Fetcher(self.partial, addresses=lambda: ("c1",), dial=dial)
         self.wanted: list[Release] = []
         self.room = CodeRoom(
-            dirs=self.dirs, fetcher=self.fetcher, wanted=lambda: self.wanted, jitter=lambda: 0.0
+            dirs=self.dirs,
+            fetcher=self.fetcher,
+            builder=self.builder,
+            wanted=lambda: self.wanted,
+            jitter=lambda: 0.0,
         )
         self.said: list[str] = []
-        self.room.listen(lambda app, digest: self.said.append(self._hindrance(digest)))
+        self.room.listen(lambda app, code: self.said.append(self._hindrance(code)))
 
-    def _hindrance(self, digest: str) -> str:
-        found = next(r for r in self.wanted if r.artifact and r.artifact.digest == digest)
+    def _hindrance(self, code: str) -> str:
+        found = next(r for r in self.wanted if code_name(r) == code)
         return self.room.hindrance(found)
 
-    def want(self, data: bytes, *, number: int = 1, app: str = "shop") -> Callable[[], bool]:
+    def want(
+        self, data: bytes, *, number: int = 1, app: str = "shop", build: str = ""
+    ) -> Callable[[], bool]:
         release = release_of(data, number, app)
+        if build:
+            release = replace(release, build=Build(command=build))
         self.wanted.append(release)
         return lambda: self.room.hindrance(release) == ""
 
@@ -123,6 +168,7 @@ class Bench:
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr(coderoom, "RETRY_MIN_S", 0.01)
     monkeypatch.setattr(coderoom, "RETRY_MAX_S", 0.05)
+    monkeypatch.setattr(coderoom, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(coderoom, "SWEEP_EVERY_S", 0.05)
     made = Bench(tmp_path, Coordinator())
     async with running(made):
@@ -205,7 +251,7 @@ async def test_a_coordinator_that_gives_wrong_bytes_or_too_few_is_passed_over_fo
         yield {"c1": bad, "c2": good}[address]
 
     fetcher = Fetcher(tmp_path / "artifacts", addresses=lambda: ("c1", "c2"), dial=dial)
-    path = await fetcher.fetch("shop", artifact_of(GOOD), lambda done: None)
+    path = await fetcher.fetch(("shop", digest), artifact_of(GOOD), lambda done: None)
     assert path.read_bytes() == GOOD
     assert good.offsets == [300_000 if wrong == "half" else 0]
 
@@ -344,3 +390,115 @@ async def test_what_is_not_ours_in_the_place_stays(bench: Bench) -> None:
     await eventually(bench.want(GOOD))
     assert foreign.exists()
     assert (bench.dirs.base / "empty").exists()
+
+
+# -- building --------------------------------------------------------------------------------------
+
+
+def built_trees(bench: Bench) -> list[Path]:
+    found = bench.dirs.base / "shop"
+    return [path for path in found.iterdir() if not path.name.startswith(".")]
+
+
+async def test_code_is_there_when_it_is_built_and_not_before(bench: Bench) -> None:
+    bench.coordinator.files[artifact_of(GOOD).digest] = GOOD
+    bench.builder.holds.clear()
+    here = bench.want(GOOD, build="make")
+    await eventually(lambda: not here() and bench.builder.at_once)
+    assert not bench.dirs.is_here("shop", code_name(bench.wanted[0]))
+    bench.builder.holds.set()
+    await eventually(here)
+    assert "builds its code" in bench.said
+    assert bench.said[-1] == ""
+    assert [(path / "made").exists() for path in built_trees(bench)] == [True]
+    assert os.listdir(bench.partial) == []
+    # The next release with the same build has it already.
+    assert bench.want(GOOD, number=2, build="make")()
+    assert bench.builder.built == ["make"]
+
+
+async def test_a_build_that_fails_says_so_and_begins_with_nothing_of_it(bench: Bench) -> None:
+    bench.coordinator.files[artifact_of(GOOD).digest] = GOOD
+    bench.builder.wrong = "its build failed: exit 1: no such package"
+    here = bench.want(GOOD, build="make")
+    said = "its build failed: exit 1: no such package; tries again in 1 s"
+    await eventually(lambda: not here() and bench.said.count(said) > 1)
+    assert len(bench.coordinator.offsets) == 1  # what was fetched stays
+    bench.builder.wrong = ""
+    await eventually(here)
+
+
+async def test_two_builds_of_the_same_code_do_not_touch_each_other(bench: Bench) -> None:
+    bench.coordinator.files[artifact_of(GOOD).digest] = GOOD
+    bench.builder.holds.clear()
+    ready = [bench.want(GOOD, number=n, build=f"make {n}") for n in (1, 2, 3)]
+    await eventually(lambda: [here() for here in ready] and bench.builder.at_once == 2)
+    await eventually(lambda: "its code waits for others to be built" in bench.said)
+    bench.builder.holds.set()
+    await eventually(lambda: all(here() for here in ready))
+    assert bench.builder.most_at_once == 2
+    assert len(built_trees(bench)) == 3
+
+
+async def test_what_a_killed_agent_has_half_built_is_thrown_away(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Coordinator())
+    bench.coordinator.files[artifact_of(GOOD).digest] = GOOD
+    here = bench.want(GOOD, build="make")
+    half = bench.dirs.path("shop", code_name(bench.wanted[0]))
+    left = half.with_name(half.name[:-1] + ("0" if half.name[-1] != "0" else "1"))
+    for path in (half, left):
+        path.mkdir(parents=True)
+        (path / "made").write_text("by the one that was killed")
+    async with running(bench):
+        await eventually(lambda: here() and not left.exists())
+    assert (half / "made").read_text() == "half"
+
+
+async def test_a_build_that_nobody_wants_any_more_is_given_up(bench: Bench) -> None:
+    bench.coordinator.files[artifact_of(GOOD).digest] = GOOD
+    bench.builder.holds.clear()
+    here = bench.want(GOOD, build="make")
+    await eventually(lambda: not here() and bench.builder.at_once)
+    bench.wanted.clear()
+    await eventually(lambda: not bench.builder.at_once and not built_trees(bench))
+
+
+async def test_built_code_goes_when_it_was_not_used_for_long_with_its_mark(bench: Bench) -> None:
+    bench.coordinator.files[artifact_of(GOOD).digest] = GOOD
+    for n in range(KEPT_UNUSED + 2):
+        bench.wanted.clear()
+        await eventually(bench.want(GOOD, number=n, build=f"make {n}"))
+        await seen_by_a_sweep(bench.dirs.path("shop", code_name(bench.wanted[0])))
+    bench.wanted.clear()
+    await eventually(lambda: len(built_trees(bench)) == KEPT_UNUSED)
+    await eventually(lambda: len(os.listdir(bench.dirs.base / "shop")) == 2 * KEPT_UNUSED)
+
+
+def test_what_cannot_be_written_in_is_removed_all_the_same(tmp_path: Path) -> None:
+    """Tools leave such directories: Go's module cache, for one."""
+    dirs = CodeDirs(tmp_path)
+    tree = dirs.path("shop", "ab" * 32) / "cache"
+    tree.mkdir(parents=True)
+    (tree / "file").write_text("1")
+    tree.chmod(0o555)
+    dirs.discard("shop", "ab" * 32)
+    assert os.listdir(tmp_path / "shop") == []
+
+
+def test_what_is_deeper_than_any_name_reaches_is_removed_too(tmp_path: Path) -> None:
+    dirs = CodeDirs(tmp_path)
+    tree = dirs.path("shop", "ab" * 32)
+    tree.mkdir(parents=True)
+    dig(tree, 3000)
+    dirs.discard("shop", "ab" * 32)
+    assert os.listdir(tmp_path / "shop") == []
+
+
+def dig(top: Path, depth: int) -> None:
+    fd = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)

@@ -80,3 +80,27 @@ def test_an_unknown_flag_names_the_nearest() -> None:
 
 def test_a_missing_file_is_said() -> None:
     assert problems("--config", "none.toml")[0].startswith("none.toml: cannot be read")
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///mnt/share", "s3://bucket", "s3://bucket/formation/", "https://host/a/b"]
+)
+def test_an_artifact_store_is_a_directory_a_bucket_or_a_web_server(url: str) -> None:
+    assert config("--artifact-store", url).artifact_store == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url", ["/mnt/share", "file://host/share", "file:///", "s3://", "http://host/a", "gs://bucket"]
+)
+def test_another_artifact_store_is_refused(url: str) -> None:
+    (said,) = problems("--artifact-store", url)
+    assert "is not file:///PATH, s3://BUCKET/NAME or https://HOST/PATH" in said
+
+
+@pytest.mark.parametrize(
+    "url", ["https://ann:sesame@host/a", "s3://AKIA:sesame@bucket", "https://host/a?key=sesame"]
+)
+def test_a_password_in_an_artifact_stores_url_is_refused_and_not_repeated(url: str) -> None:
+    (said,) = problems("--artifact-store", url)
+    assert "no passwords, keys or settings in it" in said
+    assert "sesame" not in said

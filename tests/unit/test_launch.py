@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 
 from formation.artifacts import Artifact
+from formation.builds import Build
 from formation.model import Ability, Assignment, Limits, ProcessType, Release, Slot
 from formation.secrets import Secret
 from formation_agent import users
+from formation_agent.buildplan import code_name
 from formation_agent.codedirs import CodeDirs
 from formation_agent.environment import Surroundings
 from formation_agent.guardrails import OPEN, Guardrails
+from formation_agent.happenings import Sandbox
 from formation_agent.launch import Launch, Launcher, LaunchError, Powers, powers_of
 from formation_agent.ports import Ports
 from formation_agent.processes import Contained, SpawnOptions, User
@@ -49,13 +52,14 @@ class Bench:
         rails: Guardrails = OPEN,
         files: SecretFiles = NOWHERE,
         code: CodeDirs | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self.taken: set[int] = set()
         self.now_s = 0.0
         around = Surroundings(environ={"PATH": "/usr/bin:/bin"}, host="b", agent_id="a1")
         ports = Ports(range(20000, 20010), is_free=self._is_free)
         self.launcher = Launcher(
-            around, ports, None, powers, rails, files, now_s=lambda: self.now_s, code=code
+            around, ports, None, powers, rails, files, sandbox, lambda: self.now_s, code
         )
 
     def _is_free(self, number: int) -> bool:
@@ -379,5 +383,81 @@ def test_deployed_code_that_is_gone_is_told(tmp_path: Path) -> None:
         release_of(ProcessType(name="web", command="sleep 9")),
         artifact=Artifact(digest="ab" * 32, size_bytes=1),
     )
+    with pytest.raises(LaunchError, match="gone from this host"):
+        Bench(code=CodeDirs(tmp_path)).launch(release)
+
+
+# -- builds ----------------------------------------------------------------------------------------
+
+
+def built_release(**fields: Any) -> Release:
+    spec = ProcessType(
+        name="web",
+        command="run",
+        env={"OF_TYPE": "1"},
+        limits=Limits(memory_bytes=64 * MB, rlimits={"nofile": 100}),
+    )
+    return replace(
+        release_of(spec, workdir=""),
+        artifact=Artifact(digest="ab" * 32, size_bytes=1),
+        build=Build(command="make all", **fields),
+        env={"OF_APP": "1"},
+        config={"OF_OPERATOR": "1"},
+        secrets={"API_KEY": Secret(version=1, value="open sesame")},
+    )
+
+
+def test_a_build_is_run_like_an_instance_without_secrets_a_port_or_a_types_own_variables(
+    tmp_path: Path,
+) -> None:
+    bench, release = Bench(code=CodeDirs(tmp_path)), built_release()
+    launch = bench.launcher.building(release, "u9", Slot("shop", "build", 1))
+    assert (launch.argv, launch.cwd) == (
+        ("make", "all"),
+        str(tmp_path / "shop" / code_name(release)),
+    )
+    assert launch.options == SpawnOptions(
+        umask=0o022, nice=10, limits={"memory_bytes": 64 * MB}, rlimits={"nofile": (100, 100)}
+    )
+    assert launch.env == {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/",
+        "OF_APP": "1",
+        "OF_OPERATOR": "1",
+        "PS": "build.1",
+        "FORMATION_APP": "shop",
+        "FORMATION_TYPE": "build",
+        "FORMATION_HOST": "b",
+        "FORMATION_AGENT": "a1",
+        "FORMATION_INSTANCE": "u9",
+    }
+    assert not bench.taken
+
+
+def test_a_build_may_write_where_it_builds_and_nowhere_that_the_owner_does_not_allow(
+    tmp_path: Path,
+) -> None:
+    sandbox = Sandbox(read_only=True, writable=("/data",))
+    rails = replace(OPEN, directories=("/srv",))
+    bench, release = Bench(rails=rails, code=CodeDirs(tmp_path), sandbox=sandbox), built_release()
+    launch = bench.launcher.building(release, "u9", Slot("shop", "build", 1))
+    assert launch.options.within == ("/srv", launch.cwd)
+    assert launch.options.sandbox == replace(sandbox, writable=("/data", launch.cwd))
+    # The instances that it is for may not.
+    (tmp_path / "shop").mkdir()
+    Path(launch.cwd).mkdir()
+    (tmp_path / "shop" / f".{code_name(release)}.done").touch()
+    assert bench.launch(release).options.sandbox == sandbox
+
+
+def test_whom_a_build_may_not_run_as_is_told(tmp_path: Path) -> None:
+    bench = Bench(rails=Guardrails(users=("shop",)), code=CodeDirs(tmp_path))
+    with pytest.raises(LaunchError, match=r"(may not|would) run as "):
+        bench.launcher.building(built_release(), "u9", Slot("shop", "build", 1))
+
+
+def test_what_is_half_built_is_not_run(tmp_path: Path) -> None:
+    release = built_release()
+    (tmp_path / "shop" / code_name(release)).mkdir(parents=True)
     with pytest.raises(LaunchError, match="gone from this host"):
         Bench(code=CodeDirs(tmp_path)).launch(release)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formation import manifest
+from formation.builds import Build
 from formation.manifest import Manifest, ManifestError, duration_s
 from formation.manifest_keys import TYPE, tables
 from formation.model import ProcessType
@@ -183,3 +184,34 @@ def test_any_shape_of_a_type_is_read_or_refused(table: dict[str, object]) -> Non
 def _read_or_refused(text: str) -> None:
     with contextlib.suppress(ManifestError):
         assert manifest.parse(text).types
+
+
+BUILT = 'build = "make"\n[types.web]\ncommand = "x"\nuser = "shop"\n'
+
+
+def test_a_build_runs_as_the_user_that_all_types_have() -> None:
+    assert manifest.parse(BUILT).build == Build(command="make", user="shop")
+    timed = 'build_timeout = "30s"\n' + BUILT + 'group = "www"\n'
+    assert manifest.parse(timed).build == Build(
+        command="make", timeout_s=30.0, user="shop", group="www"
+    )
+    assert manifest.parse(FULL).build is None
+
+
+def test_types_of_several_users_must_say_whom_the_build_runs_as() -> None:
+    two = BUILT + '[types.worker]\ncommand = "y"\n'
+    said = "the types run as shop, the agent's own: say whom it runs as with build_user"
+    assert problems(two) == (f"formation.toml: build: {said}",)
+    assert manifest.parse('build_user = "ci"\n' + two).build == Build(command="make", user="ci")
+
+
+def test_what_belongs_to_a_build_means_nothing_without_one() -> None:
+    (said,) = problems('build_timeout = "30s"\n[types.web]\ncommand = "x"\n')
+    assert said.startswith("formation.toml: build_timeout: ")
+    (said,) = problems(BUILT.replace("types.web", "types.build"))
+    assert "types: build is what the build is called in logs" in said
+
+
+def test_code_that_lies_on_the_hosts_is_not_built() -> None:
+    (said,) = problems('workdir = "/srv"\n' + BUILT)
+    assert said.startswith("formation.toml: build: means nothing with workdir")

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from worlds import app, host, process_type, release, seen, stay, step, world
 
+from formation.artifacts import Artifact
+from formation.builds import Build
 from formation.model import App, Assignment, InstanceState
 from formation.rules import RolloutRules, Share
 from formation.seen import Rollout
 from formation_coordinator.plan import Plan
 from formation_coordinator.rollout import Progress
-from formation_coordinator.world import HostEntry, World
+from formation_coordinator.world import HostEntry, World, same_definition
 
 RULES = RolloutRules(healthy_s=10.0)
 WEB = process_type("web", rollout=RULES)
@@ -201,6 +203,19 @@ def test_what_the_old_ones_drain_is_not_held_against_the_new_ones() -> None:
     assert step(given).wake_at_s == NOW_S + RULES.deadline_s + 60
 
 
+def test_while_hosts_may_build_the_deadline_waits() -> None:
+    extra = new("web.4", surge=True)
+    artifact = Artifact(digest="ab" * 32, size_bytes=1)
+    built = replace(RELEASES[1], artifact=artifact, build=Build(command="make", timeout_s=90))
+    given = world(
+        host("a", stay("web.1"), stay("web.2"), stay("web.3")),
+        host("b", extra, says=[seen(extra, InstanceState.WAITING)]),
+        apps=app({"web": 3}, release=2, stable=1),
+        releases=(RELEASES[0], built),
+    )
+    assert step(given).wake_at_s == NOW_S + RULES.deadline_s + 90
+
+
 def test_a_new_leader_gives_it_the_whole_deadline_again() -> None:
     given = changing(host("a", stay("web.1"), stay("web.2"), stay("web.3")), quantity=3)
     known = {("shop", "web"): Progress("of another leader", 2, 0.0)}
@@ -329,3 +344,12 @@ def test_what_a_deleted_app_of_that_name_left_is_replaced_at_once() -> None:
         releases=(gone, release(WEB, number=2)),
     )
     assert of(step(given)) == {"a": [("web.1", 2, False), ("web.2", 2, False)]}
+
+
+def test_who_builds_otherwise_is_replaced_but_not_for_another_time_limit() -> None:
+    artifact = Artifact(digest="ab" * 32, size_bytes=1)
+    one = replace(RELEASES[0], artifact=artifact, build=Build(command="make"))
+    for build, same in ((Build(command="make", timeout_s=9), True), (Build(command="x"), False)):
+        other = replace(one, number=2, build=build)
+        given = World(releases={("shop", 1): one, ("shop", 2): other})
+        assert same_definition(given, "shop", "web", 1, 2) == same

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from formation import model as m
 from formation import wire
 from formation.artifacts import NO_WORKDIR, Artifact
+from formation.builds import Build
 from formation.requests import ChangeKind, QuantityChange
 from formation.secrets import Secret
 from formation.v1 import types_pb2 as pb
@@ -184,3 +185,21 @@ def test_an_agent_that_knows_no_artifacts_runs_nothing_anywhere_else() -> None:
     assert message.workdir == NO_WORKDIR
     assert NO_WORKDIR.startswith("/nonexistent/")
     assert wire.release_from_pb(message) == release
+
+
+def test_who_knows_no_builds_runs_nothing_that_is_not_built() -> None:
+    artifact = Artifact(digest="ab" * 32, size_bytes=1)
+    build = Build(command="make", timeout_s=9.0, user="shop", group="www")
+    release = m.Release(app="shop", number=1, types=(), artifact=artifact, build=build)
+    message = wire.release_to_pb(release)
+    assert wire.release_from_pb(message) == release
+    assert not message.HasField("artifact")
+    message.ClearField("build")
+    assert wire.release_from_pb(message) == replace(
+        release, artifact=None, build=None, workdir=NO_WORKDIR
+    )
+
+
+def test_a_build_of_code_that_lies_on_the_hosts_comes_to_nothing_but_is_kept() -> None:
+    release = m.Release(app="shop", number=1, types=(), workdir="/srv", build=Build(command="make"))
+    assert wire.release_from_pb(wire.release_to_pb(release)) == release

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from formctl import naming, spec
-from formctl.applying import apply, initial_of, request
+from formctl.applying import apply, initial_of, request, with_code
 from formctl.errors import InputError
 from formctl.settings import (
     Settings,
@@ -101,8 +101,8 @@ def command(
             say("\n".join(packrules.described(contents, artifact.digest, artifact.size_bytes)))
             return
         wanted = request(name, found, initial, reason)
-        wanted.workdir, wanted.canary, wanted.if_revision = "", canary, if_revision
-        wanted.artifact.digest, wanted.artifact.size_bytes = artifact.digest, artifact.size_bytes
+        wanted.canary, wanted.if_revision = canary, if_revision
+        with_code(wanted, artifact, found.build)
         timeout_s = timeout if wait else None
         work = apply(
             settings.target(),

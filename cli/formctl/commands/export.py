@@ -128,6 +128,8 @@ async def _of_host(settings: Settings, host: str, user: str) -> Formation:
             f"formctl: warning: the code of {release.app} was deployed: put it into "
             f"{gathering.directory_of(release)}"
         )
+    if release.artifact and release.build:
+        note(f"formctl: warning: it is built there by: {release.build.command}")
     variables = [(item.name, item.value, item.origin) for item in config.variables]
     there = [item for item in update.changed if item.host == host]
     return gathering.of_host(release, there, variables, user)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66ormation/v1/artifacts.proto\x12\x0c\x66ormation.v1\"R\n\x12\x42\x65ginUploadRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03who\x18\x04 \x01(\t\"F\n\x13\x42\x65ginUploadResponse\x12\x0f\n\x07present\x18\x01 \x01(\x08\x12\x0e\n\x06ticket\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"*\n\nUploadPart\x12\x0e\n\x06ticket\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x10\n\x0eUploadResponse\"L\n\x0c\x46\x65tchRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0f\n\x07relayed\x18\x04 \x01(\x08\"\x19\n\tFetchPart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xe3\x01\n\tArtifacts\x12R\n\x0b\x42\x65ginUpload\x12 .formation.v1.BeginUploadRequest\x1a!.formation.v1.BeginUploadResponse\x12\x42\n\x06Upload\x12\x18.formation.v1.UploadPart\x1a\x1c.formation.v1.UploadResponse(\x01\x12>\n\x05\x46\x65tch\x12\x1a.formation.v1.FetchRequest\x1a\x17.formation.v1.FetchPart0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66ormation/v1/artifacts.proto\x12\x0c\x66ormation.v1\"R\n\x12\x42\x65ginUploadRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03who\x18\x04 \x01(\t\"F\n\x13\x42\x65ginUploadResponse\x12\x0f\n\x07present\x18\x01 \x01(\x08\x12\x0e\n\x06ticket\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"*\n\nUploadPart\x12\x0e\n\x06ticket\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"!\n\x0eUploadResponse\x12\x0f\n\x07warning\x18\x01 \x01(\t\"L\n\x0c\x46\x65tchRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0f\n\x07relayed\x18\x04 \x01(\x08\"\x19\n\tFetchPart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xe3\x01\n\tArtifacts\x12R\n\x0b\x42\x65ginUpload\x12 .formation.v1.BeginUploadRequest\x1a!.formation.v1.BeginUploadResponse\x12\x42\n\x06Upload\x12\x18.formation.v1.UploadPart\x1a\x1c.formation.v1.UploadResponse(\x01\x12>\n\x05\x46\x65tch\x12\x1a.formation.v1.FetchRequest\x1a\x17.formation.v1.FetchPart0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADPART']._serialized_start=202
   _globals['_UPLOADPART']._serialized_end=244
   _globals['_UPLOADRESPONSE']._serialized_start=246
-  _globals['_UPLOADRESPONSE']._serialized_end=262
-  _globals['_FETCHREQUEST']._serialized_start=264
-  _globals['_FETCHREQUEST']._serialized_end=340
-  _globals['_FETCHPART']._serialized_start=342
-  _globals['_FETCHPART']._serialized_end=367
-  _globals['_ARTIFACTS']._serialized_start=370
-  _globals['_ARTIFACTS']._serialized_end=597
+  _globals['_UPLOADRESPONSE']._serialized_end=279
+  _globals['_FETCHREQUEST']._serialized_start=281
+  _globals['_FETCHREQUEST']._serialized_end=357
+  _globals['_FETCHPART']._serialized_start=359
+  _globals['_FETCHPART']._serialized_end=384
+  _globals['_ARTIFACTS']._serialized_start=387
+  _globals['_ARTIFACTS']._serialized_end=614
 # @@protoc_insertion_point(module_scope)

@@ -101,14 +101,21 @@ Global___UploadPart: _TypeAlias = UploadPart  # noqa: Y015
 
 @_typing.final
 class UploadResponse(_message.Message):
+    """all of it is here, verified and on disk"""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    WARNING_FIELD_NUMBER: _builtins.int
+    warning: _builtins.str
+    """but not in the artifact store: why, for people"""
     def __init__(
         self,
+        *,
+        warning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -777,6 +777,7 @@ class Release(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     ARTIFACT_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     number: _builtins.int
     workdir: _builtins.str
@@ -802,6 +803,10 @@ class Release(_message.Message):
     def artifact(self) -> Global___Artifact:
         """its code; absent: that lies on the hosts, in `workdir`"""
 
+    @_builtins.property
+    def build(self) -> Global___Build:
+        """absent: the code is run as it comes"""
+
     def __init__(
         self,
         *,
@@ -816,10 +821,11 @@ class Release(_message.Message):
         config: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         secrets: _abc.Mapping[_builtins.str, Global___Secret] | None = ...,
         artifact: Global___Artifact | None = ...,
+        build: Global___Build | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "build", b"build"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "config", b"config", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "secrets", b"secrets", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "build", b"build", "config", b"config", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "secrets", b"secrets", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -849,6 +855,43 @@ class Artifact(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
+
+@_typing.final
+class Build(_message.Message):
+    """A command that runs once on each host in the code of a release, before anything else does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    command: _builtins.str
+    timeout_s: _builtins.float
+    user: _builtins.str
+    """empty: the agent's own"""
+    group: _builtins.str
+    @_builtins.property
+    def artifact(self) -> Global___Artifact:
+        """that of the release, which has it here and not in its own"""
+
+    def __init__(
+        self,
+        *,
+        command: _builtins.str = ...,
+        timeout_s: _builtins.float = ...,
+        user: _builtins.str = ...,
+        group: _builtins.str = ...,
+        artifact: Global___Artifact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "command", b"command", "group", b"group", "timeout_s", b"timeout_s", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Build: _TypeAlias = Build  # noqa: Y015
 
 @_typing.final
 class App(_message.Message):
