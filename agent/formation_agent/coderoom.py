@@ -44,6 +44,9 @@ class Code(Protocol):
     def hindrance(self, release: Release | None) -> str:
         """Why nothing of it can be started yet, or ""; then it is seen to."""
 
+    def unbuilt(self, release: Release | None) -> tuple[int, str]:
+        """How often in a row it could not be built, and why at last."""
+
     def listen(self, moved: Moved) -> None: ...
 
 
@@ -60,6 +63,9 @@ class AllThere:
     def hindrance(self, release: Release | None) -> str:
         return ""
 
+    def unbuilt(self, release: Release | None) -> tuple[int, str]:
+        return 0, ""
+
     def listen(self, moved: Moved) -> None: ...
 
 
@@ -71,6 +77,7 @@ class _Job:
     said: str = _WAITS_ITS_TURN
     told_s: float = 0.0
     failures: int = 0
+    unbuilt: tuple[int, str] = (0, "")
     task: asyncio.Task[None] | None = None
     dropped: threading.Event = field(default_factory=threading.Event)
 
@@ -112,6 +119,10 @@ class CodeRoom:
             job = self._jobs[name] = _Job(release=release, artifact=release.artifact, name=name)
             job.task = self._loop.create_task(self._bring(job))
         return self._jobs[name].said
+
+    def unbuilt(self, release: Release | None) -> tuple[int, str]:
+        job = release and self._jobs.get((release.app, code_name(release)))
+        return job.unbuilt if job else (0, "")
 
     async def run(self) -> None:
         """For ever: sees that what is wanted stays here, and that the rest goes."""
@@ -209,7 +220,8 @@ class CodeRoom:
             self._tell(job, "builds its code", now=True)
             try:
                 await self._build_now(job)
-            except CodeError:
+            except CodeError as error:
+                job.unbuilt = job.unbuilt[0] + 1, str(error)
                 await asyncio.to_thread(self._dirs.discard, *job.name)
                 raise
 
@@ -259,7 +271,10 @@ class CodeGate:
         self._code.listen(self._moved)
 
     def hindrance(self, entry: Entry) -> str:
-        return self._code.hindrance(self._release_of(entry))
+        release = self._release_of(entry)
+        why = self._code.hindrance(release)
+        entry.unbuilt = self._code.unbuilt(release)
+        return why
 
     def _moved(self, app: str, code: str) -> None:
         for entry in tuple(self._entries.values()):

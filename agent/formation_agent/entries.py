@@ -54,7 +54,8 @@ _MAY_LOOP = (InstanceState.STARTING, InstanceState.BACKOFF, InstanceState.RESTAR
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """A stay and what the shell around the machine knows of it. `launch`: while it is started."""
+    """A stay and what the shell around the machine knows of it. `launch`: while it is started.
+    `unbuilt`: how often in a row the code that it waits for could not be built, and why at last."""
 
     stay: Stay
     start_ticks: int = 0
@@ -62,6 +63,7 @@ class Entry:
     retry_at_ms: int = 0
     cgroup: str = ""
     launch: Launch | None = None
+    unbuilt: tuple[int, str] = (0, "")
 
     @property
     def uid(self) -> str:
@@ -188,6 +190,7 @@ def remembered(
 
 def status_of(entry: Entry, port: int, now_s: float) -> InstanceStatus:
     stay = entry.stay
+    unbuilt, why = entry.unbuilt if stay.phase is Phase.WAITING else (0, "")
     return InstanceStatus(
         uid=entry.uid,
         slot=entry.slot,
@@ -198,9 +201,9 @@ def status_of(entry: Entry, port: int, now_s: float) -> InstanceStatus:
         attempt=stay.attempt,
         started_at_ms=entry.started_at_ms if stay.pid else 0,
         reason=stay.reason,
-        last_exit=stay.last_exit,
+        last_exit=why or stay.last_exit,
         retry_at_ms=entry.retry_at_ms,
-        failures=stay.failures,
+        failures=unbuilt or stay.failures,
         crash_looping=stay.state in _MAY_LOOP and is_crash_looping(stay.failed_at_s, now_s),
         told=stay.told,
     )

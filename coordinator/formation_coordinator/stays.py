@@ -17,6 +17,9 @@ from formation_coordinator.draft import Wish
 from formation_coordinator.tallies import TypeBook
 from formation_coordinator.world import HostEntry, is_healthy, is_over
 
+# A build that failed so often on a host, at once or after what it takes, is no accident.
+BUILDS_MAX = 2
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Stay:
@@ -52,6 +55,20 @@ class Stay:
     @property
     def host(self) -> str:
         return self.entry.name
+
+    def broken(self, *, alone: bool) -> str:
+        """Why it will not come to work: it ended for good; it crashed again and again, and once
+        more on another host, if it is not `alone` on one; its code cannot be built there."""
+        if (status := self.status) is None or not self.current:
+            return ""
+        where, said = f"on {self.host}", status.last_exit or status.reason
+        if status.state is InstanceState.WAITING and status.failures >= BUILDS_MAX:
+            return f"{self.slot.short} {where}: {said}"
+        again = bool(self.assignment.avoided_hosts) and status.state is InstanceState.BACKOFF
+        if again or (alone and status.crash_looping):
+            return f"{self.slot.short} keeps crashing {where}: {said}"
+        failed = status.state is InstanceState.FAILED
+        return f"{self.slot.short} failed {where}: {said}" if failed else ""
 
     def steady_at_s(self, healthy_s: float) -> float | None:
         """When it has been healthy for so long without a break; None: it is not healthy."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from formation.model import HostState, InstanceState, Slot
+from formation.model import HostState, Slot
 from formation.policy import surely_stopped_s
 from formation.rules import LossAction
 from formation_coordinator import moves, rollout, stays
@@ -341,24 +341,12 @@ class Upkeep:
             # What an app of that name left that was deleted is worth nothing to this one.
             works=stay.steady(self.now_s, healthy_s)
             and self.desk.book.knows(self.app.name, item.release),
-            broken=self._broken(stay),
+            broken=stay.broken(alone=int(self.desk.book.connected.sum()) <= 1),
             waits=stay.waits,
             surge=item.surge,
             demanded=named > item.restart_mark and item.release == self.app.release,
             fixed=stay.state is not HostState.READY or stay.ordinal in stuck,
         )
-
-    def _broken(self, stay: Stay) -> str:
-        """It ended for good; or it crashed again and again, and once more on another host."""
-        if (status := stay.status) is None or not stay.current:
-            return ""
-        alone = int(self.desk.book.connected.sum()) <= 1
-        again = bool(stay.assignment.avoided_hosts) and status.state is InstanceState.BACKOFF
-        loops = again or (alone and status.crash_looping)
-        if not loops and status.state is not InstanceState.FAILED:
-            return ""
-        how = "keeps crashing" if loops else "failed"
-        return f"{stay.slot.short} {how} on {stay.host}: {status.last_exit or status.reason}"
 
     def _stuck(self, kept: list[Stay]) -> set[int]:
         """Stale ones whose new release fits nowhere: they must not hold up the others."""

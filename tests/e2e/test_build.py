@@ -118,7 +118,8 @@ def test_a_build_that_fails_leaves_the_old_release_running_and_is_taken_back(
     cluster.formctl("deploy", cwd=app)
     before = said(cluster)
     change(app / "build.sh", "mkdir vendor", "echo no such package: left-pad >&2; exit 3")
-    change(app / "formation.toml", '"20s"', '"1s"')
+    # It is the build that takes it back, and no deadline.
+    change(app / "formation.toml", '"6s"', '"10min"')
     cluster.formctl("deploy", "--no-wait", cwd=app)
     reason = "its build failed: exit 3: no such package: left-pad"
     cluster.wait(lambda: [row for row in cluster.ps() if reason in row["reason"]])
