@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from formation.artifacts import Artifact
+from formation.releasecommand import CommandEnd, ReleaseCommand
 from formation.rules import HostLoss, Resources, RolloutRules, Schedule, Where
 from formation.secrets import Secret
 from formation.seen import (
@@ -151,7 +152,8 @@ class Release:
 
     `env` is the project's own, `config` the operator's: it goes before that, and `secrets` before
     everything. Both are handed on from release to release. `artifact`: its code, then `workdir`
-    means nothing.
+    means nothing. `command` runs once before anything of it starts; `command_end` is written when
+    that is over, the one thing that ever is.
     """
 
     app: str
@@ -165,6 +167,8 @@ class Release:
     config: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     artifact: Artifact | None = None
+    command: ReleaseCommand | None = None
+    command_end: CommandEnd | None = None
 
     def type_named(self, name: str) -> ProcessType | None:
         return next((spec for spec in self.types if spec.name == name), None)

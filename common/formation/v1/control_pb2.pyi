@@ -154,6 +154,7 @@ class ApplyRequest(_message.Message):
     IF_REVISION_FIELD_NUMBER: _builtins.int
     ARTIFACT_FIELD_NUMBER: _builtins.int
     KEEP_ARTIFACT_FIELD_NUMBER: _builtins.int
+    RELEASE_COMMAND_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     workdir: _builtins.str
     reason: _builtins.str
@@ -176,6 +177,10 @@ class ApplyRequest(_message.Message):
     def artifact(self) -> _types_pb2.Artifact:
         """the code that was uploaded; absent: none"""
 
+    @_builtins.property
+    def release_command(self) -> _types_pb2.ReleaseCommand:
+        """runs once before it is rolled out; absent: none"""
+
     def __init__(
         self,
         *,
@@ -190,10 +195,11 @@ class ApplyRequest(_message.Message):
         if_revision: _builtins.int = ...,
         artifact: _types_pb2.Artifact | None = ...,
         keep_artifact: _builtins.bool = ...,
+        release_command: _types_pb2.ReleaseCommand | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "release_command", b"release_command"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "canary", b"canary", "env", b"env", "formation", b"formation", "if_revision", b"if_revision", "keep_artifact", b"keep_artifact", "reason", b"reason", "types", b"types", "who", b"who", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "canary", b"canary", "env", b"env", "formation", b"formation", "if_revision", b"if_revision", "keep_artifact", b"keep_artifact", "reason", b"reason", "release_command", b"release_command", "types", b"types", "who", b"who", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
