@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from formation.model import ProcessType
+from formation.releasecommand import ReleaseCommand
 from formation.rules import Schedule, rollout_defaults
 from formctl import jsonview, typelines
 from formctl.jsonview import Json
@@ -99,9 +100,17 @@ def summary(app: str, found: AppSpec, now: datetime, width: int | None = None) -
     if found.env:
         lines.append(hanging("env  ", " ".join(map(printable, sorted(found.env))), width))
     lines.append("")
+    if found.command:
+        lines.append(hanging("release  ", printable(_of_command(found.command)), width))
     for spec in found.types:
         lines += _type(spec, now, width)
     return "\n".join(lines)
+
+
+def _of_command(command: ReleaseCommand) -> str:
+    like = f", as {command.like}" if command.like else ""
+    within = f"within {command.timeout_s:g} s"
+    return f"{command.command}  (once for each release, before it starts{like}, {within})"
 
 
 def _type(spec: ProcessType, now: datetime, width: int | None) -> Iterator[str]:
@@ -126,6 +135,7 @@ def as_json(app: str, found: AppSpec, told: Sequence[str]) -> Json:
         "source": found.source,
         "workdir": found.workdir,
         "env_names": sorted(found.env),
+        "release_command": jsonview.release_command(found.command),
         "types": [
             {**jsonview.process_type(spec), "quantity": spec.initial_quantity}
             for spec in found.types
@@ -141,6 +151,7 @@ def failure_as_json(problems: Sequence[str]) -> Json:
         "source": None,
         "workdir": None,
         "env_names": [],
+        "release_command": None,
         "types": [],
         "warnings": [],
         "problems": list(problems),

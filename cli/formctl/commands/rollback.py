@@ -83,7 +83,7 @@ async def _rollback(
         if response.unchanged:
             note(f"formctl: v{response.release.number} is the current release already")
             return
-        say(f"{line.app.name} v{line.app.release} -> v{response.release.number}")
+        say(f"{line.app.name} v{line.app.newest} -> v{response.release.number}")
         if timeout_s is not None:
             await wait_for_release(
                 client, response, timeout_s=timeout_s, started_s=started_s, baseline=known

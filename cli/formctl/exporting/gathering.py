@@ -21,11 +21,19 @@ def of_files(
     app: str, found: AppSpec, quantities: Mapping[str, int], first_port: int, user: str
 ) -> Formation:
     works = tuple(
-        Work(spec=spec, ordinal=ordinal, port=spec.port or first_port + STEP * place + ordinal - 1)
-        for place, spec in enumerate(found.types)
+        Work(spec=spec, ordinal=ordinal, port=spec.port or first + ordinal - 1)
+        for spec in found.types
+        for first in [first_port + STEP * found.place(spec.name)]
         for ordinal in range(1, _count(spec, quantities) + 1)
     )
-    return Formation(app=app, workdir=found.workdir, works=works, env=found.env, user=user)
+    return Formation(
+        app=app,
+        workdir=found.workdir,
+        works=works,
+        env=found.env,
+        user=user,
+        command=found.command.command if found.command else "",
+    )
 
 
 def _count(spec: ProcessType, quantities: Mapping[str, int]) -> int:
@@ -71,4 +79,5 @@ def of_host(
         works=works,
         env={**project, **config},
         user=user,
+        command=release.command.command if release.command else "",
     )
