@@ -23,8 +23,7 @@ PROCFILE = "Procfile"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppSpec:
     """`app` is empty when no file names it; `notes` are lines that a person should see.
-    `names_workdir`: somebody has said where the code lies. `command`: the release command;
-    `line`: its place among the lines of a Procfile, where foreman counts it too."""
+    `names_workdir`: somebody has said where the code lies. `command`: the release command."""
 
     source: str
     directory: str
@@ -35,16 +34,10 @@ class AppSpec:
     notes: tuple[str, ...] = ()
     names_workdir: bool = False
     command: ReleaseCommand | None = None
-    line: int | None = None
 
     @property
     def type_names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.types)
-
-    def place(self, type_name: str) -> int:
-        """As foreman counts, for its ports."""
-        place = self.type_names.index(type_name)
-        return place + (self.line is not None and self.line <= place)
 
 
 def read(
@@ -150,7 +143,6 @@ def of_procfile(spec: AppSpec, *, strict: bool = False) -> AppSpec:
         types=types,
         notes=parsed.warnings,
         command=ReleaseCommand(command=command) if command else None,
-        line=[entry.name for entry in parsed.types].index(RELEASE) if command else None,
     )
 
 

@@ -76,7 +76,7 @@ def _manifest(table: Table, problems: list[tuple[str, str]]) -> Manifest:
         file.problem("types", 'no process types: add [types.web] with command = "…"')
     if RELEASE in others:
         told = "that is no type but the release command: write [release] with its command"
-        file.problem(f"types.{RELEASE}", told)
+        problems.append((f"types.{RELEASE}", told))
     command = _release_command(file, others) if "release" in file else None
     return Manifest(app=app, workdir=workdir, env=env, types=types, command=command)
 

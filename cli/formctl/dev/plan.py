@@ -62,7 +62,7 @@ class Plan:
         names = self.spec.type_names
         if not self.port_base or ordinal > _FOREMAN_STEP or type_name not in names:
             return 0
-        return self.port_base + _FOREMAN_STEP * self.spec.place(type_name) + ordinal - 1
+        return self.port_base + _FOREMAN_STEP * names.index(type_name) + ordinal - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,8 @@ def of_files(
     app: str, found: AppSpec, quantities: Mapping[str, int], first_port: int, user: str
 ) -> Formation:
     works = tuple(
-        Work(spec=spec, ordinal=ordinal, port=spec.port or first + ordinal - 1)
-        for spec in found.types
-        for first in [first_port + STEP * found.place(spec.name)]
+        Work(spec=spec, ordinal=ordinal, port=spec.port or first_port + STEP * place + ordinal - 1)
+        for place, spec in enumerate(found.types)
         for ordinal in range(1, _count(spec, quantities) + 1)
     )
     return Formation(
