@@ -256,8 +256,8 @@ def test_another_leader_goes_on_with_it(shared: Cluster) -> None:
 
 
 def test_formctl_dev_leaves_it_to_people(cluster: Cluster) -> None:
-    path: Path = cluster.app({"Procfile": "release: touch ran\nweb: echo on $PORT; exit 0\n"}, "d")
+    path: Path = cluster.app({"Procfile": "release: touch ran\nweb: echo it runs\n"}, "d")
     done = cluster.formctl("dev", "--exit-on", "any", cwd=path)
     assert "release is not run here: formctl run -- touch ran" in done.stderr
-    assert "on 5000" in done.stdout
+    assert "it runs" in done.stdout
     assert not (path / "ran").exists()

@@ -154,7 +154,7 @@ def test_a_canary_begins_as_one() -> None:
     ],
 )
 def test_when_it_has_not_the_candidate_is_taken_back(fields: dict[str, object], why: str) -> None:
-    plan = pass_of(shop(run=asked(**fields)))
+    plan = pass_of(shop(run=replace(asked(), **fields)))  # type: ignore[arg-type]
     after = app_of(plan)
     assert (after.release, after.candidate) == (1, None)
     assert after.rollout == Rollout(undone_release=2, reason=why)

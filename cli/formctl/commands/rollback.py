@@ -55,7 +55,8 @@ def command(
 ) -> None:
     """Go back to an earlier release; quantities stay as they are.
 
-    Only what differs between the two is replaced, step by step like any change.
+    Only what differs between the two is replaced, step by step like any change. A release that
+    waits for its release command is taken away, without vN that alone; none is run.
     """
     number = release_number(release) if release else 0
     timeout_s = timeout if wait else None
