@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from formation import manifest, manifest_schema
 from formation.model import ProcessType
+from formation.releasecommand import ReleaseCommand
 from formation.rules import Schedule
 from formctl import checking, starter
 from formctl.__main__ import run
@@ -301,3 +302,18 @@ def test_init_tells_what_is_wrong_with_a_procfile_and_writes_nothing(
     assert run(["init", path]) == 2
     assert "holds a NUL character" in capsys.readouterr().err
     assert not (tmp_path / "formation.toml").exists()
+
+
+def test_a_release_command_is_told_and_goes_into_a_first_formation_toml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "Procfile", "release: ./migrate --all\nweb: a\n")
+    assert run(["check", str(tmp_path)]) == 0
+    assert "release  ./migrate --all  (once for each release" in capsys.readouterr().out
+    assert run(["check", str(tmp_path), "-o", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["release_command"]["command"] == "./migrate --all"
+    assert [spec["type"] for spec in said["types"]] == ["web"]
+    assert run(["init", str(tmp_path)]) == 0
+    begun = manifest.parse((tmp_path / "formation.toml").read_text())
+    assert begun.command == ReleaseCommand(command="./migrate --all")
