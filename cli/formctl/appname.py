@@ -10,12 +10,16 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from formation.names import ONE_OFF
+from formation.releasecommand import RELEASE
 from formctl import naming
 from formctl.errors import InputError
 
 # Another coordinator may have been told of a new app a moment ago.
 _TRIES = 5
 _PAUSE_S = 0.1
+# What runs are called that are no type's.
+RUNS = (ONE_OFF, RELEASE)
 
 if TYPE_CHECKING:
     from formation.discovery import Target

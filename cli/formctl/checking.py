@@ -52,7 +52,15 @@ def warnings(found: AppSpec, now: datetime) -> list[str]:
         for spec in found.types
         for line in _hardly_meant(spec, now)
     ]
-    return [*found.notes, *described]
+    return [*found.notes, *_of_nobody(found), *described]
+
+
+def _of_nobody(found: AppSpec) -> Iterator[str]:
+    """A release command has nothing of any type unless it says so."""
+    having = next((spec for spec in found.types if spec.user), None)
+    if found.command and not found.command.like and having:
+        told = f'it does not run as {having.user}, as {having.name} does: type = "{having.name}"'
+        yield f"{_source(found)}: release: {told}"
 
 
 def _hardly_meant(spec: ProcessType, now: datetime) -> Iterator[str]:

@@ -103,6 +103,8 @@ def test_it_runs_once_for_each_release_and_before_anything_of_it(cluster: Cluste
     assert "release.1 | migrating to 1" in said
     assert "release.1 | last words" in said
     assert "web=2: 2 healthy" in said
+    assert "last words" in shop.says("logs", "release.1", "--tail", "all")
+    assert [r["id"] for r in cluster.json("runs", "--app", "shop")] == ["release.1"]
     assert shop.order[:2] == ["v1 begins", "v1 ends 0"]
     assert sorted(shop.order[2:]) == ["v1 web.1", "v1 web.2"]
 
@@ -183,6 +185,9 @@ def test_a_newer_release_takes_its_place_and_two_never_run_at_once(cluster: Clus
     shop.until("v2 begins")
     first = process_of(shop, "release.2")
     assert "v2 waits for its release command" in shop.says("rollout")
+    assert "run by" in shop.says("explain", "release.2")
+    planned = cluster.formctl("plan", "apply", cwd=shop.path, check=False).stdout
+    assert "nothing would change" in planned, "the candidate says so already"
     assert "v1 (v2 waits)" in cluster.formctl("apps").stdout
     shop.apply("3", "--no-wait")
     shop.until("v3 begins")

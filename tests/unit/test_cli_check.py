@@ -317,3 +317,15 @@ def test_a_release_command_is_told_and_goes_into_a_first_formation_toml(
     assert run(["init", str(tmp_path)]) == 0
     begun = manifest.parse((tmp_path / "formation.toml").read_text())
     assert begun.command == ReleaseCommand(command="./migrate --all")
+
+
+def test_a_release_command_without_the_user_of_the_types_is_hardly_meant(tmp_path: Path) -> None:
+    web = ProcessType(name="web", command="a", user="shop")
+    found = AppSpec(
+        source="f.toml", directory="", types=(web,), command=ReleaseCommand(command="x")
+    )
+    now = datetime.now(UTC)
+    told = 'f.toml: release: it does not run as shop, as web does: type = "web"'
+    assert told in checking.warnings(found, now)
+    like = replace(found, command=ReleaseCommand(command="x", like="web"))
+    assert told not in checking.warnings(like, now)

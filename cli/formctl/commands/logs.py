@@ -124,7 +124,7 @@ async def _logs(
 ) -> None:
     from formation import runtime
     from formctl import following
-    from formctl.appname import find_app, known_type
+    from formctl.appname import RUNS, find_app, known_type
     from formctl.client import Client
     from formctl.hostwords import check_known
 
@@ -132,7 +132,8 @@ async def _logs(
     async with Client(target) as client:
         app = (await find_app(client, settings, target)).app.name
         for type_name, _ in choice.targets:
-            await known_type(client, app, type_name)
+            if type_name not in RUNS:
+                await known_type(client, app, type_name)
         if choice.hosts:
             await check_known(client, choice.hosts)
         await following.follow(
