@@ -11,7 +11,8 @@ from formation.secrets import missing
 from formctl import render, spec
 from formctl.errors import InputError
 from formctl.settings import note, say
-from formctl.views import formation_of
+from formctl.tables import printable
+from formctl.views import formation_to_be
 
 if TYPE_CHECKING:
     from formation.artifacts import Artifact
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from formation.model import Release
     from formation.v1 import control_pb2 as pb
     from formctl.client import Client
+
+
+_OLDER = "formctl: warning: that coordinator is older and knows no release commands: it was not run"
 
 
 async def _nothing(client: Client) -> None:
@@ -48,6 +52,8 @@ async def apply(
         started_s = runtime.monotonic_s()
         response = await client.change(lambda stub: stub.Apply, wanted)
         _say(before, response, initial, found)
+        if found.command and not response.release.HasField("command"):
+            note(_OLDER)
         if timeout_s is not None:
             await wait_for_release(
                 client, response, timeout_s=timeout_s, started_s=started_s, baseline=known
@@ -76,6 +82,7 @@ def request(app: str, found: spec.AppSpec, initial: dict[str, int], reason: str)
         who=who(),
         formation=initial,
         keep_artifact=not found.names_workdir,
+        release_command=wire.command_to_pb(found.command),
     )
 
 
@@ -104,7 +111,7 @@ def _say(
     from formation import wire
 
     release, app = wire.release_from_pb(response.release), wire.app_from_pb(response.app)
-    formation = formation_of(app, (item.name for item in release.types))
+    formation = formation_to_be(app, (item.name for item in release.types))
     if response.unchanged:
         say(f"{app.name} v{release.number} unchanged: {found.source} says the same")
     else:
@@ -117,6 +124,8 @@ def _say(
     elif found.build and not release.build:
         note("formctl: warning: nothing is built: this coordinator is too old for it; upgrade it")
     say(f"  formation: {show(formation)}")
+    if release.command and app.candidate and app.candidate.release == release.number:
+        say(f"  first, as {app.candidate.run}: {printable(release.command.command)}")
     for item in release.types:
         for name in missing(item, release.secrets):
             note(f"formctl: warning: {item.name} needs {name}: formctl secret set {name}")

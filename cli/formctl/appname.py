@@ -11,12 +11,16 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from formation.builds import BUILD
+from formation.names import ONE_OFF
+from formation.releasecommand import RELEASE
 from formctl import naming
 from formctl.errors import InputError
 
 # Another coordinator may have been told of a new app a moment ago.
 _TRIES = 5
 _PAUSE_S = 0.1
+# What runs are called that are no type's.
+_RUNS = (ONE_OFF, RELEASE)
 
 if TYPE_CHECKING:
     from formation.discovery import Target
@@ -53,7 +57,9 @@ async def known_type(client: Client, app: str, type_name: str) -> None:
 
 
 async def known_writer(client: Client, app: str, name: str) -> None:
-    """As `known_type`, of whatever writes into logs: a build is nobody's instance."""
+    """As `known_type`, of whatever writes into logs: runs and builds are nobody's instances."""
+    if name in _RUNS:
+        return
     if name != BUILD or not any(release.build for release in await client.releases(app)):
         await known_type(client, app, name)
 

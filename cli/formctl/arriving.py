@@ -44,14 +44,14 @@ async def wait_for_release(
 async def wait_for_current(
     client: Client, line: AppLine, *, timeout_s: float, started_s: float
 ) -> None:
-    """The same for the release that is current already."""
-    wanted = {name: n for name, n in line.formation().items() if name not in line.irregular}
+    """The same for the release that was made last, which may be there already."""
+    types, odd = await _types(client, line)
     goal = Goal(
         app=line.app.name,
-        wanted=wanted,
+        wanted=formation_of(line.app, (name for name in types if name not in odd)),
         whole=True,
-        release=line.app.release,
-        ignored=line.irregular,
+        release=line.app.newest,
+        ignored=odd,
     )
     before = await client.instances(line.app.name)
     await wait_until(
@@ -62,3 +62,14 @@ async def wait_for_current(
         started_s=started_s,
         baseline=before.changed,
     )
+
+
+async def _types(client: Client, line: AppLine) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Of that release, and those of which the quantity does not say how many run."""
+    if line.app.newest == line.app.release:
+        return line.types, line.irregular
+    releases = await client.releases(line.app.name)
+    newest = next((item for item in releases if item.number == line.app.newest), None)
+    specs = newest.types if newest else ()
+    odd = frozenset(spec.name for spec in specs if spec.per_host or spec.schedule)
+    return tuple(spec.name for spec in specs), odd

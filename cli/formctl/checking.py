@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from formation.model import ProcessType
+from formation.releasecommand import ReleaseCommand
 from formation.rules import Schedule, rollout_defaults
 from formctl import jsonview, typelines
 from formctl.jsonview import Json
@@ -51,7 +52,15 @@ def warnings(found: AppSpec, now: datetime) -> list[str]:
         for spec in found.types
         for line in _hardly_meant(spec, now)
     ]
-    return [*found.notes, *described]
+    return [*found.notes, *_of_nobody(found), *described]
+
+
+def _of_nobody(found: AppSpec) -> Iterator[str]:
+    """A release command has nothing of any type unless it says so."""
+    having = next((spec for spec in found.types if spec.user), None)
+    if found.command and not found.command.like and having:
+        told = f'it does not run as {having.user}, as {having.name} does: type = "{having.name}"'
+        yield f"{_source(found)}: release: {told}"
 
 
 def _hardly_meant(spec: ProcessType, now: datetime) -> Iterator[str]:
@@ -101,9 +110,17 @@ def summary(app: str, found: AppSpec, now: datetime, width: int | None = None) -
     if found.build:
         lines.append(hanging("build  ", printable(found.build.command), width))
     lines.append("")
+    if found.command:
+        lines.append(hanging("release  ", printable(_of_command(found.command)), width))
     for spec in found.types:
         lines += _type(spec, now, width)
     return "\n".join(lines)
+
+
+def _of_command(command: ReleaseCommand) -> str:
+    like = f", as {command.like}" if command.like else ""
+    within = f"within {command.timeout_s:g} s"
+    return f"{command.command}  (once for each release, before it starts{like}, {within})"
 
 
 def _type(spec: ProcessType, now: datetime, width: int | None) -> Iterator[str]:
@@ -129,6 +146,7 @@ def as_json(app: str, found: AppSpec, told: Sequence[str]) -> Json:
         "workdir": found.workdir,
         "env_names": sorted(found.env),
         "build": jsonview.build(found.build),
+        "release_command": jsonview.release_command(found.command),
         "types": [
             {**jsonview.process_type(spec), "quantity": spec.initial_quantity}
             for spec in found.types
@@ -145,6 +163,7 @@ def failure_as_json(problems: Sequence[str]) -> Json:
         "workdir": None,
         "env_names": [],
         "build": None,
+        "release_command": None,
         "types": [],
         "warnings": [],
         "problems": list(problems),

@@ -14,6 +14,7 @@ from formation.builds import Build
 from formation.gaps import Gap
 from formation.identity import IssuedIdentity, JoinToken
 from formation.model import App, AuditRecord, Probe, ProcessType, Release, Usage
+from formation.releasecommand import CommandEnd, ReleaseCommand
 from formation.requests import Run
 from formation.rules import Schedule
 from formation.secrets import changed_secrets
@@ -250,6 +251,21 @@ def build(found: Build | None) -> Json | None:
     }
 
 
+def release_command(command: ReleaseCommand | None) -> Json | None:
+    if command is None:
+        return None
+    return {
+        "command": command.command,
+        "type": command.like or None,
+        "timeout_s": command.timeout_s,
+    }
+
+
+def _command_end(end: CommandEnd | None) -> Json | None:
+    """null: it is not over, or there is none."""
+    return {"passed": end.passed, "how": end.how, "at": _time(end.at_ms)} if end else None
+
+
 def release(item: Release, *, app: App) -> Json:
     return {
         "app": item.app,
@@ -257,6 +273,9 @@ def release(item: Release, *, app: App) -> Json:
         "current": item.number == app.release,
         "stable": item.number == app.stable_release,
         "undone": item.number == app.rollout.undone_release,
+        "candidate": app.candidate is not None and item.number == app.candidate.release,
+        "release_command": release_command(item.command),
+        "release_command_end": _command_end(item.command_end),
         "types": [process_type(spec) for spec in item.types],
         "env_names": sorted(item.env),
         "config_names": sorted(item.config),
@@ -350,6 +369,7 @@ def rollout(line: AppLine, instances: Iterable[Instance]) -> Json:
         "stable": line.app.stable_release or None,
         "phase": renderchange.phase(line.app),
         "canary": word.canary or None,
+        "candidate": line.app.candidate.release if line.app.candidate else None,
         "undone": word.undone_release or None,
         "reason": word.reason,
         "types": [

@@ -195,14 +195,20 @@ def _app(line: AppLine) -> tuple[str, ...]:
     from formation.quantities import show
 
     healthy = f"{line.healthy}/{line.wanted}"
-    return (line.app.name, f"v{line.app.release}", healthy, show(line.formation()))
+    return (line.app.name, app_release(line.app), healthy, show(line.formation()))
+
+
+def app_release(app: App) -> str:
+    """`v5`, `v5 (v6 waits)` while the command of v6 is not over; `-` before the first."""
+    now = f"v{app.release}" if app.release else "-"
+    return f"{now} (v{app.candidate.release} waits)" if app.candidate else now
 
 
 def releases(found: Sequence[Release], *, app: App) -> str:
     if not found:
         return "no releases"
-    header = ("RELEASE", "MADE", "BY", "TYPES", "ENV", "REASON")
-    return table(header, (_release(item, app) for item in found))
+    header = ("RELEASE", "MADE", "BY", "TYPES", "ENV", "COMMAND", "REASON")
+    return table(*_without_empty(header, [_release(item, app) for item in found]))
 
 
 def _release(item: Release, app: App) -> tuple[str, ...]:
@@ -212,14 +218,27 @@ def _release(item: Release, app: App) -> tuple[str, ...]:
         item.created_by or "-",
         " ".join(spec.name for spec in item.types),
         f"{len(_variables(item))} set",
+        _command_of(item, app),
         item.reason,
     )
 
 
+def _command_of(item: Release, app: App) -> str:
+    """What became of its release command."""
+    if item.command is None:
+        return ""
+    if item.command_end is None:
+        return "running" if item.number == app.newest else "-"
+    return "passed" if item.command_end.passed else item.command_end.how
+
+
 def release_role(number: int, app: App) -> str:
-    """` (current)`, ` (stable)` while another one is on its way, or ` (taken back)`."""
+    """` (current)`, ` (stable)` while another one is on its way, ` (waits)` for its release
+    command, or ` (taken back)`."""
     if number == app.release:
         return " (current)"
+    if app.candidate and number == app.candidate.release:
+        return " (waits)"
     if number == app.rollout.undone_release:
         return " (taken back)"
     return " (stable)" if number == app.stable_release else ""
@@ -299,7 +318,8 @@ def release_changes(
     if before is None:
         code = [f"code: {after.artifact}"] if after.artifact else []
         types = f"types: {' '.join(spec.name for spec in after.types)}"
-        return [types, *_env_names(after.env), *code, *map(printable, _build_line(after))]
+        shown = [*_command_change(None, after), *map(printable, _build_line(after))]
+        return [types, *_env_names(after.env), *code, *shown]
     old, new = ({spec.name: spec for spec in release.types} for release in (before, after))
     lines = [
         _listed("types added", [name for name in new if name not in old]),
@@ -318,6 +338,7 @@ def release_changes(
         _listed("env removed", sorted(_variables(before) - _variables(after))),
         _listed("env changed", changed_env),
         *_secret_changes(before.secrets, after.secrets),
+        *_command_change(before, after),
         f"code: {after.artifact}" if after.artifact and after.artifact != before.artifact else "",
         f"workdir: {after.workdir}" if after.workdir and after.workdir != before.workdir else "",
         *(_build_line(after) if after.build != before.build else []),
@@ -329,6 +350,12 @@ def _build_line(release: Release) -> list[str]:
     if not release.artifact:
         return []
     return [f"build: {release.build.command}" if release.build else "nothing is built any more"]
+
+
+def _command_change(before: Release | None, after: Release) -> list[str]:
+    if (before.command if before else None) == after.command:
+        return []
+    return [f"release command: {after.command.command if after.command else 'none any more'}"]
 
 
 def _secret_changes(before: Mapping[str, Secret], after: Mapping[str, Secret]) -> list[str]:

@@ -94,7 +94,12 @@ class Explanation(Protocol):
 
 
 def phase(app: App) -> str:
-    """`rolling`, `paused`, `canary`, `done`, or `first` while there is nothing to go back to."""
+    """`rolling`, `paused`, `canary`, `done`, or `first` while there is nothing to go back to;
+    `waiting` for a release command when nothing else is on its way, `none` without a release."""
+    if app.candidate and app.release == app.stable_release:
+        return "waiting"
+    if not app.release:
+        return "none"
     if app.release == app.stable_release:
         return "done"
     if app.rollout.paused:
@@ -108,6 +113,10 @@ def rollout(line: AppLine, instances: Iterable[Instance]) -> str:
     app = line.app
     found = [i for i in instances if i.slot.app == app.name and not i.run and i.is_placed]
     lines = [f"{app.name}: {_headline(app)}"]
+    if app.candidate:
+        run = app.candidate.run
+        told = f"waits for its release command: formctl logs -f {run}, formctl rollout abort"
+        lines.append(f"v{app.candidate.release} {told}")
     if app.rollout.undone_release:
         lines.append(f"v{app.rollout.undone_release} was taken back: {app.rollout.reason}")
     rows = []
@@ -123,7 +132,9 @@ def rollout(line: AppLine, instances: Iterable[Instance]) -> str:
 
 def _headline(app: App) -> str:
     now = phase(app)
-    if now == "done":
+    if not app.release:
+        return "it has no release yet"
+    if app.release == app.stable_release:
         return f"v{app.release} runs everywhere"
     if now == "first":
         return f"v{app.release} is its first release, on its way"
@@ -137,7 +148,8 @@ def steered(how: str, app: App, release: int) -> str:
         "resume": f"v{app.release} goes on",
         "promote": f"v{app.release} goes on to all",
     }
-    return f"{app.name}: " + said.get(how, f"back to v{release}")
+    back = f"back to v{release}" if release else "nothing of it was rolled out"
+    return f"{app.name}: " + said.get(how, back)
 
 
 # -- plans -----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from formation.builds import Build
 from formation.model import ProcessType
 from formation.names import APP_NAME
 from formation.quantities import initial_quantity
+from formation.releasecommand import RELEASE, ReleaseCommand
 from formctl.errors import InputError
 from formctl.naming import MANIFEST, STDIN, app_name, text_of
 
@@ -23,7 +24,7 @@ PROCFILE = "Procfile"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppSpec:
     """`app` is empty when no file names it; `notes` are lines that a person should see.
-    `names_workdir`: somebody has said where the code lies."""
+    `names_workdir`: somebody has said where the code lies. `command`: the release command."""
 
     source: str
     directory: str
@@ -34,6 +35,7 @@ class AppSpec:
     notes: tuple[str, ...] = ()
     names_workdir: bool = False
     build: Build | None = None
+    command: ReleaseCommand | None = None
 
     @property
     def type_names(self) -> tuple[str, ...]:
@@ -118,15 +120,14 @@ def _described(spec: AppSpec, strict: bool) -> AppSpec:
             env=found.env,
             build=found.build,
             notes=notes,
+            command=found.command,
         )
-    types, warnings = of_procfile(path, strict=strict)
-    return replace(spec, types=types, notes=warnings)
+    return of_procfile(spec, strict=strict)
 
 
-def of_procfile(
-    path: str, *, strict: bool = False
-) -> tuple[tuple[ProcessType, ...], tuple[str, ...]]:
-    """Its types, and what a person should see. Raises `ProcfileError` and `InputError`."""
+def of_procfile(spec: AppSpec, *, strict: bool = False) -> AppSpec:
+    """With what its source says. Raises `ProcfileError` and `InputError`."""
+    path = spec.source
     source = "standard input" if path == STDIN else path
     parsed = procfile.parse(text_of(path), source=source, strict=strict)
     types = tuple(
@@ -134,8 +135,18 @@ def of_procfile(
             name=entry.name, command=entry.command, initial_quantity=initial_quantity(entry.name)
         )
         for entry in parsed.types
+        if entry.name != RELEASE
     )
-    return types, parsed.warnings
+    command = next((e.command for e in parsed.types if e.name == RELEASE), "")
+    if not types:
+        only = f"only a {RELEASE} command, and no process that it is for"
+        raise procfile.ProcfileError((f"{source}: {only}; add a line such as: web: ./server",))
+    return replace(
+        spec,
+        types=types,
+        notes=parsed.warnings,
+        command=ReleaseCommand(command=command) if command else None,
+    )
 
 
 def _env_path(env_file: str | None, directory: str, spec_path: str) -> str | None:

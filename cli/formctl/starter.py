@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from formation.model import ProcessType
+from formation.releasecommand import ReleaseCommand
 
 # What a file without a Procfile begins with.
 MINIMAL = (ProcessType(name="web", command="./web", initial_quantity=1),)
@@ -18,6 +19,10 @@ _ENV = "[env]                             # for all types; .env goes before it\n
 _NO_ENV = """\
 # [env]                           # for all types; .env goes before it
 # LOG_LEVEL = "info"
+"""
+_RELEASE = """\
+[release]                         # runs once for each release, before anything of it starts
+command = {}
 """
 _SERVER = """\
 # ready.http = "/health"          # it is up when GET answers; a change waits for that
@@ -43,12 +48,14 @@ def manifest(
     types: Sequence[ProcessType],
     env: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    command: ReleaseCommand | None = None,
 ) -> str:
     """`app` "": the file does not name it. The types stay in their order. `notes`: what another
-    file said and this one cannot, as comments."""
+    file said and this one cannot, as comments. `command`: the release command."""
     named = f"app = {toml_text(app)}" if app else '# app = "shop"'
     first = next((spec for spec in types if spec.name == "web"), types[0])
     parts = [_HEAD + _noted(notes), f"{named}\n{_WORKDIR}\n{_environment(env or {})}"]
+    parts += [_RELEASE.format(toml_text(command.command))] if command else []
     parts += [_type(spec, is_first=spec is first) for spec in types]
     taken = {spec.name for spec in types}
     free = [name for name in _SCHEDULED_NAMES if name not in taken]

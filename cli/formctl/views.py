@@ -157,6 +157,12 @@ def formation_of(app: App, types: Iterable[str]) -> dict[str, int]:
     return {name: app.formation.get(name, 0) for name in types}
 
 
+def formation_to_be(app: App, types: Iterable[str]) -> dict[str, int]:
+    """As it is when a candidate has passed."""
+    brought = app.candidate.formation if app.candidate else {}
+    return {name: app.formation.get(name, brought.get(name, 0)) for name in types}
+
+
 def in_order(formation: Mapping[str, int], types: Iterable[str]) -> dict[str, int]:
     """Maps lose their order on the wire; the release's order is the one people know."""
     first = [name for name in types if name in formation]

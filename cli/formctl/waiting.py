@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from formation import runtime
 from formctl import details, liveline
 from formctl.client import Client
+from formctl.commandlines import CommandLines
 from formctl.errors import CommandError
 from formctl.following import last_lines
 from formctl.settings import note, say
@@ -39,12 +40,17 @@ async def wait_until(
     tell: Callable[[str], None] = say,
 ) -> None:
     """`every_app`: watch without naming the app, since it may be gone already. CommandError when
-    it does not arrive, with what is missing and the last output of what fails."""
+    it does not arrive, with what is missing and the last output of what fails. A release command
+    has its own time: `timeout_s` begins after it."""
     progress = Progress(goal, started_s=started_s, baseline=baseline)
     app = "" if every_app else goal.app
     try:
-        async with liveline.live(progress.step), asyncio.timeout(timeout_s):
-            await _follow(client, progress, app, revision, tell)
+        async with (
+            liveline.live(progress.step),
+            CommandLines(client.target, goal.app, tell) as lines,
+            asyncio.timeout(timeout_s) as patience,
+        ):
+            await _follow(client, progress, app, revision, tell, _Turns(lines, patience, timeout_s))
     except asyncio.CancelledError:
         note("interrupted: the change itself stays, only the waiting has ended")
         raise
@@ -61,14 +67,37 @@ async def wait_until(
     tell(progress.summary(now_s=runtime.monotonic_s()))
 
 
+class _Turns:
+    """While a release command runs its lines are shown, and nobody loses patience."""
+
+    def __init__(self, lines: CommandLines, patience: asyncio.Timeout, timeout_s: float) -> None:
+        self._lines, self._patience, self._timeout_s = lines, patience, timeout_s
+        self._command = ""
+
+    async def to(self, command: str) -> None:
+        if command == self._command:
+            return
+        self._command = command
+        self._patience.reschedule(None)
+        await self._lines.follow(command)
+        if not command:
+            self._patience.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+
+
 async def _follow(
-    client: Client, progress: Progress, app: str, revision: int, tell: Callable[[str], None]
+    client: Client,
+    progress: Progress,
+    app: str,
+    revision: int,
+    tell: Callable[[str], None],
+    turns: _Turns,
 ) -> None:
     async with contextlib.aclosing(client.watch(app, revision)) as updates:
         async for update in updates:
             now_s, now_ms = runtime.monotonic_s(), runtime.now_ms()
             for line in progress.feed(update, now_s=now_s, now_ms=now_ms):
                 tell(line)
+            await turns.to(progress.command)
             over = progress.is_done or progress.has_failed
             if over or progress.undone or progress.held:
                 return

@@ -8,6 +8,9 @@ a silent host cannot be stopped by anybody now and is only mentioned.
 
 What has FINISHED has arrived too. What has FAILED is not started again by itself: when only such
 ones are missing, waiting longer is of no use.
+
+A release with a release command is nobody's until that has passed: till then what runs is as it
+was, and means nothing.
 """
 
 from __future__ import annotations
@@ -93,10 +96,19 @@ class Progress:
         self._from_start = frozenset(self._healthy)
         self._has_failed: dict[str, Instance] = {}
         self._most = 0
+        self._waited_for_command = False
+
+    @property
+    def command(self) -> str:
+        """The run of the release command that is waited for, `release.7`; "" when none is."""
+        app = self._table.apps.get(self.goal.app)
+        candidate = app.candidate if app else None
+        its_own = candidate is not None and candidate.release == self.goal.release
+        return candidate.run if candidate and its_own else ""
 
     @property
     def is_done(self) -> bool:
-        return self._synced and all(
+        return self._settles and all(
             self._good[name] == quantity == self._present[name]
             for name, quantity in self._wanted().items()
         )
@@ -104,18 +116,27 @@ class Progress:
     @property
     def has_failed(self) -> bool:
         """Nothing that is still missing comes by itself."""
-        return self._synced and all(
+        return self._settles and all(
             self._good[name] + self._failed[name] == quantity == self._present[name]
             for name, quantity in self._wanted().items()
         )
 
     @property
+    def _settles(self) -> bool:
+        return self._synced and not self.command
+
+    @property
     def undone(self) -> str:
-        """Why the release that was waited for was taken back; "" when it was not."""
-        app = self._table.apps.get(self.goal.app)
-        if app is None or not self.goal.release or app.rollout.undone_release != self.goal.release:
+        """Why the release that was waited for was taken back, or another took its place before
+        its command had passed; "" when neither is so."""
+        app, release = self._table.apps.get(self.goal.app), self.goal.release
+        if app is None or not release:
             return ""
-        return f"v{self.goal.release} was taken back: {app.rollout.reason}"
+        if app.rollout.undone_release == release:
+            return f"v{release} was taken back: {app.rollout.reason}"
+        if self._waited_for_command and not self.command and app.release != release:
+            return f"v{release} was not rolled out: v{app.newest} has taken its place"
+        return ""
 
     @property
     def held(self) -> str:
@@ -144,6 +165,7 @@ class Progress:
     def feed(self, update: Update, *, now_s: float, now_ms: int) -> list[str]:
         before = {uid: self._table.instances.get(uid) for uid in (i.uid for i in update.changed)}
         gone = self._table.apply(update)
+        self._follow_command()
         self._count(update, before, gone)
         self._follow_formation(update)
         for leaving in (i for i in update.changed if i.surplus):
@@ -171,6 +193,10 @@ class Progress:
         """How many of how many changes have arrived, and what of it comes next."""
         if not self._synced:
             return Step(what="waiting for the leader to see the change")
+        if self.command:
+            found = (i for i in self._table.instances.values() if i.run == self.command)
+            where = next((f" {wording.state(i)}{_on(i)}" for i in found), "")
+            return Step(what=f"{self.command}{where}")
         left = self._left_to_do()
         self._most = max(self._most, left)
         open_ = [i for i in self._covered() if not self.goal.reached_by(i)]
@@ -192,6 +218,8 @@ class Progress:
 
     def missing(self, *, now_ms: int) -> list[str]:
         """What is still in the way, for a person whose patience has ended."""
+        if self.command or self._waited_for_command:
+            return []
         waiting = [i for i in self._covered() if not self.goal.reached_by(i)]
         waiting = [i for i in waiting if not i.surplus or self._is_stuck(i, now_ms)] or waiting
         lines = [
@@ -248,6 +276,13 @@ class Progress:
                 not (instance.surplus and instance.host_silent)
             )
 
+    def _follow_command(self) -> None:
+        app = self._table.apps.get(self.goal.app)
+        if self.command:
+            self._waited_for_command = True
+        elif app is not None and app.release == self.goal.release:
+            self._waited_for_command = False
+
     def _follow_formation(self, update: Update) -> None:
         """Somebody else may scale meanwhile: the formation as it is now is what counts."""
         if update.apps is None:
@@ -259,7 +294,7 @@ class Progress:
 
     def _seen(self, instance: Instance, now_s: float, now_ms: int) -> str:
         if not self.goal.covers(instance):
-            return ""
+            return self._seen_command(instance)
         if self.goal.reached_by(instance):
             return self._arrived(instance, now_s)
         self._healthy.discard(instance.uid)
@@ -275,6 +310,16 @@ class Progress:
             return self._once(once, text)
         if instance.state is InstanceState.PENDING and status.reason and not instance.surplus:
             return self._once((instance.slot.type, status.reason), _waits(instance))
+        return ""
+
+    def _seen_command(self, instance: Instance) -> str:
+        """Its end is told with what becomes of the release."""
+        if not instance.run or instance.run != self.command:
+            return ""
+        if instance.state is InstanceState.PENDING:
+            return self._once((instance.run, instance.status.reason), _waits(instance))
+        if instance.status.pid:
+            return self._once((instance.run, "runs"), f"{instance.slot.short} runs{_on(instance)}")
         return ""
 
     def _fails(self, instance: Instance) -> bool:

@@ -92,7 +92,7 @@ class Connection:
         notice: Callable[[str], None] = lambda line: None,
         patience_s: float = STREAM_PATIENCE_S,
     ) -> None:
-        self._target = target
+        self.target = target
         self._patience_s = patience_s
         self._notice = notice
         self._channel: aio.Channel | None = None
@@ -111,7 +111,7 @@ class Connection:
         await self._connect(self._in_turn(), deadline_s)
 
     def _in_turn(self) -> tuple[str, ...]:
-        addresses = self._target.addresses
+        addresses = self.target.addresses
         first = addresses.index(self.address) + 1 if self.address in addresses else 0
         return (*addresses[first:], *addresses[:first])
 
@@ -138,11 +138,11 @@ class Connection:
         raise UnreachableError(await self._nobody())
 
     def _credential(self) -> Credential | None:
-        if not self._target.identity:
+        if not self.target.identity:
             return None
         from formation.credentials import load  # with all of cryptography
 
-        return load(self._target.identity)
+        return load(self.target.identity)
 
     async def _renew_when_due(self) -> None:
         """Best effort, once in a month of use: what is wrong with it shows when it runs out."""
@@ -160,7 +160,7 @@ class Connection:
             saved_over(found, await renew(self.address, self._dialler, now_ms))
 
     async def _nobody(self) -> str:
-        target = self._target
+        target = self.target
         listening = [address for address in target.addresses if await _is_listening(address)]
         if not listening:
             addresses = ", ".join(target.addresses)
@@ -238,7 +238,7 @@ class Connection:
         self, ask: Callable[[], Awaitable[Answer]], *, is_change: bool = False
     ) -> Answer:
         """Asks each coordinator that connects, once, until one can answer."""
-        untried = list(self._target.addresses)
+        untried = list(self.target.addresses)
         while True:
             try:
                 return await ask()

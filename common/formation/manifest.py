@@ -18,7 +18,7 @@ A formation.toml alone defines the types: a Procfile beside it is not read. All 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from formation import tomltext
@@ -26,8 +26,9 @@ from formation.builds import BUILD, Build
 from formation.manifest_keys import ELSEWHERE, FILE, STOP_SIGNALS
 from formation.manifest_kinds import DURATION_MAX_S
 from formation.manifest_type import read_type
-from formation.manifest_values import Section, Table, duration_s
+from formation.manifest_values import Section, Table, did_you_mean, duration_s
 from formation.model import ProcessType
+from formation.releasecommand import RELEASE, ReleaseCommand
 
 __all__ = ["DURATION_MAX_S", "STOP_SIGNALS", "Manifest", "ManifestError", "duration_s", "parse"]
 
@@ -44,13 +45,15 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """`app` and `workdir` are empty when the file does not say; `build` is None."""
+    """`app` and `workdir` are empty when the file does not say; `build` is None. `command`: the
+    release command."""
 
     types: tuple[ProcessType, ...]
     app: str = ""
     workdir: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     build: Build | None = None
+    command: ReleaseCommand | None = None
 
 
 def parse(text: str, source: str = "formation.toml") -> Manifest:
@@ -74,7 +77,12 @@ def _manifest(table: Table, problems: list[tuple[str, str]]) -> Manifest:
     )
     if not types and not problems:
         file.problem("types", 'no process types: add [types.web] with command = "…"')
-    return Manifest(app=app, workdir=workdir, env=env, types=types, build=_build(file, types))
+    if RELEASE in others:
+        told = "that is no type but the release command: write [release] with its command"
+        problems.append((f"types.{RELEASE}", told))
+    command = _release_command(file, others) if "release" in file else None
+    build = _build(file, types)
+    return Manifest(app=app, workdir=workdir, env=env, types=types, build=build, command=command)
 
 
 def _build(file: Section, types: tuple[ProcessType, ...]) -> Build | None:
@@ -93,6 +101,17 @@ def _build(file: Section, types: tuple[ProcessType, ...]) -> Build | None:
         file.problem("build", f"the types run as {names}: say whom it runs as with build_user")
     user, group = min(accounts, default=("", ""))
     return Build(command=command, timeout_s=timeout_s, user=user, group=group)
+
+
+def _release_command(file: Section, types: Collection[str]) -> ReleaseCommand:
+    table = file.section("release")
+    like = table.text("type")
+    if like and like not in types:
+        hint = did_you_mean(like, types) or f"there is {', '.join(types)}"
+        table.problem("type", f"no type {like} in this file; {hint}")
+    return ReleaseCommand(
+        command=table.text("command"), like=like, timeout_s=table.duration("timeout")
+    )
 
 
 def _syntax_problem(message: str, source: str) -> str:

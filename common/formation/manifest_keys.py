@@ -39,6 +39,7 @@ from formation.model import (
     ProcessType,
 )
 from formation.names import APP_NAME, TYPE_NAME
+from formation.releasecommand import TIMEOUT_S
 from formation.rules import Schedule
 from formation.secrets import NAME as SECRET_NAME
 
@@ -410,6 +411,20 @@ TYPE = Keys(
         ),
     ),
 )
+_RELEASE = {
+    "command": _key(
+        Text(pattern=_NOT_BLANK, rule="is no command"),
+        "Runs once for each release, before anything of it starts; it fails: all stays as it was.",
+    ),
+    "type": _key(
+        Text(pattern=TYPE_NAME.pattern, rule="is no name of a type"),
+        "With the user, limits, environment and placement of this type; default: plain ones.",
+    ),
+    "timeout": _key(
+        Duration(low_s=1.0, default_s=TIMEOUT_S),
+        "From when it was asked for; then it is stopped, and has failed.",
+    ),
+}
 FILE = Keys(
     keys={
         "app": _key(
@@ -434,6 +449,15 @@ FILE = Keys(
         ),
         "build_user": _key(
             _account("user"), "Whom the build runs as; default: as the types, which then agree."
+        ),
+        "release": _key(
+            SubTable(
+                keys=Keys(
+                    keys=_RELEASE,
+                    required={"command": 'write command = "./manage.py migrate"'},
+                )
+            ),
+            "The release command, such as the migration of a database.",
         ),
         "types": _key(
             Named(

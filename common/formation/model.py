@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from formation.artifacts import Artifact
 from formation.builds import Build
+from formation.releasecommand import CommandEnd, ReleaseCommand
 from formation.rules import HostLoss, Resources, RolloutRules, Schedule, Where
 from formation.secrets import Secret
 from formation.seen import (
@@ -153,6 +154,8 @@ class Release:
     `env` is the project's own, `config` the operator's: it goes before that, and `secrets` before
     everything. Both are handed on from release to release. `artifact`: its code, then `workdir`
     means nothing. `build`: what is done to that on a host first; means nothing without one.
+    means nothing. `command` runs once before anything of it starts; `command_end` is written when
+    that is over, the one thing that ever is.
     """
 
     app: str
@@ -167,6 +170,8 @@ class Release:
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     artifact: Artifact | None = None
     build: Build | None = None
+    command: ReleaseCommand | None = None
+    command_end: CommandEnd | None = None
 
     def type_named(self, name: str) -> ProcessType | None:
         return next((spec for spec in self.types if spec.name == name), None)

@@ -9,6 +9,8 @@ import re
 APP_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 TYPE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+# What the runs of commands that people ask for are called: `run.3`.
+ONE_OFF = "run"
 # What every coordinator's certificate says it is, wherever it listens: addresses change.
 COORDINATOR_NAME = "coordinator.formation.internal"
 

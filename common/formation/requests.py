@@ -34,6 +34,9 @@ class RunState(IntEnum):
     CANCELLED = 6
 
 
+OVER = frozenset({RunState.FINISHED, RunState.FAILED, RunState.LOST, RunState.CANCELLED})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One run of a command to its end: asked for by a person, or by a schedule (`tick_ms`: for

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from formation.releasecommand import Candidate
+
 
 class InstanceState(IntEnum):
     """The numbers are those of the protocol; docs/design/states.md tells what each means."""
@@ -170,8 +172,9 @@ class Rollout:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:
     """`release` is what is wanted, `stable_release` the last one that arrived everywhere (0: none
-    yet). `formation_history`: oldest first, bounded. `runs_made`: how many runs were ever asked
-    for."""
+    yet). `candidate`: what becomes wanted when its release command has passed; of a first release
+    `release` is 0 until then. `formation_history`: oldest first, bounded. `runs_made`: how many
+    runs were ever asked for."""
 
     name: str
     formation: Mapping[str, int]
@@ -184,6 +187,13 @@ class App:
     rollout: Rollout = Rollout()
     formation_history: tuple[FormationChange, ...] = ()
     runs_made: int = 0
+    candidate: Candidate | None = None
+
+    @property
+    def newest(self) -> int:
+        """The release that the next one builds on: the candidate, else the current one; where the
+        first has not passed, that."""
+        return self.candidate.release if self.candidate else self.release or self.latest_release
 
     def restart_mark(self, type_name: str, ordinal: int) -> int:
         """How often a restart was asked for that reaches this slot; it only grows."""

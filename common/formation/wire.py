@@ -31,6 +31,12 @@ from formation.wire_assignment import (
     run_from_pb,
     run_to_pb,
 )
+from formation.wire_command import (
+    command_end_from_pb,
+    command_end_to_pb,
+    command_from_pb,
+    command_to_pb,
+)
 from formation.wire_maps import WireError, in_order
 from formation.wire_seen import (
     app_from_pb,
@@ -65,6 +71,8 @@ __all__ = [
     "capacity_from_pb",
     "capacity_to_pb",
     "code_to_pb",
+    "command_from_pb",
+    "command_to_pb",
     "document_from_pb",
     "document_to_pb",
     "host_from_pb",
@@ -100,6 +108,8 @@ def release_to_pb(release: m.Release) -> pb.Release:
         config=dict(release.config),
         secrets={name: secret_to_pb(secret) for name, secret in release.secrets.items()},
         **code_to_pb(release.artifact, release.build),
+        command=command_to_pb(release.command),
+        command_end=command_end_to_pb(release.command_end),
     )
 
 
@@ -117,6 +127,8 @@ def release_from_pb(message: pb.Release) -> m.Release:
         secrets={name: secret_from_pb(item) for name, item in in_order(message.secrets).items()},
         artifact=artifact_from_pb(message),
         build=build_from_pb(message),
+        command=command_from_pb(message.command),
+        command_end=command_end_from_pb(message),
     )
 
 

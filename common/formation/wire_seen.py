@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from formation import seen as s
 from formation.v1 import types_pb2 as pb
+from formation.wire_command import candidate_from_pb, candidate_to_pb
 from formation.wire_maps import WireError, in_order
 
 _ABILITIES = frozenset(s.Ability)
@@ -32,6 +33,7 @@ def app_to_pb(app: s.App) -> pb.App:
             for change in app.formation_history
         ],
         runs_made=app.runs_made,
+        candidate=candidate_to_pb(app.candidate),
     )
 
 
@@ -56,6 +58,7 @@ def app_from_pb(message: pb.App) -> s.App:
             for change in message.formation_history
         ),
         runs_made=message.runs_made,
+        candidate=candidate_from_pb(message),
     )
 
 

@@ -7,6 +7,7 @@ away; a caller that has just changed something asks for a world at least that ne
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ import grpc
 import formation
 from formation import wire
 from formation.model import App, AuditRecord, Coordinator, Release, Slot
+from formation.releasecommand import run_id
 from formation.v1 import control_pb2 as pb
 from formation.v1 import exec_pb2, types_pb2
 from formation.wire_maps import in_order
@@ -35,7 +37,7 @@ from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import StoreError
 from formation_coordinator.usagefan import UsageFan
 from formation_coordinator.watching import InstanceWatch
-from formation_coordinator.world import World
+from formation_coordinator.world import Change, World
 
 MIRROR_WAIT_S = 5.0
 
@@ -163,9 +165,7 @@ class ControlService(AutomationApi):
     async def GetConfig(self, request: pb.GetConfigRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         app = self._known_app(request.app)
-        release = self._live.world.current_release(app)
-        if release is None:
-            raise Refused(f"app {app.name}: its release v{app.release} cannot be read")
+        release = self._newest_release(app)
         return pb.GetConfigResponse(
             variables=_variables(release, values=request.values), release=release.number
         )
@@ -174,9 +174,7 @@ class ControlService(AutomationApi):
     async def ListSecrets(self, request: pb.ListSecretsRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         app, world = self._known_app(request.app), self._live.world
-        release = world.current_release(app)
-        if release is None:
-            raise Refused(f"app {app.name}: its release v{app.release} cannot be read")
+        release = self._newest_release(app)
         found = [_secret_view(world, release, name) for name in views.secret_names(release)]
         return pb.ListSecretsResponse(secrets=found, release=release.number)
 
@@ -191,6 +189,13 @@ class ControlService(AutomationApi):
             after=without_values(after),
             changed_env=sorted(n for n in old.keys() & new.keys() if old[n] != new[n]),
         )
+
+    def _newest_release(self, app: App) -> Release:
+        """What a change of config or secrets builds on."""
+        release = self._live.world.releases.get((app.name, app.newest))
+        if release is None:
+            raise Refused(f"app {app.name}: its release v{app.newest} cannot be read")
+        return release
 
     def _release(self, app: App, number: int) -> Release:
         found = self._live.world.releases.get((app.name, number))
@@ -248,7 +253,9 @@ class ControlService(AutomationApi):
             changes = await self._hosts.drained_in_thought(request.drain_host)
         else:
             raise wire.WireError("a plan of an unknown change; is this coordinator older?")
-        return forecast_to_pb(await self._plans.after(changes))
+        found = await self._plans.after(changes)
+        notes = [first for change in changes if (first := _command_first(request, change))]
+        return forecast_to_pb(replace(found, notes=(*notes, *found.notes)))
 
     # ------------------------------------------------------------------ streams
 
@@ -369,3 +376,12 @@ def _host_view(view: views.HostView) -> pb.HostView:
         since_ms=entry.session.since_ms if entry.session else 0,
         host=wire.host_to_pb(entry.host) if entry.host else None,
     )
+
+
+def _command_first(request: pb.PlanRequest, change: Change) -> str:
+    """What runs before anything of a planned release; or ""."""
+    command = request.apply.release_command.command
+    if not (command and isinstance(change.record, Release)):
+        return ""
+    run = run_id(change.record.number)
+    return f"first its release command runs once, as {run}; the rest only when it passes: {command}"

@@ -29,8 +29,8 @@ class Held:
 
 
 def kept(world: World) -> dict[Name, Artifact]:
-    """By app and digest: of each app those of the current and the stable release, and of the newest
-    ones."""
+    """By app and digest: of each app those of the current and the stable release, of its candidate,
+    and of the newest ones."""
     found: dict[Name, Artifact] = {}
     by_app: dict[str, list[Release]] = {}
     for release in world.releases.values():
@@ -45,7 +45,7 @@ def kept(world: World) -> dict[Name, Artifact]:
 
 def _kept_of(app: App, releases: Iterable[Release]) -> list[Release]:
     newest = sorted(releases, key=lambda release: -release.number)
-    named = (app.release, app.stable_release)
+    named = (app.release, app.stable_release, app.newest)
     return newest[:RELEASES_KEPT] + [r for r in newest[RELEASES_KEPT:] if r.number in named]
 
 

@@ -16,6 +16,7 @@ from typing import Self
 from formation.model import App, AuditRecord, ProcessType, Release
 from formation.seen import Rollout
 from formation.wire import WireError
+from formation_coordinator import candidates
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import (
     Compare,
@@ -108,27 +109,32 @@ class Changing:
         assert isinstance(record, App)
         return record, Seen(item.mod_revision, snapshot.revision, item.value)
 
-    async def read_release(self, app: App) -> Release | None:
+    async def read_release(self, app: App, number: int) -> Release | None:
         """Raises WireError for one that this version cannot read."""
-        item = await self.store.get(keys.release(app.name, app.release))
+        item = await self.store.get(keys.release(app.name, number))
         record = codec.decode(item.key, item.value) if item else None
         return record if isinstance(record, Release) else None
 
-    async def read_readable(self, app: App) -> Release | None:
+    async def read_newest(self, app: App) -> Release | None:
+        """What the next release builds on, if it can be read."""
         with suppress(WireError):  # then anything that is applied now differs from it
-            return await self.read_release(app)
+            return await self.read_release(app, app.newest)
         return None
 
-    async def read(self, name: str) -> tuple[App, Release, Seen]:
+    async def read(self, name: str, *, newest: bool = False) -> tuple[App, Release, Seen]:
+        """With the release that is current, or the one that the next builds on."""
         app, seen = await self.read_app(name)
         if app is None:
             raise Unknown(await self.no_such_app(name))
+        number = app.newest if newest else app.release
+        if not number:
+            raise Refused(not_there_yet(app))
         try:
-            release = await self.read_release(app)
+            release = await self.read_release(app, number)
         except WireError as error:
             raise Refused(f"app {name}: {error}; apply it again") from error
         if release is None:
-            raise Refused(f"app {name}: its release v{app.release} is missing; apply it again")
+            raise Refused(f"app {name}: its release v{number} is missing; apply it again")
         return app, release, seen
 
     async def read_types(self, name: str, type_name: str) -> tuple[App, Seen, list[str]]:
@@ -155,22 +161,25 @@ class Changing:
         word: Rollout,
         action: str,
     ) -> Applied | None:
-        """The new release becomes the app's; None: somebody else was first."""
+        """The new release becomes the app's, or the candidate for it where it has a release
+        command; None: somebody else was first."""
+        release = replace(release, command_end=None)
         changed = with_release(app, release, quantities, word)
         puts = [
             Put(keys.app(changed.name), codec.encode(changed, seen.value)),
             Put(keys.release(changed.name, release.number), codec.encode(release)),
         ]
-        compares: list[Compare] = [
-            ModRevision(keys.app(changed.name), seen.mod_revision),
-            ModRevision(keys.release(changed.name, release.number), 0),
-        ]
+        if changed.candidate is not None:
+            run = candidates.run_of(release, changed.candidate)
+            puts.append(Put(keys.run(changed.name, run.id), codec.encode(run)))
+        compares: list[Compare] = [ModRevision(keys.app(changed.name), seen.mod_revision)]
+        compares += [ModRevision(put.key, 0) for put in puts[1:]]
         audit = self.audit(
             release.created_by,
             action,
             changed.name,
             f"canary {word.canary}" if word.canary else "",
-            before=f"v{app.release}" if app else "",
+            before=f"v{app.release}" if app and app.release else "",
             after=f"v{release.number}",
             why=release.reason,
         )
@@ -260,6 +269,7 @@ def same_release(current: Release, wanted: Release) -> bool:
         and dict(current.config) == dict(wanted.config)
         and (current.workdir, current.artifact) == (wanted.workdir, wanted.artifact)
         and current.build == wanted.build
+        and current.command == wanted.command
     )
 
 
@@ -273,9 +283,18 @@ def handed_on(current: Release | None, wanted: Release, *, keep_artifact: bool =
     return replace(wanted, config=current.config, secrets=current.secrets)
 
 
+def not_there_yet(app: App) -> str:
+    """Of an app whose first release has not passed."""
+    said = f"app {app.name}: it has no release yet"
+    if app.candidate is not None:
+        return f"{said}, v{app.candidate.release} waits for its release command"
+    return f"{said}; {app.rollout.reason}" if app.rollout.reason else said
+
+
 def with_release(
     app: App | None, release: Release, quantities: Mapping[str, int], word: Rollout
 ) -> App:
+    """With the release as what is wanted; or, when it has a release command, as its candidate."""
     old = app or App(
         name=release.app,
         formation={},
@@ -286,10 +305,13 @@ def with_release(
     formation = dict(old.formation)
     for spec in release.types:
         formation.setdefault(spec.name, quantities.get(spec.name, spec.initial_quantity))
+    if release.command is not None:
+        return candidates.entered(old, release, formation, word)
     return replace(
         old,
         formation=formation,
         release=release.number,
         latest_release=release.number,
         rollout=word,
+        candidate=None,
     )

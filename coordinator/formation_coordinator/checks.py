@@ -33,6 +33,7 @@ from formation.model import (
     RestartPolicy,
 )
 from formation.names import APP_NAME, TYPE_NAME
+from formation.releasecommand import RELEASE, ReleaseCommand
 from formation.rules import Constraint, Share
 from formation.secrets import problem_with_name
 from formation.v1 import control_pb2 as pb
@@ -60,6 +61,8 @@ def release_wanted(request: pb.ApplyRequest) -> Release:
         raise BadRelease(f"app {request.app}: type {', '.join(twice)} is defined twice")
     problems = [problem for spec in types for problem in type_problems(spec)]
     problems += _environment_problems(request.env)
+    command = wire.command_from_pb(request.release_command)
+    problems += command_problems(command, names) if command else []
     artifact = wire.artifact_from_pb(request)
     problems += filter(None, [problem_with(artifact) if artifact else ""])
     build = wire.build_from_pb(request)
@@ -80,12 +83,29 @@ def release_wanted(request: pb.ApplyRequest) -> Release:
         reason=request.reason,
         artifact=artifact,
         build=build,
+        command=command,
     )
 
 
 def _build_problems(build: builds.Build, names: Collection[str]) -> list[str]:
     taken = f"{builds.BUILD}: a type of that name beside a build, which is called so in logs"
     return [*filter(None, [builds.problem_with(build)]), *([taken] * (builds.BUILD in names))]
+
+
+def command_problems(command: ReleaseCommand, types: Collection[str]) -> list[str]:
+    """What makes a release command impossible, beside these types."""
+    checks = {
+        "the release command is empty": command.command.strip(),
+        "a NUL byte in the release command": "\0" not in command.command,
+        "bad timeout of the release command": 0 < command.timeout_s < math.inf,
+        f"the release command has the settings of {command.like!r}, which is no type": (
+            not command.like or command.like in types
+        ),
+        f"a type is called {RELEASE}: runs of the release command need that name": (
+            RELEASE not in types
+        ),
+    }
+    return [what for what, passed in checks.items() if not passed]
 
 
 def _environment_problems(env: Mapping[str, str]) -> list[str]:

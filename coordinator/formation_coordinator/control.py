@@ -68,9 +68,9 @@ class Control(Changing):
         """
         for _ in range(ATTEMPTS_MAX):
             app, seen = await self.read_app(wanted.app)
-            current = await self.read_readable(app) if app else None
+            current = await self.read_newest(app) if app else None
             release = handed_on(current, wanted, keep_artifact=keep_artifact)
-            if app and current and same_release(current, release):
+            if app and current and _says_it_already(app, current, release):
                 return Applied(app=app, release=current, unchanged=True, revision=seen.revision)
             number = await self.next_number(app, wanted.app)
             release = replace(release, number=number, created_at_ms=self.now_ms(), created_by=who)
@@ -88,13 +88,14 @@ class Control(Changing):
         canary: int = 0,
         keep_artifact: bool = False,
     ) -> list[Change]:
-        """What `apply` would write, for a plan."""
+        """What `apply` would come to when a release command has passed, for a plan."""
         app, _ = await self.read_app(wanted.app)
-        current = await self.read_readable(app) if app else None
+        current = await self.read_newest(app) if app else None
         release = handed_on(current, wanted, keep_artifact=keep_artifact)
-        if app and current and same_release(current, release):
+        if app and current and _says_it_already(app, current, release):
             return []
-        release = replace(release, number=await self.next_number(app, wanted.app))
+        number = await self.next_number(app, wanted.app)
+        release = replace(release, number=number, command=None)
         changed = with_release(app, release, quantities, Rollout(canary=canary))
         return [
             Change(kind="releases", names=(changed.name, str(release.number)), record=release),
@@ -254,6 +255,12 @@ class Control(Changing):
                 await self.store.commit([ModRevision(keys.app(name), 0)], batch)
         except StoreError as error:
             log.warning("app %s is deleted, its old releases are still in etcd: %s", name, error)
+
+
+def _says_it_already(app: App, newest: Release, wanted: Release) -> bool:
+    """A first release that has not passed may be tried again as it was."""
+    goes_on = app.release or app.candidate
+    return bool(goes_on) and same_release(newest, wanted)
 
 
 def _check_owner(

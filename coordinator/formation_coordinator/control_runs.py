@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from formation.model import App, Release, Slot
+from formation.names import ONE_OFF
 from formation.requests import Run, RunState
 from formation_coordinator.changing import (
     ATTEMPTS_MAX,
@@ -17,8 +18,6 @@ from formation_coordinator.changing import (
 )
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import ModRevision, Put
-
-ONE_OFF = "run"
 
 
 class RunControl(Changing):

@@ -40,7 +40,7 @@ class SecretControl(Changing):
     ) -> Applied:
         _check(values, unset)
         for _ in range(ATTEMPTS_MAX):
-            app, current, seen = await self.read(name)
+            app, current, seen = await self.read(name, newest=True)
             _check_against(name, current, values, unset)
             number = app.latest_release + 1
             new = {

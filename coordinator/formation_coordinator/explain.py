@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from formation.model import HostState, Slot
+from formation.requests import OVER, Run
+from formation_coordinator import runs
 from formation_coordinator.book import MILLI, Book, needs_milli
-from formation_coordinator.desk import Now, open_desk
+from formation_coordinator.desk import Desk, Now, open_desk
 from formation_coordinator.draft import Wish
 from formation_coordinator.fit import Fit, amount
 from formation_coordinator.stays import OfType
@@ -69,6 +71,9 @@ def explain(
     """Raises `UnknownSlot`. `pending`: the leader's reason when it has no host."""
     now = Now(monotonic_s=now_s, wall_ms=0, replace_after_s=replace_after_s)
     desk = open_desk(world, book, now, lambda: "", {})
+    run = world.runs.get((slot.app, slot.short))
+    if run is not None and run.state not in OVER:
+        return _of_run(desk, run, pending)
     wish = wish_of(world, slot)
     of_type = OfType(wish, wish.app.formation.get(slot.type, 0), book, desk.states)
     found = of_type.of_slot(slot.ordinal)
@@ -84,6 +89,22 @@ def explain(
         reason=(stay.assignment.reason or "wanted") if stay else pending,
         verdicts=tuple(verdicts),
         remedy="" if stay or any(v.fits for v in verdicts) else remedy(fit),
+    )
+
+
+def _of_run(desk: Desk, run: Run, pending: str) -> Explanation:
+    wish = runs.wish_of(desk.world, run)
+    if wish is None:
+        raise UnknownSlot(str(run.slot))
+    fit = desk.draft.fit(wish)
+    verdicts = judged(fit, {run.host})
+    fits = any(verdict.fits for verdict in verdicts)
+    return Explanation(
+        slot=run.slot,
+        host=run.host,
+        reason=f"run by {run.who}" if run.host else pending or "wanted",
+        verdicts=tuple(verdicts),
+        remedy="" if run.host or fits else remedy(fit),
     )
 
 

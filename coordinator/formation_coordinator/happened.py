@@ -182,14 +182,28 @@ def _words_of_app(
         yield "deleted", "deleted"
         return
     if old is None:
-        yield "created", f"v{new.release}"
-        return
+        yield "created", f"v{new.newest}"
+    yield from _words_of_candidate(old, new)
+    if old is not None:
+        yield from _words_of_change(old, new, autoscaled)
+
+
+def _words_of_candidate(old: App | None, new: App) -> Iterator[tuple[str, str]]:
+    before, now = old.candidate if old else None, new.candidate
+    if before is not None and now is None and new.rollout.undone_release == before.release:
+        yield "undone", f"v{before.release} was taken back: {new.rollout.reason}"
+    if now is not None and (before is None or before.release != now.release):
+        yield "candidate", f"v{now.release} waits for its release command, {now.run}"
+
+
+def _words_of_change(old: App, new: App, autoscaled: frozenset[str]) -> Iterator[tuple[str, str]]:
     if new.release != old.release:
         undone = new.rollout.undone_release == old.release
-        if undone:
+        before = f"v{old.release} -> " if old.release else ""
+        if undone and old.release:
             yield "undone", f"v{old.release} was taken back: {new.rollout.reason}"
         else:
-            yield "released", f"v{old.release} -> v{new.release}"
+            yield "released", f"{before}v{new.release}"
     if new.stable_release != old.stable_release and new.stable_release == new.release:
         yield "arrived", f"v{new.release} runs everywhere"
     if new.rollout.paused != old.rollout.paused and new.release == old.release:

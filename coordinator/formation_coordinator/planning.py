@@ -109,8 +109,7 @@ def _view(world: World, found: explain.Explanation) -> pb.InstanceView:
     shown = views.host_instances(entry, world) if entry else ()
     view = next((v for v in shown if v.status.slot == found.slot and not v.surplus), None)
     if view is None:
-        app = world.apps[found.slot.app]
-        view = views.pending_instance(found.slot, app.release, found.reason)
+        view = views.pending_instance(world, found.slot, found.reason)
     return view_to_pb(view)
 
 

@@ -172,10 +172,18 @@ def _of_one_type(desk: Desk, of_type: OfType, moves: list[Move]) -> Iterator[Mov
     for move in moves:
         found = of_type.of_slot(move.slot.ordinal)
         hosts = {stay.host for stay in found}
-        if move.from_host not in hosts or move.to_host not in desk.book.rows:
+        if move.from_host not in hosts or not _may_take(desk, of_type, move.to_host):
             continue
         yield move
         if hosts == {move.from_host} and move.slot not in desk.draft.touched:
             begin.append(found[0])
             to[move.slot.ordinal] = desk.book.rows[move.to_host]
     desk.moves.leave(of_type, [(stay, "for better balance") for stay in begin], to)
+
+
+def _may_take(desk: Desk, of_type: OfType, host: str) -> bool:
+    """Is it still there, with the labels that the type requires? Room it may have again."""
+    if host not in desk.book.rows:
+        return False
+    labels = desk.book.labels(desk.book.rows[host])
+    return all(one.allows(labels) for one in of_type.spec.where.require)

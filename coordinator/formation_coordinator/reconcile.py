@@ -42,7 +42,7 @@ import numpy as np
 
 from formation.model import App, HostState, ProcessType, Release, Slot
 from formation.seen import Rollout
-from formation_coordinator import placement, rollout, timeline
+from formation_coordinator import candidates, placement, rollout, timeline
 from formation_coordinator.book import Book
 from formation_coordinator.desk import Demand, Desk, Now, open_desk
 from formation_coordinator.draft import FRESH, NewStem, Wish
@@ -112,6 +112,7 @@ class _Pass:
     def run(self) -> Plan:
         desk = self.desk
         self._leave_unreadable_alone()
+        self._judge_candidates()
         known: set[TypeKey] = set()
         for app in sorted(self.world.apps.values(), key=lambda item: item.name):
             release = self.world.current_release(app)
@@ -138,13 +139,21 @@ class _Pass:
         """What we cannot read is no reason to stop what runs."""
         unreadable, left_alone = self.world.unreadable, self.desk.left_alone
         for app in self.world.apps.values():
-            if self.world.current_release(app) is None:
+            if app.release and self.world.current_release(app) is None:
                 key = ("releases", (app.name, str(app.release)))
                 why = unreadable.get(key, f"release v{app.release} is missing")
                 left_alone[app.name] = f"{app.name} is left alone: {why}; apply it again"
         for (kind, names), why in unreadable.items():
             if kind == "apps":
                 left_alone[names[0]] = f"{names[0]} is left alone: {why}"
+
+    def _judge_candidates(self) -> None:
+        """Of releases whose command was waited for."""
+        for app in sorted(self.world.apps.values(), key=lambda item: item.name):
+            verdict = candidates.judge(self.world, app)
+            if verdict is not None:
+                self.desk.apps[app.name] = verdict.app
+                self.desk.decisions.append(verdict.decision)
 
     # ------------------------------------------------------------------ one app
 
@@ -157,7 +166,7 @@ class _Pass:
             upkeep = self._one_type(Wish(app=app, spec=spec, release=release))
             if self._is_changing(app, spec):
                 changed.append(_Changed(upkeep, _has_arrived(upkeep)))
-        if app.release != app.stable_release:
+        if app.release != app.stable_release and app.name not in self.desk.apps:
             self._judge_change(app, changed)
 
     def _one_type(self, wish: Wish) -> Upkeep:
@@ -427,7 +436,7 @@ def _has_arrived(upkeep: Upkeep) -> bool:
 
 def _kept_word(app: App) -> Rollout:
     """What was taken back stays known until the next release."""
-    return app.rollout if app.rollout.undone_release else Rollout()
+    return Rollout(undone_release=app.rollout.undone_release, reason=app.rollout.reason)
 
 
 def _hardest_first(demand: Demand) -> tuple[object, ...]:

@@ -6,7 +6,11 @@ that it is over the record says how, and after that the document lists it no mor
 schedule is a record whose id is made of the type and the minute, so it cannot be made twice.
 
 A run whose host falls silent is left alone: it may go on there, and to start it again would be
-twice. Only when its host is given up nobody will ever know its end.
+twice. Only when its host is given up nobody will ever know its end. A host that said goodbye has
+stopped it.
+
+Release commands (`candidates`) differ in two things: never two of an app at once, so what is to go
+is listed as ending until it surely has gone; and they have a time in which they must be over.
 """
 
 from __future__ import annotations
@@ -16,17 +20,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formation.model import App, Assignment, Bundle, InstanceState, ProcessType, Slot, Terms
-from formation.requests import Run, RunState
+from formation.requests import OVER, Run, RunState
 from formation.rules import Overlap
-from formation_coordinator import placement, schedule
+from formation_coordinator import candidates, placement, schedule
 from formation_coordinator.book import Book
 from formation_coordinator.draft import Draft, Wish
-from formation_coordinator.world import Change, World, is_over
+from formation_coordinator.world import Change, World, departed, is_over, surely_gone
 
 # They are written together with their documents, in one transaction.
 PLACED_AT_ONCE = 25
 ONE_OFFS_KEPT = 50
-OVER = frozenset({RunState.FINISHED, RunState.FAILED, RunState.LOST, RunState.CANCELLED})
 _MINUTE_MS = 60_000
 
 
@@ -66,13 +69,12 @@ class Runs:
     def _one(self, key: tuple[str, str], run: Run) -> None:
         row = self._book.runs.get(key)
         stay = self._stay(row, key) if row is not None else None
-        if run.state is RunState.PENDING:
-            if stay is None:
-                self._place(run)
-        elif run.state is RunState.PLACED:
-            self._follow(run, row, stay)
-        elif stay is not None and row is not None:
-            self._draft.drop(row, stay)
+        if run.state in OVER:
+            self._note_end(run)
+            if stay is not None and row is not None:
+                self._clear(row, stay)
+        elif self._goes_on(run, row, stay) and run.state is RunState.PENDING and stay is None:
+            self._place(run)
 
     def _stay(self, row: int, key: tuple[str, str]) -> Assignment | None:
         data = self._book.data[row]
@@ -81,16 +83,62 @@ class Runs:
             (b.stay(b.ordinals[0]) for b in bundles if (b.terms.app, b.terms.run) == key), None
         )
 
-    def _follow(self, run: Run, row: int | None, stay: Assignment | None) -> None:
+    def _goes_on(self, run: Run, row: int | None, stay: Assignment | None) -> bool:
+        """False for one that is over, or is to end, which is noted."""
+        if run.state is RunState.PLACED and self._has_ended(run, row, stay):
+            return False
+        return not candidates.is_release_run(run) or self._is_wanted(run)
+
+    def _has_ended(self, run: Run, row: int | None, stay: Assignment | None) -> bool:
         if row is None or stay is None:
             why = f"host {run.host} was given up"
             self._end(run, RunState.LOST, reason=why)
-            return
-        status = self._book.entry(row).observed().get(stay.uid)
+            return True
+        entry = self._book.entry(row)
+        status = entry.observed().get(stay.uid)
         if status is not None and is_over(status):
             finished = status.state is InstanceState.FINISHED
             state = RunState.FINISHED if finished else RunState.FAILED
             self._end(run, state, last_exit=status.last_exit, reason=status.reason)
+        elif departed(entry):
+            why = f"host {run.host} said goodbye before it was over"
+            self._end(run, RunState.FAILED, reason=why)
+        else:
+            return False
+        return True
+
+    def _is_wanted(self, run: Run) -> bool:
+        """Of a release command."""
+        why = candidates.unwanted(self._world, run, self._wall_ms)
+        if why:
+            self._end(run, RunState.CANCELLED, reason=why)
+            return False
+        self._wake(candidates.due_at_ms(self._world, run))
+        return True
+
+    def _wake(self, at_ms: int | None) -> None:
+        if at_ms is not None:
+            known = self._out.wake_at_ms
+            self._out.wake_at_ms = at_ms if known is None else min(known, at_ms)
+
+    def _note_end(self, run: Run) -> None:
+        """Releases remember how their commands ended; runs are forgotten in time."""
+        if candidates.is_release_run(run):
+            release = candidates.with_its_end(self._world, run)
+            if release is not None:
+                names = (release.app, str(release.number))
+                self._out.changes.append(Change(kind="releases", names=names, record=release))
+
+    def _clear(self, row: int, stay: Assignment) -> None:
+        """Its host is to have it no longer."""
+        entry = self._book.entry(row)
+        status = entry.observed().get(stay.uid)
+        if not candidates.is_release_run(stay) or is_over(status):
+            self._draft.drop(row, stay)
+        elif not stay.ending:
+            self._draft.end(row, stay, "not wanted any more")
+        elif surely_gone(entry, status):
+            self._draft.drop(row, stay)
 
     def _end(self, run: Run, state: RunState, **fields: str) -> None:
         over = replace(run, state=state, ended_at_ms=self._wall_ms, **fields)  # type: ignore[arg-type]
@@ -102,14 +150,17 @@ class Runs:
             if key not in self._world.runs:
                 stay = self._stay(row, key)
                 if stay is not None:
-                    self._draft.drop(row, stay)
+                    self._clear(row, stay)
 
     # ------------------------------------------------------------------ where it runs
 
     def _place(self, run: Run) -> None:
-        wish = self._wish(run)
+        wish = wish_of(self._world, run)
         if wish is None:
             self._end(run, RunState.FAILED, reason=f"v{run.release} does not define it any more")
+            return
+        if why := self._held(run):
+            self._out.pending[run.slot] = why
             return
         if self._out.placed >= PLACED_AT_ONCE:
             return
@@ -125,19 +176,15 @@ class Runs:
         self._out.hosts.add(host)
         self._out.placed += 1
 
-    def _wish(self, run: Run) -> Wish | None:
-        app = self._world.apps.get(run.slot.app)
-        release = self._world.releases.get((run.slot.app, run.release))
-        if app is None or release is None:
-            return None
-        if run.command and not run.like:
-            spec: ProcessType | None = ProcessType(name=run.slot.type, command=run.command)
-        else:
-            spec = release.type_named(run.like or run.slot.type)
-        if spec is None:
-            return None
-        settings = replace(spec, name=run.slot.type, port=0 if run.command else spec.port)
-        return Wish(app=app, spec=settings, release=release)
+    def _held(self, run: Run) -> str:
+        """Why a release command may not start beside what there is; or ""."""
+        if not candidates.is_release_run(run):
+            return ""
+        for key, row in self._book.runs.items():
+            earlier = self._stay(row, key) if key[0] == run.slot.app else None
+            if earlier is not None and candidates.is_release_run(earlier):
+                return candidates.why_it_waits(earlier.run, self._book.entry(row))
+        return ""
 
     # ------------------------------------------------------------------ schedules
 
@@ -157,10 +204,7 @@ class Runs:
         if tick_ms is not None:
             running = [run for run in mine if run.state not in OVER]
             self._run_tick(app, spec, tick_ms, running)
-        upcoming = schedule.next_tick_ms(spec.schedule, self._wall_ms)
-        if upcoming is not None:
-            known = self._out.wake_at_ms
-            self._out.wake_at_ms = upcoming if known is None else min(known, upcoming)
+        self._wake(schedule.next_tick_ms(spec.schedule, self._wall_ms))
 
     def _first_ms(self, app: App) -> int:
         """A type that never ran has missed nothing before its release was made."""
@@ -205,6 +249,22 @@ class Runs:
         release = self._world.current_release(app) if app else None
         spec = release.type_named(run.slot.type) if release else None
         return max(1, spec.schedule.keep) if spec and spec.schedule else ONE_OFFS_KEPT
+
+
+def wish_of(world: World, run: Run) -> Wish | None:
+    """What a host needs to have for it; None: its release does not define it."""
+    app = world.apps.get(run.slot.app)
+    release = world.releases.get((run.slot.app, run.release))
+    if app is None or release is None:
+        return None
+    if run.command and not run.like:
+        spec: ProcessType | None = ProcessType(name=run.slot.type, command=run.command)
+    else:
+        spec = release.type_named(run.like or run.slot.type)
+    if spec is None:
+        return None
+    settings = replace(spec, name=run.slot.type, port=0 if run.command else spec.port)
+    return Wish(app=app, spec=settings, release=release)
 
 
 def _bundle(run: Run) -> Bundle:

@@ -21,11 +21,13 @@ from formation.model import (
     Terms,
 )
 from formation.policy import surely_stopped_s
+from formation.releasecommand import RELEASE
 from formation_coordinator.world import Change, HostEntry, World, bundle_order, departed
 
 GO_ON = "nothing is started, moved or stopped until `formctl reconcile --confirm`"
 # Of a restore that broke off half-way: its word cannot be given yet.
 RESTORING = "a restore has not come to its end: run `formctl restore` again"
+FOUND = "found running"
 _NAMED_MAX = 3
 _ENDED = frozenset({InstanceState.STOPPED})
 _ENDING = frozenset({InstanceState.DRAINING, InstanceState.STOPPING})
@@ -99,7 +101,9 @@ def caught_up(world: World, entry: HostEntry, epoch: int) -> AssignmentDocument:
     for status in _running(entry):
         item = known.get(status.uid)
         spec = _spec(world, status, item.like if item else "")
-        if spec is None:
+        if item is not None and item.command and (item.slot.app, item.release) in world.releases:
+            found: Assignment | None = item  # what it runs stands in it
+        elif spec is None:
             found = _of_unknown_release(world, status)
         else:
             found = item or _adopted(world, spec, status)
@@ -159,15 +163,19 @@ def _adopted(world: World, spec: ProcessType, status: InstanceStatus) -> Assignm
 
 
 def _of_unknown_release(world: World, status: InstanceStatus) -> Assignment | None:
-    """It goes; but of an exclusive type it has to be gone before another one comes. It is listed as
-    of the present release, which the host can be told."""
+    """It goes; but of an exclusive type, and as a release command, it has to be gone before another
+    one comes. It is listed as of the present release, which the host can be told."""
     app = world.apps.get(status.slot.app)
     release = world.current_release(app) if app else None
     spec = release.type_named(status.slot.type) if release else None
     item = _assignment(status, mark=0, retry=0)
-    if item is None or release is None or spec is None or not spec.exclusive:
+    if item is None or release is None:
         return None
-    return replace(item, release=release.number, ending=True)
+    ending = replace(item, release=release.number, ending=True)
+    if spec is None and status.slot.type == RELEASE:
+        # A run of no record, so that it goes, and no other begins before it has.
+        return replace(ending, run=FOUND, command=RELEASE)
+    return ending if spec is not None and spec.exclusive else None
 
 
 def _assignment(status: InstanceStatus, *, mark: int, retry: int) -> Assignment | None:
@@ -180,7 +188,7 @@ def _assignment(status: InstanceStatus, *, mark: int, retry: int) -> Assignment 
         release=status.release,
         restart_mark=mark,
         retry_mark=retry,
-        reason="found running",
+        reason=FOUND,
     )
 
 

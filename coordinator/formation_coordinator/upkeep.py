@@ -21,7 +21,7 @@ from formation_coordinator.fit import matching
 from formation_coordinator.plan import BRAKE, PENDING_NAMED_MAX
 from formation_coordinator.stays import OfType, Stay
 from formation_coordinator.tallies import Flags
-from formation_coordinator.world import GONE, departed, is_over
+from formation_coordinator.world import departed, is_over, surely_gone
 
 
 class Upkeep:
@@ -478,10 +478,4 @@ def _follows(stay: Stay, best: Stay) -> bool:
 
 
 def _surely_gone(stay: Stay) -> bool:
-    entry, status = stay.entry, stay.entry.status
-    if departed(entry):
-        return True
-    if not entry.connected or status is None or entry.document is None:
-        return False
-    seen = stay.status is None or stay.status.state in GONE
-    return seen and status.generation >= entry.document.generation
+    return surely_gone(stay.entry, stay.status)

@@ -123,12 +123,14 @@ def _unseen(item: Assignment, entry: HostEntry) -> InstanceStatus:
     )
 
 
-def pending_instance(slot: Slot, release: int, reason: str) -> InstanceView:
+def pending_instance(world: World, slot: Slot, reason: str) -> InstanceView:
     """A slot without a host; its uid is the slot's own name, since it has no stay yet."""
+    run = world.runs.get((slot.app, slot.short))
+    release = run.release if run else world.apps[slot.app].release
     status = InstanceStatus(
         uid=str(slot), slot=slot, release=release, state=InstanceState.PENDING, reason=reason
     )
-    return InstanceView(status=status, current=False)
+    return InstanceView(status=status, current=False, run=run.id if run else "")
 
 
 def wanted_of(world: World, app: App) -> dict[str, int]:
@@ -175,7 +177,7 @@ def needs_reasons(world: World) -> bool:
                 assigned[bundle.terms.app, bundle.terms.type] += len(bundle.ordinals)
     return (
         silent
-        or any(world.current_release(app) is None for app in world.apps.values())
+        or any(app.release and not world.current_release(app) for app in world.apps.values())
         or any(
             assigned[app.name, name] < quantity
             for app in world.apps.values()

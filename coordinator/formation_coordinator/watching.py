@@ -152,8 +152,7 @@ class _View:
                 note = note or reason
         for slot, reason in plan.pending.items():
             if self._app in ("", slot.app) and slot.app in world.apps:
-                release = world.apps[slot.app].release
-                view = views.pending_instance(slot, release, reason)
+                view = views.pending_instance(world, slot, reason)
                 found[view.status.uid] = view
                 note = note or reason
         return found, note

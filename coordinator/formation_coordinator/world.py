@@ -388,7 +388,7 @@ def validate(world: World) -> list[str]:
     problems += [
         f"app {app.name} has no release v{app.release}"
         for app in world.apps.values()
-        if world.current_release(app) is None
+        if app.release and world.current_release(app) is None
     ]
     return problems
 
@@ -400,6 +400,17 @@ def is_healthy(entry: HostEntry, status: InstanceStatus | None) -> bool:
     if status.state is InstanceState.FINISHED:
         return True
     return entry.connected and status.state is InstanceState.HEALTHY
+
+
+def surely_gone(entry: HostEntry, status: InstanceStatus | None) -> bool:
+    """No process of a stay that is `ending` runs any more, and none will: its agent says so, of the
+    document as it is; or has said goodbye."""
+    if departed(entry):
+        return True
+    if not entry.connected or entry.status is None or entry.document is None:
+        return False
+    seen = status is None or status.state in GONE
+    return seen and entry.status.generation >= entry.document.generation
 
 
 def is_over(status: InstanceStatus | None) -> bool:

@@ -7,7 +7,8 @@ then it crash-loops everywhere.
     > hosts a b c zone=z1          three hosts join
     > type web surge=1 port=8080   a type: surge= unavailable= healthy= deadline= port= memory=
                                    exclusive per_host max_per_host= require= apart= cron= wait
-    > release [bad] [canary=N]     the types, as the next release
+    > release [bad] [canary=N] [command=passes|fails|lasts [timeout=S]]
+                                   the types, as the next release; with a release command
     > scale web=3
     > silent b / back b / goodbye b / forget b / crash b (its instances)
     > cordon a / drain a [deadline=S] / uncordon a / label a ssd=yes
@@ -27,7 +28,6 @@ from worlds import host as made_host
 from worlds import process_type, release, step
 
 from formation.model import (
-    App,
     Assignment,
     Host,
     HostStatus,
@@ -37,6 +37,7 @@ from formation.model import (
     Release,
     Slot,
 )
+from formation.releasecommand import RELEASE, ReleaseCommand
 from formation.requests import Run
 from formation.rules import (
     Constraint,
@@ -50,12 +51,19 @@ from formation.rules import (
     rollout_defaults,
 )
 from formation.seen import Rollout
+from formation_coordinator import candidates
 from formation_coordinator.book import Book
+from formation_coordinator.changing import with_release
 from formation_coordinator.plan import Plan
 from formation_coordinator.world import Change, HostEntry, World, apply
 
 WALL_BEGINS_MS = 1_772_366_400_000  # 2026-03-01 12:00:00 UTC
 PASSES_MAX = 60
+_ENDS = {
+    "passes": (InstanceState.FINISHED, "exit 0"),
+    "fails": (InstanceState.FAILED, "exit 1"),
+    "lasts": (InstanceState.HEALTHY, ""),
+}
 
 
 def told(script: str) -> str:
@@ -78,6 +86,7 @@ class Story:
         self.plan = Plan()
         self.types: dict[str, ProcessType] = {}
         self.bad: set[int] = set()
+        self.commands: dict[int, str] = {}
         self.looping: dict[str, int] = {}
         self._stems = (f"s{number}" for number in count(1))
         self._sentence = ""
@@ -171,6 +180,9 @@ class Story:
         said = InstanceStatus(
             uid=item.uid, slot=item.slot, release=item.release, state=InstanceState.HEALTHY
         )
+        if item.run and item.slot.type == RELEASE:
+            state, last_exit = _ENDS[self.commands[item.release]]
+            return replace(said, state=state, last_exit=last_exit)
         if item.run:
             return replace(said, state=InstanceState.FINISHED, last_exit="exit 0")
         if item.release in self.bad or item.uid in self.looping:
@@ -228,12 +240,18 @@ class Story:
         record: Release = release(*self.types.values(), number=number)
         record = replace(record, created_at_ms=WALL_BEGINS_MS + int((self.now_s - 100) * 1000))
         word = Rollout(canary=int(pairs.get("canary", "0")))
-        base = app or App(name="shop", formation={}, release=0, latest_release=0)
-        changed = replace(base, release=number, latest_release=number, rollout=word)
+        if "command" in pairs:
+            self.commands[number] = pairs["command"]
+            timeout_s = float(pairs.get("timeout", "60"))
+            record = replace(record, command=ReleaseCommand(command="x", timeout_s=timeout_s))
         self._take(
             Change(kind="releases", names=("shop", str(number)), record=record),
-            Change(kind="apps", names=("shop",), record=changed),
+            Change(kind="apps", names=("shop",), record=with_release(app, record, {}, word)),
         )
+        candidate = self.world.apps["shop"].candidate
+        if candidate is not None:
+            run = candidates.run_of(record, candidate)
+            self._take(Change(kind="runs", names=("shop", run.id), record=run))
 
     def _app(self, **fields: object) -> None:
         changed = replace(self.world.apps["shop"], **fields)  # type: ignore[arg-type]
@@ -310,6 +328,10 @@ class Story:
 
     def _abort(self, _: list[str], __: dict[str, str]) -> None:
         app = self.world.apps["shop"]
+        if app.candidate is not None:
+            aborted = candidates.taken_back(app, "aborted by ann")
+            self._take(Change(kind="apps", names=("shop",), record=aborted))
+            return
         undone = Rollout(undone_release=app.release, reason="aborted by ann")
         self._app(release=app.stable_release, rollout=undone)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from formation import manifest, manifest_schema
 from formation.model import ProcessType
+from formation.releasecommand import ReleaseCommand
 from formation.rules import Schedule
 from formctl import checking, starter
 from formctl.__main__ import run
@@ -309,3 +310,30 @@ def test_a_build_is_shown_before_the_types() -> None:
     assert checking.summary("shop", found, NOW).splitlines()[1] == "build  make all"
     shown = checking.as_json("shop", found, [])["build"]
     assert shown == {"command": "make all", "timeout_s": 600.0, "user": "shop", "group": None}
+
+
+def test_a_release_command_is_told_and_goes_into_a_first_formation_toml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "Procfile", "release: ./migrate --all\nweb: a\n")
+    assert run(["check", str(tmp_path)]) == 0
+    assert "release  ./migrate --all  (once for each release" in capsys.readouterr().out
+    assert run(["check", str(tmp_path), "-o", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["release_command"]["command"] == "./migrate --all"
+    assert [spec["type"] for spec in said["types"]] == ["web"]
+    assert run(["init", str(tmp_path)]) == 0
+    begun = manifest.parse((tmp_path / "formation.toml").read_text())
+    assert begun.command == ReleaseCommand(command="./migrate --all")
+
+
+def test_a_release_command_without_the_user_of_the_types_is_hardly_meant(tmp_path: Path) -> None:
+    web = ProcessType(name="web", command="a", user="shop")
+    found = AppSpec(
+        source="f.toml", directory="", types=(web,), command=ReleaseCommand(command="x")
+    )
+    now = datetime.now(UTC)
+    told = 'f.toml: release: it does not run as shop, as web does: type = "web"'
+    assert told in checking.warnings(found, now)
+    like = replace(found, command=ReleaseCommand(command="x", like="web"))
+    assert told not in checking.warnings(like, now)

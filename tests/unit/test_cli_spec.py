@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from formation.releasecommand import ReleaseCommand
 from formctl import naming, spec
 from formctl.errors import InputError
 
@@ -104,3 +105,39 @@ def test_only_the_name_is_asked_of_a_manifest_with_other_mistakes(tmp_path: Path
     assert naming.named_app(write(tmp_path, manifest='app = "shop"\nzzz = 1\n')) == "shop"
     with pytest.raises(InputError, match="--app NAME goes on"):
         naming.named_app(write(tmp_path, manifest="app ="))
+
+
+def test_a_procfiles_release_line_is_no_type(tmp_path: Path) -> None:
+    found = spec.read(directory=write(tmp_path, procfile="release: ./migrate\nweb: a\n"))
+    assert found.type_names == ("web",)
+    assert found.command == ReleaseCommand(command="./migrate")
+
+
+def test_a_procfile_of_a_release_line_alone_describes_no_app(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only a release command, and no process"):
+        spec.read(directory=write(tmp_path, procfile="release: ./migrate\n"))
+
+
+def test_formation_toml_says_it_in_a_table(tmp_path: Path) -> None:
+    said = '[release]\ncommand = "./migrate"\ntype = "web"\ntimeout = "5min"\n'
+    found = spec.read(directory=write(tmp_path, manifest=said + '[types.web]\ncommand = "x"\n'))
+    assert found.command == ReleaseCommand(command="./migrate", like="web", timeout_s=300.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("[release]", "release.command: missing; write command"),
+        ('release.command = " "', "release.command: ' ' is no command"),
+        ('[release]\ncommand = "x"\ntype = "wob"', "release.type: no type wob in this file; did"),
+        ('[release]\ncommand = "x"\ntimeout = 0', "release.timeout: must be"),
+        ('[types.release]\ncommand = "x"', "types.release: that is no type but the release"),
+    ],
+)
+def test_a_release_command_that_cannot_be_is_refused(
+    tmp_path: Path, said: str, problem: str
+) -> None:
+    manifest = f'{said}\n[types.web]\ncommand = "x"\n'
+    with pytest.raises(InputError) as caught:
+        spec.read(directory=write(tmp_path, manifest=manifest))
+    assert problem in str(caught.value)

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from formation.model import App, InstanceState, InstanceStatus, Slot
+from formation.releasecommand import Candidate
+from formation.seen import Rollout
 from formctl.progress import Step
 from formctl.views import Instance, Update
 from formctl.watching import Goal, Progress
@@ -407,3 +409,52 @@ def test_a_restart_counts_old_ones_as_still_to_do() -> None:
     step = story.progress.step()
     assert (step.done, step.total) == (0, 2)
     assert step.what == "web.2 backoff, web.1 to be replaced"
+
+
+# ---------------------------------------------------------------------- release commands
+
+
+def command(state: InstanceState, *, pid: int = 0, reason: str = "") -> Instance:
+    found = instance("release.2", state, reason=reason, host="" if state is PENDING else "a")
+    return replace(found, run="release.2", status=replace(found.status, pid=pid))
+
+
+def waiting(candidate: int = 2, **formation: int) -> App:
+    return replace(app(**formation), candidate=Candidate(release=candidate))
+
+
+def of_release(apps: tuple[App, ...], *found: Instance, complete: bool = False) -> Update:
+    return Update(complete=complete, changed=found, apps=apps)
+
+
+def test_until_its_command_has_passed_a_release_has_not_arrived() -> None:
+    story = Story(replace(goal(web=1), release=2, whole=True))
+    story.feed(of_release((waiting(web=1),), instance("web.1"), complete=True))
+    assert story.progress.command == "release.2"
+    assert not story.is_done()
+    assert story.then(command(PENDING, reason="no host")) == [
+        "release.2 waits for a place: no host"
+    ]
+    assert story.then(command(STARTING, pid=7)) == ["release.2 runs on a"]
+    assert story.progress.step().what == "release.2 starting on a"
+    assert story.then(command(HEALTHY, pid=7)) == []
+    arrived = replace(app(web=1), release=2)
+    story.feed(of_release((arrived,), command(FINISHED)))
+    assert story.progress.command == ""
+    assert story.is_done()
+
+
+def test_a_command_that_failed_ends_the_waiting_with_its_reason() -> None:
+    story = Story(replace(goal(web=1), release=2))
+    story.feed(of_release((waiting(web=1),), instance("web.1"), complete=True))
+    undone = Rollout(undone_release=2, reason="release.2 failed on a: exit 3")
+    story.feed(of_release((replace(app(web=1), rollout=undone),)))
+    assert story.progress.undone == "v2 was taken back: release.2 failed on a: exit 3"
+    assert story.missing() == []
+
+
+def test_whose_place_is_taken_by_another_waits_in_vain() -> None:
+    story = Story(replace(goal(web=1), release=2))
+    story.feed(of_release((waiting(web=1),), instance("web.1"), complete=True))
+    story.feed(of_release((waiting(3, web=1),)))
+    assert story.progress.undone == "v2 was not rolled out: v3 has taken its place"

@@ -28,7 +28,7 @@ async def test_config_is_a_release_and_is_handed_on_by_the_next(desk: ControlDes
     set_one = await desk.releases.set_config("shop", {"KEY": "s3cret"}, (), "ann")
     assert (set_one.release.number, dict(set_one.release.config)) == (2, {"KEY": "s3cret"})
     app = await desk.apply(env={"LEVEL": "debug"})
-    release = await desk.releases.read_release(app)
+    release = await desk.releases.read_release(app, app.release)
     assert release is not None
     assert (app.release, dict(release.config)) == (3, {"KEY": "s3cret"})
     gone = await desk.releases.set_config("shop", {}, ("KEY",), "ann")

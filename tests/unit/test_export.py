@@ -190,3 +190,17 @@ def test_a_property_list_holds_any_text() -> None:
     found = plistlib.loads(file.text.encode())
     assert found["ProgramArguments"][2] == spec.command
     assert found["SoftResourceLimits"] == {"Core": 0}
+
+
+def test_a_release_command_is_a_line_of_a_procfile_and_told_to_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Procfile").write_text("web: ./web\nrelease: ./migrate\n")
+    assert run(["export", "foreman", str(tmp_path), "--app", "shop"]) == 0
+    written = capsys.readouterr()
+    assert "web: ./web\nrelease: ./migrate\n" in written.out
+    assert "formation: web=1\n" in written.out
+    assert "release" not in written.err
+    assert run(["export", "systemd", str(tmp_path), "--app", "shop"]) == 0
+    said = capsys.readouterr().err
+    assert "release: ./migrate is not known there: run it yourself before something new" in said

@@ -10,6 +10,7 @@ from small_worlds import MIB, misfits, obeyed, worlds
 from worlds import app, host, process_type, release, stay, step, world
 
 from formation.model import App, Host, ProcessType, Slot
+from formation.requests import Move, Rebalance, Run, RunState
 from formation.rules import Constraint, Resources, Where
 from formation_coordinator.book import Book
 from formation_coordinator.explain import Explanation, explain
@@ -161,6 +162,20 @@ def test_a_rebalance_levels_and_the_next_has_nothing_to_do() -> None:
     assert seer(level).balanced("shop", 10).moves == ()
 
 
+def test_a_move_to_a_host_that_lacks_the_labels_now_is_given_up() -> None:
+    wanted = (release(process_type("web", where=Where(require=(Constraint(label="ssd"),)))),)
+    found = world(
+        host("a", stay("web.1"), stay("web.2"), labels={"ssd": "yes"}),
+        host("b"),
+        apps=app({"web": 2}),
+        releases=wanted,
+    )
+    move = Move(slot=Slot("shop", "web", 2), from_host="a", to_host="b")
+    plan = step(replace(found, rebalance=Rebalance(moves=(move,))))
+    assert [(c.kind, c.record) for c in plan.records] == [("rebalance", None)]
+    assert not plan.pending
+
+
 def moves_of(found: World) -> list[str]:
     return [f"{m.slot.short} {m.from_host} {m.to_host}" for m in seer(found).balanced("", 9).moves]
 
@@ -260,3 +275,31 @@ def test_what_explain_says_of_a_host_is_what_placement_does(
     assert all(not verdict.fits for u in waiting for verdict in u.verdicts)
     for entry in found.hosts.values():
         assert list(misfits(found, entry)) == []
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_waits_is_explained_by_the_settings_that_it_has() -> None:
+    wanted = (release(process_type("web", where=Where(require=(Constraint(label="ssd"),)))),)
+    run = Run(
+        id="release.2",
+        slot=Slot("shop", "release", 2),
+        release=1,
+        command="x",
+        like="web",
+        who="ann",
+    )
+    found = world(
+        host("a"), host("b", labels={"ssd": "yes"}), apps=app({"web": 0}), releases=wanted
+    )
+    waiting = replace(found, runs={("shop", "release.2"): run})
+    told = explain(
+        waiting, Book(), run.slot, now_s=100.0, replace_after_s=5.0, pending="release.1 may run"
+    )
+    assert (told.host, told.reason) == ("", "release.1 may run")
+    assert [(v.host, v.fits) for v in told.verdicts] == [("b", True), ("a", False)]
+    placed = replace(run, state=RunState.PLACED, host="b")
+    there = replace(found, runs={("shop", "release.2"): placed})
+    told = explain(there, Book(), run.slot, now_s=100.0, replace_after_s=5.0)
+    assert (told.host, told.reason) == ("b", "run by ann")

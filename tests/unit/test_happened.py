@@ -11,6 +11,7 @@ import pytest
 from worlds import app, host, process_type, release, seen, stay, world
 
 from formation.model import Cluster, Coordinator, Host, InstanceState, Release
+from formation.releasecommand import Candidate
 from formation.requests import Run, RunState
 from formation.seen import Rollout
 from formation_coordinator.chronicle import KEPT_MAX, Chronicle
@@ -237,3 +238,28 @@ async def test_a_change_that_cannot_be_told_stops_nobody(
     monkeypatch.undo()
     live.scale(3)
     assert await read(chronicle, tail=5) == ["web: 2 -> 3"]
+
+
+def of_apps(before: Any, after: Any) -> list[tuple[str, str]]:
+    given = [World(apps={"shop": one} if one else {}) for one in (before, after)]
+    return [(h.what, h.text) for h in happened(given[0], given[1], [])]
+
+
+def test_a_candidate_is_told_when_it_comes_and_when_it_goes() -> None:
+    plain = app({})
+    waits = replace(plain, candidate=Candidate(release=2), latest_release=2)
+    undone = Rollout(undone_release=2, reason="release.2 failed on a: exit 1")
+    came = ("app.candidate", "v2 waits for its release command, release.2")
+    assert of_apps(plain, waits) == [came]
+    assert of_apps(waits, replace(plain, rollout=undone)) == [
+        ("app.undone", "v2 was taken back: release.2 failed on a: exit 1")
+    ]
+    assert of_apps(waits, replace(plain, release=2)) == [("app.released", "v1 -> v2")]
+    newer = replace(waits, candidate=Candidate(release=3))
+    assert [what for what, _ in of_apps(waits, newer)] == ["app.candidate"]
+
+
+def test_a_first_release_is_told_from_its_candidate_on() -> None:
+    waits = replace(app({}, release=0), candidate=Candidate(release=1), latest_release=1)
+    assert [what for what, _ in of_apps(None, waits)] == ["app.created", "app.candidate"]
+    assert of_apps(waits, app({}, stable=0)) == [("app.released", "v1")]

@@ -10,6 +10,7 @@ import pytest
 
 from formation import manifest
 from formation.manifest_keys import DEFAULTS, FILE, PROBE_DEFAULTS, SCHEDULE_DEFAULTS, TYPE, tables
+from formation.releasecommand import TIMEOUT_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,8 +28,10 @@ ELSEWHERE = [
     *(e for path in sorted(ROOT.glob("docs/migrate/*.md")) for e in examples(path.read_text())),
 ]
 TABLES = tables(TYPE)
+OF_FILE = tables(FILE)
 KEYS = {
     *FILE.keys,
+    *(f"{table}.{key}" for table, keys in OF_FILE.items() for key in keys.keys),
     *(key for key in TYPE.keys if key not in TABLES),
     *(f"{table}.{key}" for table, keys in TABLES.items() for key in keys.keys),
 }
@@ -37,8 +40,8 @@ KEYS = {
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: page.name)
 def test_every_key_of_a_table_that_a_page_names_exists(page: Path) -> None:
     """In code, as `stop.grace` is; `stop.grace = "10s"` too."""
-    table = "|".join(sorted(TABLES))
-    named = re.findall(rf"`((?:{table})\.\w+)(?: = [^`]*)?`", page.read_text())
+    table = "|".join(sorted({**TABLES, **OF_FILE}))
+    named = re.findall(rf"`((?:{table})\.[a-z]\w*)(?: = [^`]*)?`", page.read_text())
     assert set(named) - KEYS == set()
 
 
@@ -53,6 +56,7 @@ def in_examples() -> set[str]:
     for text in EXAMPLES:
         table = tomllib.loads(text)
         found |= set(table)
+        found |= {f"{name}.{key}" for name in OF_FILE for key in table.get(name, {})}
         for spec in table["types"].values():
             found |= set(spec) - set(TABLES)
             found |= {f"{name}.{key}" for name in TABLES for key in spec.get(name, {})}
@@ -88,6 +92,7 @@ def test_every_example_is_read(text: str) -> None:
         ("stop.grace", DEFAULTS.stop_grace_s),
         ("stop.drain", DEFAULTS.stop_drain_s),
         ("nice", DEFAULTS.nice),
+        ("release.timeout", TIMEOUT_S),
         ("rollout.healthy", DEFAULTS.rollout.healthy_s),
         ("schedule.keep", SCHEDULE_DEFAULTS.keep),
     ],

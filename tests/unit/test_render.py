@@ -22,8 +22,9 @@ from formation.model import (
     Slot,
     Usage,
 )
+from formation.releasecommand import Candidate, CommandEnd, ReleaseCommand
 from formation.seen import Rollout
-from formctl import jsonview, render, wording
+from formctl import jsonview, render, renderchange, wording
 from formctl.loglines import Line
 from formctl.views import AppLine, HostLine, Instance
 
@@ -345,3 +346,48 @@ def test_json_of_a_log_line_keeps_bytes_that_are_no_text() -> None:
     shown = jsonview.log_line(line)
     assert (shown["text"], shown["text_base64"]) == ("a\ufffd", "Yf8=")
     assert "text_base64" not in jsonview.log_line(replace(line, text="é".encode()))
+
+
+MIGRATED = replace(RELEASE, number=3, command=ReleaseCommand(command="./migrate"))
+WAITS = replace(APP, release=2, stable_release=2, candidate=Candidate(release=3))
+
+
+def test_a_release_says_what_became_of_its_command() -> None:
+    failed = replace(
+        MIGRATED, number=1, command_end=CommandEnd(passed=False, how="failed on a: exit 3")
+    )
+    passed = replace(MIGRATED, number=2, command_end=CommandEnd(passed=True))
+    rows = render.releases([MIGRATED, passed, failed], app=WAITS).splitlines()
+    assert "COMMAND" in rows[0]
+    assert [
+        word in row for word, row in zip(("running", "passed", "exit 3"), rows[1:], strict=True)
+    ]
+    assert rows[1].startswith("v3 (waits)")
+    assert "COMMAND" not in render.releases([RELEASE], app=APP)
+    assert "release command: ./migrate" in render.release_changes(RELEASE, MIGRATED)
+    assert "release command: none any more" in render.release_changes(MIGRATED, RELEASE)
+    said = jsonview.release(failed, app=WAITS)
+    assert said["release_command"] == {"command": "./migrate", "type": None, "timeout_s": 3600.0}
+    assert said["release_command_end"] == {
+        "passed": False, "how": "failed on a: exit 3", "at": None,
+    }  # fmt: skip
+
+
+def test_a_candidate_is_seen_beside_what_is_there() -> None:
+    line = AppLine(app=WAITS, types=("web",))
+    assert "v2 (v3 waits)" in render.apps([line])
+    told = renderchange.rollout(line, ())
+    assert "v2 runs everywhere" in told
+    assert "v3 waits for its release command: formctl logs -f release.3" in told
+    assert jsonview.rollout(line, ())["phase"] == "waiting"
+    assert jsonview.rollout(line, ())["candidate"] == 3
+
+
+def test_an_app_without_a_release_says_so() -> None:
+    failed = Rollout(undone_release=1, reason="release.1 failed on a: exit 1")
+    line = AppLine(app=replace(APP, release=0, stable_release=0, rollout=failed), types=())
+    told = renderchange.rollout(line, ())
+    assert "it has no release yet" in told
+    assert "v1 was taken back: release.1 failed on a: exit 1" in told
+    assert jsonview.rollout(line, ())["phase"] == "none"
+    assert render.apps([line]).splitlines()[1].split()[1] == "-"

@@ -92,7 +92,7 @@ async def test_a_secret_is_a_release_and_is_handed_on_by_the_next(desk: Desk) ->
     assert (release.number, release.reason) == (2, "set secret DB_URL")
     assert desk.vault.unseal("shop", "DB_URL", release.secrets["DB_URL"]) == CANARY
     app = await desk.apply(env={"LEVEL": "debug"})
-    third = await desk.releases.read_release(app)
+    third = await desk.releases.read_release(app, app.release)
     assert third is not None
     assert third.number == 3
     assert third.secrets == release.secrets
@@ -176,7 +176,7 @@ async def test_another_key_seals_all_anew_and_changes_nothing_that_runs(desk: De
     assert await desk.control.seal_all_anew(desk.vault) == (4, 2)
     assert await desk.control.seal_all_anew(desk.vault) == (0, 0)
     app = await desk.app()
-    after = await desk.releases.read_release(app)
+    after = await desk.releases.read_release(app, app.release)
     assert after is not None
     assert {secret.key for secret in after.secrets.values()} == {new}
     assert desk.vault.unseal("shop", "DB_URL", after.secrets["DB_URL"]) == "two"

@@ -11,7 +11,8 @@ import pytest
 from worlds import app, host, process_type, release, seen, stay, world
 
 from formation.model import AssignmentDocument, Cluster, HostStatus, InstanceState
-from formation_coordinator import timeline
+from formation.requests import Run, RunState
+from formation_coordinator import candidates, timeline
 from formation_coordinator.plan import Plan
 from formation_coordinator.reconcile import reconcile
 from formation_coordinator.world import Change, HostEntry, World, apply
@@ -162,6 +163,25 @@ def test_an_exclusive_one_of_a_release_that_is_not_known_is_waited_for() -> None
         given, [Change(kind="assignments", names=("a",), record=document)], revision=2, now_s=0.0
     )
     assert not planned(changed).documents, "until a says that it is gone"
+
+
+def test_a_run_that_the_store_knows_goes_on() -> None:
+    run = stay("run.1", run="run.1", command="ls")
+    record = Run(
+        id="run.1", slot=run.slot, release=1, command="ls", state=RunState.PLACED, host="a"
+    )
+    a = said(host("a", run, generation=4), generation=7)
+    given = replace(confirmed(a, web=0, one=0), runs={("shop", "run.1"): record})
+    assert uids(settled(given))["a"] == {run.uid}
+
+
+def test_a_release_command_that_it_does_not_know_is_gone_before_another_begins() -> None:
+    unknown = stay("release.7", release_number=7)
+    a = said(host("a"), generation=7, instances=(seen(unknown, InstanceState.HEALTHY),))
+    (document,) = planned(confirmed(a, host("b"), web=0, one=0)).documents
+    (item,) = document.instances
+    assert (item.uid, item.ending, item.release) == (unknown.uid, True, 1)
+    assert candidates.is_release_run(item)
 
 
 def test_a_host_that_was_away_comes_into_the_epoch_when_it_is_back() -> None:

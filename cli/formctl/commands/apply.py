@@ -60,6 +60,7 @@ def command(
     """Make a new release of the app described here; its formation stays as it is.
 
     Instances are replaced step by step, as rollout of each type says; what fails is taken back.
+    Before that the release command runs once, if there is one: release in the file.
 
     A type that is new to the app starts with one instance if it is called web, else with none.
 

@@ -92,8 +92,11 @@ def command(
     found = spec.read(file, directory=path, env_file=env_file, strict=strict)
     for line in found.notes:
         note(f"formctl: warning: {line}")
+    if found.command:
+        note(f"formctl: release is not run here: formctl run -- {found.command.command}")
+    adapted_types = adapted(found.types, grace_s=grace, exit_on=exit_on or "")
     plan = Plan(
-        spec=replace(found, types=adapted(found.types, grace_s=grace, exit_on=exit_on or "")),
+        spec=replace(found, types=adapted_types, command=None),
         app=_app(settings, found),
         quantities=_quantities(formation, found),
         agents=agents,

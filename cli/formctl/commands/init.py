@@ -15,7 +15,9 @@ from formctl.settings import Settings, app_option, examples, note, pass_settings
 
 if TYPE_CHECKING:
     from formation.model import ProcessType
+    from formation.releasecommand import ReleaseCommand
     from formctl.importing import Found
+    from formctl.spec import AppSpec
 
 
 @click.command("init")
@@ -46,7 +48,7 @@ def command(settings: Settings, path: str, foreign: str | None, force: bool) -> 
     if app:
         spec.check_app(app)
     begun = _of_foreign(foreign) if foreign else _of_directory(Path(path))
-    text = starter.manifest(app, begun.types, begun.env, begun.notes)
+    text = starter.manifest(app, begun.types, begun.env, begun.notes, begun.command)
     _check(text)
     target = Path(path, naming.MANIFEST)
     _write(target, text, force=force)
@@ -66,6 +68,7 @@ class Begun:
     secrets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     source: str = ""
+    command: ReleaseCommand | None = None
 
 
 def _of_directory(path: Path) -> Begun:
@@ -74,14 +77,20 @@ def _of_directory(path: Path) -> Begun:
     source, app_json = path / spec.PROCFILE, path / importing.APP_JSON
     if not source.exists():
         return Begun(types=starter.MINIMAL)
-    types = _of_procfile(str(source))
+    described = _of_procfile(str(source))
+    types, command = described.types, described.command
     if not app_json.exists():
-        return Begun(types=types, source=str(source))
+        return Begun(types=types, source=str(source), command=command)
     found = _read(app_json)
     asked = found.quantities
     sized = tuple(replace(t, initial_quantity=asked.get(t.name, t.initial_quantity)) for t in types)
     return Begun(
-        types=sized, env=found.env, secrets=found.secrets, notes=found.notes, source=str(source)
+        types=sized,
+        env=found.env,
+        secrets=found.secrets,
+        notes=found.notes,
+        source=str(source),
+        command=command,
     )
 
 
@@ -113,17 +122,17 @@ def _read(path: Path) -> Found:
     return found
 
 
-def _of_procfile(path: str) -> tuple[ProcessType, ...]:
+def _of_procfile(path: str) -> AppSpec:
     from formation.procfile import ProcfileError
     from formctl import spec
 
     try:
-        types, warnings = spec.of_procfile(path)
+        found = spec.of_procfile(spec.AppSpec(source=path, directory="", types=()))
     except ProcfileError as error:
         raise InputError.of(error.problems) from None
-    for line in warnings:
+    for line in found.notes:
         note(f"formctl: warning: {line}")
-    return types
+    return found
 
 
 def _check(text: str) -> None:

@@ -55,7 +55,8 @@ def command(
 ) -> None:
     """Go back to an earlier release; quantities stay as they are.
 
-    Only what differs between the two is replaced, step by step like any change.
+    Only what differs between the two is replaced, step by step like any change. A release that
+    waits for its release command is taken away, without vN that alone; none is run.
     """
     number = release_number(release) if release else 0
     timeout_s = timeout if wait else None
@@ -83,7 +84,7 @@ async def _rollback(
         if response.unchanged:
             note(f"formctl: v{response.release.number} is the current release already")
             return
-        say(f"{line.app.name} v{line.app.release} -> v{response.release.number}")
+        say(f"{line.app.name} v{line.app.newest} -> v{response.release.number}")
         if timeout_s is not None:
             await wait_for_release(
                 client, response, timeout_s=timeout_s, started_s=started_s, baseline=known

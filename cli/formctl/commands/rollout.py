@@ -69,7 +69,7 @@ def _steering(name: str, doc: str) -> None:
 _steering("pause", "Replace nothing more until resume; what is missing runs the release before.")
 _steering("resume", "Go on with a paused change.")
 _steering("promote", "The canary is good: all the others get the release too.")
-_steering("abort", "Go back to the release that was everywhere before.")
+_steering("abort", "End a release command; or go back to the release that was everywhere before.")
 
 
 async def _status(settings: Settings, output: str) -> None:

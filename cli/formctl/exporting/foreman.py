@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from formation.releasecommand import RELEASE
 from formctl.exporting.work import PRIVATE, Exported, File, Formation, lost
 
 _FIRST_PORT = 5000
@@ -10,7 +11,10 @@ _FIRST_PORT = 5000
 def write(formation: Formation) -> Exported:
     works = [work for work in formation.works if work.spec.schedule is None]
     types = [spec for spec in formation.types if spec.schedule is None]
-    procfile = "".join(f"{spec.name}: {_command(spec.command)}\n" for spec in types)
+    commands = {spec.name: spec.command for spec in types}
+    if formation.command:  # of which `.foreman` says none, so nothing starts it
+        commands[RELEASE] = formation.command
+    procfile = "".join(f"{name}: {_command(command)}\n" for name, command in commands.items())
     quantities = ",".join(
         f"{spec.name}={sum(work.spec.name == spec.name for work in works)}" for spec in types
     )
@@ -27,7 +31,7 @@ def write(formation: Formation) -> Exported:
     )
     return Exported(
         files=tuple(files),
-        notes=(*lost(formation, ()), *of_types),
+        notes=(*lost(formation, (RELEASE,)), *of_types),
         then=(f"foreman start -d {formation.workdir}",),
     )
 

@@ -25,7 +25,14 @@ def of_files(
         for place, spec in enumerate(found.types)
         for ordinal in range(1, _count(spec, quantities) + 1)
     )
-    return Formation(app=app, workdir=found.workdir, works=works, env=found.env, user=user)
+    return Formation(
+        app=app,
+        workdir=found.workdir,
+        works=works,
+        env=found.env,
+        user=user,
+        command=found.command.command if found.command else "",
+    )
 
 
 def _count(spec: ProcessType, quantities: Mapping[str, int]) -> int:
@@ -71,4 +78,5 @@ def of_host(
         works=works,
         env={**project, **config},
         user=user,
+        command=release.command.command if release.command else "",
     )

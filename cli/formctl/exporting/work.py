@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from formation.model import ProcessType
+from formation.releasecommand import RELEASE
 
 SHELL = "/bin/sh"
 PRIVATE, PLAIN, PROGRAM = 0o600, 0o644, 0o755
@@ -26,13 +27,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formation:
-    """`env`: of all types. `user`: who runs what names nobody; "" is whoever the manager takes."""
+    """`env`: of all types. `user`: who runs what names nobody; "" is whoever the manager takes.
+    `command`: the release command, if there is one."""
 
     app: str
     workdir: str
     works: tuple[Work, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
+    command: str = ""
 
     @property
     def types(self) -> tuple[ProcessType, ...]:
@@ -83,12 +86,16 @@ def own(work: Work) -> dict[str, str]:
 def lost(formation: Formation, kept: Iterable[str]) -> tuple[str, ...]:
     """One line for each setting that a type has and the manager has not (`kept`: has)."""
     known = frozenset(kept)
-    return tuple(
+    left_out = [
         f"{spec.name}: {key} is not known there, and left out"
         for spec in formation.types
         for key in _set(spec)
         if key not in known
-    )
+    ]
+    if formation.command and RELEASE not in known:
+        told = "is not known there: run it yourself before something new starts"
+        left_out.append(f"{RELEASE}: {formation.command} {told}")
+    return tuple(left_out)
 
 
 def _set(spec: ProcessType) -> list[str]:

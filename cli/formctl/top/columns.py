@@ -143,7 +143,9 @@ def _rollout(row: AppRow) -> str:
     """How far the release is: `v3 everywhere`, `v2 -> v3, rolling [######----] 6/10`."""
     app = row.line.app
     total = row.current + row.stale
-    if row.phase == "done":
+    if app.candidate and row.phase == "waiting":
+        return f"v{app.candidate.release} waits for {app.candidate.run}"
+    if row.phase in ("done", "none"):
         undone = app.rollout.undone_release
         return f"v{undone} was taken back: {app.rollout.reason}" if undone else "everywhere"
     before = f"v{app.stable_release} -> " if app.stable_release else ""
@@ -156,7 +158,7 @@ _APPS = (
     Column(title="APP", cell=lambda a, s, n: a.name, order=lambda a, s: a.name),
     Column(
         title="RELEASE", cells=7, right=True, order=lambda a, s: a.line.app.release,
-        cell=lambda a, s, n: f"v{a.line.app.release}",
+        cell=lambda a, s, n: f"v{a.line.app.release}" if a.line.app.release else "-",
     ),
     Column(
         title="HEALTHY", cells=9, right=True, high_first=True, order=lambda a, s: a.line.wanted,
@@ -218,7 +220,7 @@ def style(item: Item) -> str:
         return "bad" if gone and not item.status.departed else "dim" if gone else "good"
     if isinstance(item, EventLine):
         return kind_of(item.what)
-    if item.phase not in ("done", "first"):
+    if item.phase not in ("done", "first", "none"):
         return "info"
     return "good" if item.line.healthy >= item.line.wanted else "warn"
 

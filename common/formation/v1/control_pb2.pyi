@@ -155,6 +155,7 @@ class ApplyRequest(_message.Message):
     ARTIFACT_FIELD_NUMBER: _builtins.int
     KEEP_ARTIFACT_FIELD_NUMBER: _builtins.int
     BUILD_FIELD_NUMBER: _builtins.int
+    RELEASE_COMMAND_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     workdir: _builtins.str
     reason: _builtins.str
@@ -181,6 +182,10 @@ class ApplyRequest(_message.Message):
     def build(self) -> _types_pb2.Build:
         """with the artifact, if any, in it"""
 
+    @_builtins.property
+    def release_command(self) -> _types_pb2.ReleaseCommand:
+        """runs once before it is rolled out; absent: none"""
+
     def __init__(
         self,
         *,
@@ -196,10 +201,11 @@ class ApplyRequest(_message.Message):
         artifact: _types_pb2.Artifact | None = ...,
         keep_artifact: _builtins.bool = ...,
         build: _types_pb2.Build | None = ...,
+        release_command: _types_pb2.ReleaseCommand | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "build", b"build"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "build", b"build", "release_command", b"release_command"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "build", b"build", "canary", b"canary", "env", b"env", "formation", b"formation", "if_revision", b"if_revision", "keep_artifact", b"keep_artifact", "reason", b"reason", "types", b"types", "who", b"who", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "build", b"build", "canary", b"canary", "env", b"env", "formation", b"formation", "if_revision", b"if_revision", "keep_artifact", b"keep_artifact", "reason", b"reason", "release_command", b"release_command", "types", b"types", "who", b"who", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -778,6 +778,8 @@ class Release(_message.Message):
     SECRETS_FIELD_NUMBER: _builtins.int
     ARTIFACT_FIELD_NUMBER: _builtins.int
     BUILD_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    COMMAND_END_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     number: _builtins.int
     workdir: _builtins.str
@@ -807,6 +809,14 @@ class Release(_message.Message):
     def build(self) -> Global___Build:
         """absent: the code is run as it comes"""
 
+    @_builtins.property
+    def command(self) -> Global___ReleaseCommand:
+        """runs once, before anything of it starts; absent: none"""
+
+    @_builtins.property
+    def command_end(self) -> Global___CommandEnd:
+        """written once, when that is over"""
+
     def __init__(
         self,
         *,
@@ -822,14 +832,123 @@ class Release(_message.Message):
         secrets: _abc.Mapping[_builtins.str, Global___Secret] | None = ...,
         artifact: Global___Artifact | None = ...,
         build: Global___Build | None = ...,
+        command: Global___ReleaseCommand | None = ...,
+        command_end: Global___CommandEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "build", b"build"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "build", b"build", "command", b"command", "command_end", b"command_end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "build", b"build", "config", b"config", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "secrets", b"secrets", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "artifact", b"artifact", "build", b"build", "command", b"command", "command_end", b"command_end", "config", b"config", "created_at_ms", b"created_at_ms", "created_by", b"created_by", "env", b"env", "number", b"number", "reason", b"reason", "secrets", b"secrets", "types", b"types", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Release: _TypeAlias = Release  # noqa: Y015
+
+@_typing.final
+class ReleaseCommand(_message.Message):
+    """Runs once for each release, as a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_FIELD_NUMBER: _builtins.int
+    LIKE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    command: _builtins.str
+    like: _builtins.str
+    """the type whose settings it has; empty: none's"""
+    timeout_s: _builtins.float
+    """from when it was asked for; then it is stopped and has failed"""
+    def __init__(
+        self,
+        *,
+        command: _builtins.str = ...,
+        like: _builtins.str = ...,
+        timeout_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "like", b"like", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseCommand: _TypeAlias = ReleaseCommand  # noqa: Y015
+
+@_typing.final
+class CommandEnd(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSED_FIELD_NUMBER: _builtins.int
+    HOW_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    passed: _builtins.bool
+    """with exit code 0: instances of the release may start"""
+    how: _builtins.str
+    """for people"""
+    at_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        passed: _builtins.bool = ...,
+        how: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "how", b"how", "passed", b"passed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommandEnd: _TypeAlias = CommandEnd  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """A release that becomes the app's when its command has passed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FormationEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
+    FORMATION_FIELD_NUMBER: _builtins.int
+    release: _builtins.int
+    canary: _builtins.int
+    """as in Rollout"""
+    @_builtins.property
+    def formation(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """of types that the app has not met yet"""
+
+    def __init__(
+        self,
+        *,
+        release: _builtins.int = ...,
+        canary: _builtins.int = ...,
+        formation: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "formation", b"formation", "release", b"release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
 class Artifact(_message.Message):
@@ -970,9 +1089,10 @@ class App(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     FORMATION_HISTORY_FIELD_NUMBER: _builtins.int
     RUNS_MADE_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     release: _builtins.int
-    """the current one"""
+    """the current one; 0: none yet, the first has not passed"""
     latest_release: _builtins.int
     """the highest number ever given"""
     created_at_ms: _builtins.int
@@ -998,6 +1118,10 @@ class App(_message.Message):
     def formation_history(self) -> _containers.RepeatedCompositeFieldContainer[Global___FormationChange]:
         """oldest first, bounded"""
 
+    @_builtins.property
+    def candidate(self) -> Global___Candidate:
+        """waits for its release command; absent: none"""
+
     def __init__(
         self,
         *,
@@ -1012,10 +1136,11 @@ class App(_message.Message):
         rollout: Global___Rollout | None = ...,
         formation_history: _abc.Iterable[Global___FormationChange] | None = ...,
         runs_made: _builtins.int = ...,
+        candidate: Global___Candidate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "rollout", b"rollout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "formation", b"formation", "formation_history", b"formation_history", "latest_release", b"latest_release", "name", b"name", "release", b"release", "restart_marks", b"restart_marks", "retry_marks", b"retry_marks", "rollout", b"rollout", "runs_made", b"runs_made", "stable_release", b"stable_release"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "created_at_ms", b"created_at_ms", "formation", b"formation", "formation_history", b"formation_history", "latest_release", b"latest_release", "name", b"name", "release", b"release", "restart_marks", b"restart_marks", "retry_marks", b"retry_marks", "rollout", b"rollout", "runs_made", b"runs_made", "stable_release", b"stable_release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

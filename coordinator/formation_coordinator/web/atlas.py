@@ -298,13 +298,18 @@ def _app_record(world: World, app: App) -> dict[str, Any]:
     more = {
         "since_ms": release.created_at_ms if release else 0,
         "by": release.created_by if release else "",
-        "why": release.reason if release else "its release cannot be read",
+        "why": release.reason if release else _why_without(app),
+        "candidate": app.candidate.release if app.candidate else 0,
         "paused": word.paused,
         "canary": word.canary,
         "undone": word.undone_release,
         "undone_why": word.reason,
     }
     return said | {name: value for name, value in more.items() if value}
+
+
+def _why_without(app: App) -> str:
+    return "its release cannot be read" if app.release else "its first release has not passed"
 
 
 def unplaced_record(plan: Plan) -> list[list[Any]]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from formation.model import Probe, ProbeKind, ProcessType, Release, RestartPolicy
+from formation.releasecommand import ReleaseCommand
 from formation.rules import (
     Constraint,
     HostLoss,
@@ -22,6 +23,8 @@ from formation.rules import (
     Where,
 )
 
+# A release command that runs on and on is given up after so long; one that ends, hardly ever.
+STUCK_S, PATIENT_S = 10.0, 200.0
 _NO_GPU = Constraint(label="gpu", operator=Operator.NOT_IN)
 
 
@@ -80,12 +83,17 @@ def chosen(dice: random.Random) -> tuple[ProcessType, ...]:
     return (WEB, *sorted(some, key=lambda spec: spec.name), NIGHTLY)
 
 
-def release(app: str, types: tuple[ProcessType, ...], number: int, behaves: str) -> Release:
-    """`behaves`: of its lasting types; a deaf one is never found ready."""
-    env = {"NUMBER": str(number), "BEHAVE": behaves}
+def release(
+    app: str, types: tuple[ProcessType, ...], number: int, behaves: str, command: str = ""
+) -> Release:
+    """`behaves`: of its lasting types; a deaf one is never found ready. `command`: how its release
+    command behaves; "": it has none."""
+    env = {"NUMBER": str(number), "BEHAVE": behaves, "COMMAND": command}
+    timeout_s = STUCK_S if command == "well" else PATIENT_S
+    asked = ReleaseCommand(command="true", timeout_s=timeout_s) if command else None
     if behaves == "deaf":
         probed = [replace(t, readiness=Probe(kind=ProbeKind.TCP), start_grace_s=1.0) for t in types]
         types = tuple(
             new if t.schedule is None else t for t, new in zip(types, probed, strict=True)
         )
-    return Release(app=app, number=0, types=types, env=env, workdir="/")
+    return Release(app=app, number=0, types=types, env=env, workdir="/", command=asked)

@@ -29,6 +29,8 @@ WHO = "ann"
 # So many always fit, whatever else is there.
 MOST = {"web": 6, "api": 4, "worker": 2, "leader": 3, "everywhere": 2, "heavy": 2, "pinned": 2}
 _TRIES = 60
+# So many releases have a release command.
+COMMANDS_SHARE = 0.4
 
 
 class Commands:
@@ -42,6 +44,7 @@ class Commands:
             (1, self.undo),
             (7, self.apply_good),
             (3, self.apply_bad),
+            (2, self.apply_stopped),
             (3, self.canary),
             (3, self.steer),
             (2, self.rollback),
@@ -205,18 +208,28 @@ class Commands:
         await self._meanwhile([self._sim.promises.scaling], work)
         return "scale"
 
-    async def _apply(self, node: Node, behaves: str, canary: int = 0) -> str:
+    async def _apply(
+        self, node: Node, behaves: str, canary: int = 0, command: str | None = None
+    ) -> str:
+        """`command` None: sometimes one that passes."""
         self._releases += 1
-        wanted = apps.release(APP, self._sim.types[APP], self._releases, behaves)
+        if command is None:
+            command = "job" if self._dice.random() < COMMANDS_SHARE else ""
+        wanted = apps.release(APP, self._sim.types[APP], self._releases, behaves, command)
         work = self._apps(node).apply(wanted, {}, WHO, canary=canary)
         applied = await self._meanwhile([self._sim.promises.releasing], work)
-        return f"v{applied.release.number}, {behaves}, canary {canary}"
+        said = f"v{applied.release.number}, {behaves}, canary {canary}"
+        return said + (f", release command: {command}" if command else "")
 
     async def apply_good(self, node: Node) -> str:
         return await self._apply(node, "well")
 
     async def apply_bad(self, node: Node) -> str:
         return await self._apply(node, self._dice.choice(["crash", "deaf"]))
+
+    async def apply_stopped(self, node: Node) -> str:
+        """Its release command fails, or runs on and on."""
+        return await self._apply(node, "well", command=self._dice.choice(["crash", "well"]))
 
     async def canary(self, node: Node) -> str:
         return await self._apply(node, "well", self._dice.randint(1, 2))

@@ -20,6 +20,7 @@ from supervisor_bench import FDS, FakeLogs
 
 from formation.memory import AgentMemory
 from formation.model import Assignment, Capacity, HostStatus, ProcessType, Slot, Usage
+from formation.releasecommand import RELEASE
 from formation_agent import entries, machine, processes
 from formation_agent.environment import Surroundings
 from formation_agent.journal import Journal, JournalError
@@ -42,6 +43,7 @@ _PORTS = range(20_000, 20_200)
 class Process:
     key: str
     slot: Slot
+    release: int
     pid: int
     host: str
     started_s: float
@@ -353,10 +355,11 @@ class Machine:
         process = Process(
             key=key,
             slot=Slot(env["FORMATION_APP"], type_name, int(ordinal)),
+            release=int(env["FORMATION_RELEASE"].removeprefix("v")),
             pid=self._pid,
             host=self.name,
             started_s=self._loop.time(),
-            behaves="crash" if self.bad else env.get("BEHAVE", "well"),
+            behaves="crash" if self.bad else _behaviour(type_name, env),
             options=options,
             stubborn=self.dice.random() < 0.05,
         )
@@ -441,3 +444,9 @@ class Machine:
 
     def _fence_s(self, process: Process) -> float:
         return self.lease_until_s + (process.options.fence_s or 0.0)
+
+
+def _behaviour(type_name: str, env: Mapping[str, str]) -> str:
+    """A release command has one of its own."""
+    asked = env.get("BEHAVE", "well")
+    return (env.get("COMMAND") or asked) if type_name == RELEASE else asked

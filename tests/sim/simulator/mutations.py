@@ -15,6 +15,7 @@ from formation.requests import RunState
 from formation_agent import entries, exclusives, machine, orders, session, slots
 from formation_coordinator import (
     book,
+    candidates,
     driver,
     fit,
     moves,
@@ -27,7 +28,7 @@ from formation_coordinator import (
 from formation_coordinator.store.base import ModRevision
 
 _judge, _step, _hold_one = orders.judge, rollout.step, session.Session._hold_one
-_look = runs.Runs._note
+_look, _judge_candidate = runs.Runs._note, candidates.judge
 
 
 def _always(value: object) -> Callable[..., Any]:
@@ -68,6 +69,15 @@ def _no_note_of_placed(self: runs.Runs, run: Any, app: str, run_id: str) -> None
         _look(self, run, app, run_id)
 
 
+def _passed_at_once(_world: Any, app: Any) -> Any:
+    return candidates._passed(app, app.candidate) if app.candidate else None
+
+
+def _passed_when_over(world: Any, app: Any) -> Any:
+    over = _judge_candidate(world, app)
+    return over and _passed_at_once(world, app)
+
+
 def _tick_again(plan: Any, _last_ms: int, now_ms: int) -> int | None:
     return schedule.next_tick_ms(plan, now_ms - 60_000)
 
@@ -104,12 +114,16 @@ MUTATIONS: dict[str, tuple[Any, str, Any]] = {
         "_end",
         lambda self, move: self._draft.drop(move.stay.row, move.stay.assignment),
     ),
+    "a release waits for nothing": (candidates, "judge", _passed_at_once),
+    "a command that failed has passed": (candidates, "judge", _passed_when_over),
+    "two release commands at once": (runs.Runs, "_held", _always("")),
+    "a command that is to go has gone": (runs, "surely_gone", _always(True)),
     "an older store is obeyed": (timeline, "held", _always("")),
     "what runs is not asked for": (timeline, "_adopted", _always(None)),
     "agents obey an older store": (orders, "judge", _judge_however_old),
 }
 SEEDS = {
-    "a deposed leader may write": 41,
+    "a deposed leader may write": 26,
     "no brake": 19,
     "a double goes before the other works": 23,
     "a change takes all at once": 0,
@@ -129,8 +143,12 @@ SEEDS = {
     "a port is free": 77,
     "labels do not matter": 0,
     "an exclusive one hops at once": 27,
+    "a release waits for nothing": 0,
+    "a command that failed has passed": 5,
+    "two release commands at once": 1,
+    "a command that is to go has gone": 1,
     "an older store is obeyed": 0,
-    "what runs is not asked for": 20,
+    "what runs is not asked for": 41,
     "agents obey an older store": 0,
 }
 

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 
 from formation.model import App, Assignment, AssignmentDocument
+from formation.releasecommand import RELEASE
 from formation.requests import Run
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import Event, Snapshot
@@ -48,6 +49,8 @@ class Promises(Watcher):
         self._told: set[int] = set()
         self._starts: Counter[str] = Counter()
         self._runs_placed: dict[tuple[str, str], str] = {}
+        # Releases whose command has ended with 0.
+        self._passed: set[tuple[str, int]] = set()
         self._ticks: dict[tuple[str, str, int], str] = {}
         self._silent_since_s: dict[str, float] = {}
         self._cordoned_since_s: dict[str, float] = {}
@@ -73,15 +76,27 @@ class Promises(Watcher):
             self.fail(f"{process.key} was started on {process.host}, no order ever said so")
         if process.uid in self._runs_placed.values() and self._starts[process.uid] > 1:
             self.fail(f"{process.uid} is a run, and was started twice")
+        self._check_passed(process)
         for other in self.alive.values():
             self._check_beside(process, other)
         self.alive[process.pid] = self.by_uid[process.uid] = process
+
+    def _check_passed(self, process: Process) -> None:
+        """What has a release command starts after it, except for that itself."""
+        key = process.slot.app, process.release
+        release = self.truth.releases.get(key)
+        if release is None or release.command is None or process.slot.type == RELEASE:
+            return
+        if key not in self._passed:
+            self.fail(f"{process.key} of v{process.release} started before its release command")
 
     def _check_beside(self, process: Process, other: Process) -> None:
         if other.uid == process.uid:
             self.fail(f"{process.key} was started while {other.key} runs on {other.host}")
         elif other.slot == process.slot and other.host == process.host:
             self.fail(f"two of {process.slot} run on {process.host}")
+        elif _is_command_of(process, other.slot.app) and other.slot.type == RELEASE:
+            self.fail(f"{process.key} was started while {other.key} runs on {other.host}")
         elif other.slot == process.slot and (process.exclusive or other.exclusive):
             where = f"{process.host} and {other.host}"
             self.fail(f"two copies of exclusive {process.slot} run at once, on {where}")
@@ -103,6 +118,8 @@ class Promises(Watcher):
     def ended(self, process: Process) -> None:
         self._trace.note("%s: %s ended", process.host, process.key)
         self.alive.pop(process.pid, None)
+        if process.slot.type == RELEASE and process.exited and process.exited.code == 0:
+            self._passed.add((process.slot.app, process.release))
         now_s = self._loop.time()
         if now_s - process.started_s > _READY_AFTER_S:
             self._worked_until_s[process.uid] = now_s
@@ -173,6 +190,9 @@ class Promises(Watcher):
         if old is None:
             return
         name = new.name
+        if old.candidate is not None and new.release == old.candidate.release:
+            self._look_at_passed(old, new)
+            return
         if old.formation != new.formation:
             self._trace.note("%s: formation is %s", name, dict(new.formation))
             automatic = autoscaling.problem_with_change(before, self.truth, old, new)
@@ -188,6 +208,15 @@ class Promises(Watcher):
             by_itself = undone and new.release == old.stable_release
             if not (self.releasing[name] or by_itself):
                 self.fail(f"the release of {name} changed, nobody had asked for it")
+
+    def _look_at_passed(self, old: App, new: App) -> None:
+        """Of its own accord, but with nothing else than what the candidate said."""
+        assert old.candidate is not None
+        self._trace.note("%s: v%d has passed", new.name, new.release)
+        if (new.name, new.release) not in self._passed:
+            self.fail(f"v{new.release} of {new.name} has passed, and its command has not")
+        if new.formation != {**old.candidate.formation, **old.formation}:
+            self.fail(f"the formation of {new.name} changed with v{new.release}")
 
     def _look_at_run(self, run: Run) -> None:
         if run.tick_ms:
@@ -259,3 +288,7 @@ class Promises(Watcher):
                 self.fail(f"run {item.run} was placed twice: {known}, {item.uid}")
         for fault in faults_of_addition(eyes, host, item):
             self.fail(fault)
+
+
+def _is_command_of(process: Process, app: str) -> bool:
+    return process.slot.type == RELEASE and process.slot.app == app

@@ -10,7 +10,7 @@ from simulator.machines import Process
 
 
 def is_run(uid: str) -> bool:
-    return uid.startswith(("run.", "nightly."))
+    return uid.startswith(("run.", "nightly.", "release."))
 
 
 def missing(world: World, alive: Collection[Process], hosts: Collection[str]) -> Iterator[str]:
@@ -31,6 +31,8 @@ def missing(world: World, alive: Collection[Process], hosts: Collection[str]) ->
 
 def _of_app(world: World, alive: Collection[Process], app: App) -> Iterator[str]:
     release = world.current_release(app)
+    if app.candidate is not None:
+        yield f"{app.name}: v{app.candidate.release} waits for its release command"
     if app.release != app.stable_release:
         yield f"{app.name}: v{app.release} has not arrived"
     for spec in release.types if release else ():

@@ -22,8 +22,8 @@ export function showApps(picture, byType, { past, open, nowMs }) {
 function card(app, byType, more) {
   const may = !more.past && mayChange(app.name);
   return element("article.app", { "aria-label": `App ${app.name}` },
-    element("h3", app.name, " ", element("span.tag", `v${app.release}`)),
-    change(app, byType, may, more.nowMs),
+    element("h3", app.name, " ", element("span.tag", app.release ? `v${app.release}` : "no release yet")),
+    candidate(app, may), change(app, byType, may, more.nowMs),
     element("table", head(may), element("tbody", app.types.map((type) => line(app, type, byType, may, more.open)))));
 }
 
@@ -56,6 +56,14 @@ function buttons(app, type, quantity) {
 }
 
 // ---------------------------------------------------------------------------- a change
+
+// A release that waits for its release command.
+function candidate(app, may) {
+  if (!app.candidate) return "";
+  return element("div.rollout", { role: "group", "aria-label": `Candidate of ${app.name}` },
+    element("p", element("strong", `v${app.candidate} `), element("span.tag", "waits"), ` for its release command, release.${app.candidate}`),
+    may && element("p.buttons", button("Abort", `Abort v${app.candidate} of ${app.name}`, () => actions.steer(app.name, "ABORT"), "danger")));
+}
 
 function change(app, byType, may, nowMs) {
   const undone = app.undone ? element("p.wrong", `v${app.undone} was taken back${app.undone_why ? `: ${app.undone_why}` : ""}`) : "";
