@@ -36,9 +36,10 @@ from formation_coordinator.world import Change
 log = logging.getLogger(__name__)
 
 PERIOD_S = 10.0
-DEBOUNCE_S = 0.02
-DEBOUNCE_MAX_S = 0.2
-DEBOUNCE_PASSES = 5
+# What comes together is one pass.
+GATHER_S = 0.02
+# Between two passes, so many times what the one before took.
+PASSES_APART, PASSES_APART_MAX_S = 5, 0.2
 RETRY_S = 0.5
 IDLE = Plan()
 LEADER = "the leader"
@@ -96,7 +97,7 @@ class Driver:
             await self._let_hosts_speak()
             started_s = self._clock()
             plan = await self.plan(epoch)
-            debounce_s = debounce_after(self._clock() - started_s)
+            next_s = next_pass_s(started_s, self._clock())
             if plan.sentence != self.sentence:
                 log.log(logging.INFO if plan != IDLE else logging.DEBUG, "%s", plan.sentence)
                 self.sentence = plan.sentence
@@ -110,7 +111,17 @@ class Driver:
                 if str(error) != self._unwritten:
                     log.warning("the plan was not written: %s; trying again", error)
                 self._unwritten, wait_s = str(error), RETRY_S
-            await _wait(hint, wait_s, debounce_s)
+            await self._wait(hint, wait_s, next_s)
+
+    async def _wait(self, hint: asyncio.Event, wait_s: float, next_s: float) -> None:
+        """Until a hint, then a moment more so that a burst is one pass, and never before `next_s`;
+        or until `wait_s` is over."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await hint.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(max(GATHER_S, next_s - self._clock()))
 
     async def _let_hosts_speak(self) -> None:
         """An etcd that went back in time still has the sessions and statuses of that time. Each
@@ -227,16 +238,6 @@ def _revision_of(record: KeyValue | None) -> int:
     return record.mod_revision if record else 0
 
 
-def debounce_after(pass_s: float) -> float:
-    """Bursts become one pass; the longer a pass takes, the more are gathered for the next."""
-    return min(DEBOUNCE_MAX_S, max(DEBOUNCE_S, DEBOUNCE_PASSES * pass_s))
-
-
-async def _wait(hint: asyncio.Event, wait_s: float, debounce_s: float) -> None:
-    """Until a hint, then a moment more so that a burst is one pass; or until `wait_s` is over."""
-    try:
-        async with asyncio.timeout(wait_s):
-            await hint.wait()
-    except TimeoutError:
-        return
-    await asyncio.sleep(debounce_s)
+def next_pass_s(began_s: float, ended_s: float) -> float:
+    """The longer a pass takes, the more is gathered for the next. After a rest none has to wait."""
+    return ended_s + min(PASSES_APART_MAX_S, PASSES_APART * (ended_s - began_s))
