@@ -163,6 +163,13 @@ class Driver:
 
         A refused or unknown write is never retried as it is: the caller plans again on what is.
         """
+        try:
+            await self._mirror.wait_for(await self._write(plan, epoch), MIRROR_WAIT_S)
+        finally:
+            self._live.written.clear()
+
+    async def _write(self, plan: Plan, epoch: int) -> int:
+        """The revision of the last one."""
         revision, known = 0, self._known
         for batch, extra in self._batches(plan):
             fence = CreateRevision(keys.leader(), epoch)
@@ -176,7 +183,7 @@ class Driver:
             if not outcome.succeeded:
                 log.info("the world changed under the plan; planning again")
                 break
-        await self._mirror.wait_for(revision, MIRROR_WAIT_S)
+        return revision
 
     def _batches(self, plan: Plan) -> Iterator[tuple[list[Put | Delete], list[Compare]]]:
         """Transactions that fit etcd's limits; the first holds what belongs together."""
@@ -196,7 +203,9 @@ class Driver:
 
     def _put(self, key: str, record: codec.Record) -> Put:
         before = self._known.get(key)
-        return Put(key, codec.encode(record, before.value if before else b""))
+        value = codec.encode(record, before.value if before else b"")
+        self._live.written[key] = value, record
+        return Put(key, value)
 
     def _audit(self, decision: Decision) -> Put:
         at_ms = self._now_ms()
