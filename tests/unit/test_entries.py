@@ -13,8 +13,9 @@ from formation_agent.machine import Phase, Stay
 WEB = Assignment(uid="u1", slot=Slot("shop", "web", 1), release=3)
 
 
-def stay(**more: int) -> Stay:
-    return Stay(assignment=WEB, spec=ProcessType(name="web", command="./web"), **more)
+def stay(attempt: int) -> Stay:
+    spec = ProcessType(name="web", command="./web")
+    return Stay(assignment=WEB, spec=spec, attempt=attempt)
 
 
 def test_tries_follow_the_stay_and_its_process() -> None:
