@@ -25,13 +25,13 @@ LOOK_AGAIN_S = 2.0
 
 
 class InstanceWatch:
-    """`plan(epoch)` says what a leader would do now: the source of reasons for what has no host.
+    """`plan` says what a leader would do now: the source of reasons for what has no host.
     `outdated()`: why this may not be how things are, or ""."""
 
     def __init__(
         self,
         live: LiveWorld,
-        plan: Callable[[int], Awaitable[Plan]],
+        plan: Callable[[], Awaitable[Plan]],
         outdated: Callable[[], str],
     ) -> None:
         self._live = live
@@ -67,7 +67,7 @@ class InstanceWatch:
         if not views.needs_reasons(world):
             return Plan()
         if self._planned[0] is not world:
-            self._planned = (world, await self._plan(0))
+            self._planned = (world, await self._plan())
         return self._planned[1]
 
 
