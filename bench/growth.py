@@ -2,7 +2,7 @@
 
     python bench/growth.py [--hosts 50,100,200,400,800] [--each 100]
                            [--instances 5000,10000,40000,80000] [--fixed-hosts 200]
-                           [--budget-s 720] [--into dist/growth]
+                           [--budget-s 720] [--run-s 180] [--into dist/growth]
 
 First more hosts with as many instances on each, then more instances on as many hosts; smallest
 first. Every run writes one JSON file, and its words beside it. One that fails is told and the next
@@ -49,6 +49,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--fixed-hosts", type=int, default=200, help="for these instances")
     parser.add_argument("--idle-s", type=float, default=20.0)
     parser.add_argument("--budget-s", type=float, default=720.0, help="for all runs together")
+    parser.add_argument("--run-s", type=float, default=180.0, help="for each of them")
     parser.add_argument("--into", type=Path, default=Path("dist/growth"), metavar="DIR")
     return parser.parse_args()
 
@@ -100,7 +101,7 @@ def main() -> None:
     ends_s, problems = time.monotonic() + options.budget_s, 0
     for size in sizes(options):
         began_s = time.monotonic()
-        left_s = ends_s - ENDING_S - began_s
+        left_s = min(options.run_s, ends_s - ENDING_S - began_s)
         wrong = run(size, options, left_s) if left_s > WORTH_BEGINNING_S else "no time left for it"
         problems += bool(wrong)
         took_s = time.monotonic() - began_s

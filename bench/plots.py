@@ -73,7 +73,7 @@ def draw_panel(growth: Series, panel: Panel, axis: Any) -> None:
     axis.set(xscale="log", yscale="log", xlabel=growth.axis, title=panel.title)
     sizes = sorted({growth.size(point) for point in growth.points})
     axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], minor=False)
-    axis.minorticks_off()
+    axis.xaxis.minorticks_off()
     axis.grid(visible=True, linewidth=0.3)
     if axis.has_data():
         axis.legend(frameon=False, fontsize=6)
