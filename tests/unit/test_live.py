@@ -14,6 +14,7 @@ from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import Put
 from formation_coordinator.store.memory import MemoryStore
 from formation_coordinator.store.mirror import Mirror
+from formation_coordinator.watching import next_look_s
 
 SHOP = App(name="shop", formation={"web": 2}, release=1, latest_release=1)
 
@@ -58,3 +59,17 @@ def test_passes_are_the_further_apart_the_longer_they_take(
     began_s: float, ended_s: float, next_s: float
 ) -> None:
     assert next_pass_s(began_s, ended_s) == pytest.approx(next_s)
+
+
+@pytest.mark.parametrize(
+    ("began_s", "ended_s", "next_s"),
+    [
+        (10.0, 10.0, 10.02),
+        (10.0, 10.01, 10.05),
+        (10.0, 11.0, 10.2),  # over already
+    ],
+)
+def test_who_watches_is_told_the_more_seldom_the_more_there_is_to_look_at(
+    began_s: float, ended_s: float, next_s: float
+) -> None:
+    assert next_look_s(began_s, ended_s) == pytest.approx(next_s)
