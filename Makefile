@@ -6,12 +6,13 @@
 # make sim SEEDS=0..999   histories of a whole cluster in virtual time
 # make deb    a Debian package in dist/, for this machine's Python
 # make hosts-test   three machines of systemd-nspawn, installed as docs/install.md says (as root)
+# make growth   what a cluster costs as it grows, and the curves of it in docs/growth (12 minutes; nothing else should run)
 # make chaos SEED=7 MINUTES=10   a live cluster on test hosts, and everything going wrong (as root)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint audit format proto schema openapi docs site matrix sim chaos bench wheel deb hosts-test clean
+.PHONY: run test lint audit format proto schema openapi docs site matrix sim chaos bench growth wheel deb hosts-test clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.run: pyproject.toml
@@ -25,6 +26,10 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 run: $(VENV)/.run
@@ -90,6 +95,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/logs.py --slow
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/page.py
+
+# Runs that failed are told at the end; what the others say is drawn all the same.
+growth: $(VENV)/.bench
+	@$(BIN)/python bench/growth.py $(GROWTH) --into dist/growth; failed=$$?; \
+	  $(BIN)/python bench/plots.py dist/growth --out docs/growth && exit $$failed
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist .

@@ -64,6 +64,8 @@ class Entry:
     cgroup: str = ""
     launch: Launch | None = None
     unbuilt: tuple[int, str] = (0, "")
+    # Of the last time, and of what: orders come for one of hundreds, and all are written down.
+    _tries: tuple[Stay, int, bool, Tries] | None = None
 
     @property
     def uid(self) -> str:
@@ -82,6 +84,14 @@ class Entry:
         was not begun yet must not be lost with us."""
         stay = self.stay
         retried = wanted is not None and wanted.retry_mark > stay.assignment.retry_mark
+        known = self._tries
+        if known and known[0] is stay and known[1:3] == (self.start_ticks, retried):
+            return known[3]
+        tries = self._tries_of(stay, retried=retried)
+        self._tries = stay, self.start_ticks, retried, tries
+        return tries
+
+    def _tries_of(self, stay: Stay, *, retried: bool) -> Tries:
         return Tries(
             attempt=stay.attempt,
             failures=stay.failures,
@@ -176,16 +186,21 @@ def remembered(
     unknown = {item.uid: item for item in past if item.uid not in table}
     ending = (*stopping.values(), *(i for uid, i in unknown.items() if uid not in wanted))
     kept = (*memory.assigned, *ending)
-    needed = {(item.slot.app, item.release) for item in kept}
     slots, uids = {item.slot for item in kept}, {item.uid for item in kept}
     return replace(
         memory,
         ending=ending,
-        releases=tuple(release for name, release in releases.items() if name in needed),
+        releases=tuple(needed(releases, kept).values()),
         ports={slot: port for slot, port in ports.items() if slot in slots},
         tries={uid: tries for uid, tries in memory.tries.items() if uid in unknown}
         | {uid: entry.tries(wanted.get(uid)) for uid, entry in table.items() if uid in uids},
     )
+
+
+def needed(releases: Releases, kept: Iterable[Assignment]) -> Releases:
+    """Those that `kept` run."""
+    names = {(item.slot.app, item.release) for item in kept}
+    return {name: release for name, release in releases.items() if name in names}
 
 
 def status_of(entry: Entry, port: int, now_s: float) -> InstanceStatus:

@@ -146,8 +146,7 @@ class Supervisor:
         entry.cgroup = child.cgroup
         self._enter(entry)
         self._trees.add(child.key)
-        port = self._ports.get(entry.slot)
-        if port is not None:
+        if (port := self._ports.get(entry.slot)) is not None:
             self._launcher.ports.hold(entry.slot, port)
         lost = not child.empty
         self._output.attach(entry.slot, child.stdout_fd, child.stderr_fd, lost=lost)
@@ -188,7 +187,8 @@ class Supervisor:
         )
         if not self._closing:
             self._follow(order.assigned)
-        self._releases = orders.by_key(self.remembered(self._journal.memory).releases)
+        held = (entry.stay.assignment for entry in self._entries.values())
+        self._releases = entries.needed(self._releases, (*order.assigned, *self._past, *held))
 
     def _follow(self, assigned: tuple[Assignment, ...]) -> None:
         self._wanted = {item.uid: item for item in assigned if not item.ending}

@@ -17,4 +17,7 @@ COORDINATOR_NAME = "coordinator.formation.internal"
 # How often either end of a connection asks whether the other one lives, and within which bounds.
 # A cut cable is the kernel's to find out; a program may be busy for a while.
 PING_EVERY_S, PING_TIMEOUT_S = 2.0, 5.0
+# Who dialled asks, and who hears that needs not ask as well: only after so many times as long, also
+# where an answer takes a second. When both ask, each costs the other twice the wake-ups.
+SERVER_PINGS_TIMES = 2.0
 PINGS_S = (2.0, 60.0)

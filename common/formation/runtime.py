@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from formation.names import PING_EVERY_S, PING_TIMEOUT_S
+from formation.names import PING_EVERY_S, PING_TIMEOUT_S, SERVER_PINGS_TIMES
 
 _RESERVED_ID_BYTES = 8
 _PR_SET_DUMPABLE = 4
@@ -84,8 +84,9 @@ def client_channel_options(ping_every_s: float = PING_EVERY_S) -> list[tuple[str
 
 
 def server_channel_options(ping_every_s: float = PING_EVERY_S) -> list[tuple[str, int | str]]:
+    """`ping_every_s`: how often clients ask. They are asked when nothing came for twice as long."""
     return [
-        ("grpc.keepalive_time_ms", round(ping_every_s * 1000)),
+        ("grpc.keepalive_time_ms", round(ping_every_s * SERVER_PINGS_TIMES * 1000)),
         ("grpc.keepalive_timeout_ms", round(PING_TIMEOUT_S * 1000)),
         ("grpc.http2.ping_timeout_ms", round(PING_TIMEOUT_S * 1000)),
         ("grpc.http2.max_pings_without_data", 0),

@@ -174,7 +174,8 @@ PROGRAM = Program(
         Setting(name="artifact-total-bytes", field="artifact_total_bytes_max", parse=size,
                 meta="BYTES", help="how large all may be together (20GiB)"),
         Setting(name="ping-every", field="ping_every_s", parse=ping_every, meta="SECONDS",
-                help="how often every agent is asked whether it lives, 2 to 60 (2)"),
+                help="how often agents ask whether it lives, 2 to 60; one that has not for twice as"
+                     " long is asked (2)"),
         Setting(name="compact-every", field="compact_every_s", parse=_every, meta="SECONDS",
                 help="etcd forgets older history while we lead; 0: others see to it (600)"),
         Setting(name="replace-after", field="replace_after_s", parse=seconds, meta="SECONDS",

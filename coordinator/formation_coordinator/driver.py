@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from formation.model import AuditRecord
 from formation_coordinator.book import Book
@@ -31,15 +33,18 @@ from formation_coordinator.store.base import (
     split,
 )
 from formation_coordinator.store.mirror import Mirror
-from formation_coordinator.world import Change
+from formation_coordinator.world import Change, World
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 10.0
-DEBOUNCE_S = 0.02
-DEBOUNCE_MAX_S = 0.2
-DEBOUNCE_PASSES = 5
+# What comes together is one pass.
+GATHER_S = 0.02
+# Between two passes, so many times what the one before took.
+PASSES_APART, PASSES_APART_MAX_S = 5, 0.2
 RETRY_S = 0.5
+# As long as that a plan counts as made now.
+FRESH_S = 0.1
 IDLE = Plan()
 LEADER = "the leader"
 MIRROR_WAIT_S = 5.0
@@ -47,6 +52,20 @@ AUDIT_PERIOD_S = 600.0
 AUDIT_RECORDS_MAX = 5_000
 # Of them, what autoscaling did: it must not push out what people did.
 AUDIT_AUTOSCALE_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thought:
+    """What a plan was made on, and when. The same world has the same plan, but for the time."""
+
+    world: World
+    epoch: int
+    at_s: float
+
+    def holds(self, world: World, epoch: int, now_s: float, plan: Plan) -> bool:
+        same = world is self.world and epoch == self.epoch
+        due = plan.wake_at_s is not None and plan.wake_at_s <= now_s
+        return same and not due and now_s < self.at_s + FRESH_S
 
 
 class Driver:
@@ -72,8 +91,10 @@ class Driver:
         self._planning = asyncio.Lock()
         # What the last plan was made on. Whatever comes while it is made it does not know.
         self._known: Mapping[str, KeyValue] = {}
-        # What was decided in the last pass, or thought of for somebody who asked.
+        # What was decided in the last pass, or thought of for somebody who asked; and on what.
         self.last = IDLE
+        self._thought = Thought(world=live.world, epoch=0, at_s=-math.inf)
+        self._leading = 0
         self.sentence = self._unwritten = ""
 
     async def lead(self, epoch: int) -> None:
@@ -82,21 +103,22 @@ class Driver:
             with suppress(TimeoutError):
                 await self._mirror.wait_for(epoch, MIRROR_WAIT_S)
         self._live.restamp()
-        hint = self._live.subscribe()
+        hint, self._leading = self._live.subscribe(), epoch
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._loop(epoch, hint))
                 tasks.create_task(self._bound_audit(epoch))
         finally:
             self._live.unsubscribe(hint)
+            self._leading = 0
 
     async def _loop(self, epoch: int, hint: asyncio.Event) -> None:
         while True:
             hint.clear()
             await self._let_hosts_speak()
             started_s = self._clock()
-            plan = await self.plan(epoch)
-            debounce_s = debounce_after(self._clock() - started_s)
+            plan = await self.plan()
+            next_s = next_pass_s(started_s, self._clock())
             if plan.sentence != self.sentence:
                 log.log(logging.INFO if plan != IDLE else logging.DEBUG, "%s", plan.sentence)
                 self.sentence = plan.sentence
@@ -110,7 +132,17 @@ class Driver:
                 if str(error) != self._unwritten:
                     log.warning("the plan was not written: %s; trying again", error)
                 self._unwritten, wait_s = str(error), RETRY_S
-            await _wait(hint, wait_s, debounce_s)
+            await self._wait(hint, wait_s, next_s)
+
+    async def _wait(self, hint: asyncio.Event, wait_s: float, next_s: float) -> None:
+        """Until a hint, then a moment more so that a burst is one pass, and never before `next_s`;
+        or until `wait_s` is over."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await hint.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(max(GATHER_S, next_s - self._clock()))
 
     async def _let_hosts_speak(self) -> None:
         """An etcd that went back in time still has the sessions and statuses of that time. Each
@@ -120,18 +152,22 @@ class Driver:
             log.info("etcd went back in time: for %.1f s nothing is decided", left_s)
             await asyncio.sleep(left_s)
 
-    async def plan(self, epoch: int) -> Plan:
+    async def plan(self) -> Plan:
         """What would be done now; changes nothing.
 
         In a thread: the first look at a hundred thousand instances takes a second, and our lease
-        lasts three. One at a time: all share the book.
+        lasts three. One at a time: all share the book. Who asks just after another one, who watches
+        after the leader or the other way round, is told the same.
         """
         async with self._planning:
+            now_s, world, epoch = self._clock(), self._live.world, self._leading
+            if self._thought.holds(world, epoch, now_s, self.last):
+                return self.last
             self._known = dict(self._mirror.records)
             plan = await asyncio.to_thread(
                 reconcile,
-                self._live.world,
-                now_s=self._clock(),
+                world,
+                now_s=now_s,
                 wall_ms=self._now_ms(),
                 epoch=epoch,
                 replace_after_s=self._replace_after_s,
@@ -139,7 +175,7 @@ class Driver:
                 book=self._book,
                 progress=self.last.progress,
             )
-            self.last = plan
+            self.last, self._thought = plan, Thought(world=world, epoch=epoch, at_s=now_s)
         return plan
 
     def _wait_s(self, plan: Plan) -> float:
@@ -152,6 +188,14 @@ class Driver:
 
         A refused or unknown write is never retried as it is: the caller plans again on what is.
         """
+        try:
+            await self._mirror.wait_for(await self._write(plan, epoch), MIRROR_WAIT_S)
+        finally:
+            self._live.written.clear()
+            self._thought = replace(self._thought, at_s=-math.inf)  # it was carried out, or failed
+
+    async def _write(self, plan: Plan, epoch: int) -> int:
+        """The revision of the last one."""
         revision, known = 0, self._known
         for batch, extra in self._batches(plan):
             fence = CreateRevision(keys.leader(), epoch)
@@ -165,7 +209,7 @@ class Driver:
             if not outcome.succeeded:
                 log.info("the world changed under the plan; planning again")
                 break
-        await self._mirror.wait_for(revision, MIRROR_WAIT_S)
+        return revision
 
     def _batches(self, plan: Plan) -> Iterator[tuple[list[Put | Delete], list[Compare]]]:
         """Transactions that fit etcd's limits; the first holds what belongs together."""
@@ -185,7 +229,9 @@ class Driver:
 
     def _put(self, key: str, record: codec.Record) -> Put:
         before = self._known.get(key)
-        return Put(key, codec.encode(record, before.value if before else b""))
+        value = codec.encode(record, before.value if before else b"")
+        self._live.written[key] = value, record
+        return Put(key, value)
 
     def _audit(self, decision: Decision) -> Put:
         at_ms = self._now_ms()
@@ -227,16 +273,6 @@ def _revision_of(record: KeyValue | None) -> int:
     return record.mod_revision if record else 0
 
 
-def debounce_after(pass_s: float) -> float:
-    """Bursts become one pass; the longer a pass takes, the more are gathered for the next."""
-    return min(DEBOUNCE_MAX_S, max(DEBOUNCE_S, DEBOUNCE_PASSES * pass_s))
-
-
-async def _wait(hint: asyncio.Event, wait_s: float, debounce_s: float) -> None:
-    """Until a hint, then a moment more so that a burst is one pass; or until `wait_s` is over."""
-    try:
-        async with asyncio.timeout(wait_s):
-            await hint.wait()
-    except TimeoutError:
-        return
-    await asyncio.sleep(debounce_s)
+def next_pass_s(began_s: float, ended_s: float) -> float:
+    """The longer a pass takes, the more is gathered for the next. After a rest none has to wait."""
+    return ended_s + min(PASSES_APART_MAX_S, PASSES_APART * (ended_s - began_s))

@@ -29,6 +29,8 @@ class LiveWorld:
         self._mirror = mirror
         self._clock = clock
         self._held: set[str] = set()
+        # What the leader here is writing: it need not be decoded when it comes back.
+        self.written: dict[str, tuple[bytes, codec.Record]] = {}
         # In the order in which they came, which is the same whenever the same happens.
         self._hints: dict[asyncio.Event, None] = {}
         self._document_hints: dict[str, dict[asyncio.Event, None]] = {}
@@ -101,7 +103,7 @@ class LiveWorld:
         if event.value is None:
             return Change(kind=kind, names=names, record=None, revision=event.revision)
         try:
-            record = codec.decode(event.key, event.value.value)
+            record = self._decode(event.key, event.value.value)
         except WireError as error:
             log.warning("etcd holds what this version cannot read: %s; it is left alone", error)
             return Change(
@@ -109,6 +111,10 @@ class LiveWorld:
             )
         assert not isinstance(record, AuditRecord), "the audit trail is not mirrored"
         return Change(kind=kind, names=names, record=record, revision=event.revision)
+
+    def _decode(self, key: str, value: bytes) -> codec.Record:
+        known = self.written.get(key)
+        return known[1] if known and known[0] == value else codec.decode(key, value)
 
     def _apply(self, given: Iterable[Change]) -> None:
         changes, before = tuple(given), self.world

@@ -143,6 +143,8 @@ class Registrar:
         self.alive: set[str] = set()
         self._kept: dict[AgentSession, None] = {}
         self._unwritten = ""
+        # The revision and the lease at which every key was as we left it; None: some were not.
+        self._sure: tuple[int, int] | None = None
 
     async def register(self, session: AgentSession) -> None:
         """Put the session key, unless a living agent of another identity has the name.
@@ -255,19 +257,26 @@ class Registrar:
             log.info("statuses are written again")
 
     def _doubt(self) -> None:
-        """One look at all, instead of a timer of each: there are thousands, and nothing is new."""
+        """One look at all, instead of a timer of each: there are thousands. When all was well at
+        the last look and etcd is as it was, nothing is new."""
         lease = self._lease.lease_id
+        if self._sure == (self._mirror.revision, lease):
+            return
+        self._sure = self._mirror.revision, lease
         for session in self._kept:
             fence = self._live.revision_of(keys.session(session.host))
             if fence != session.fence or (lease and session.lease != lease):
                 session.doubted = True
                 session.wake.set()
+                self._sure = None
             # Nobody else writes it, but an etcd that was put back has it as it was then. A mirror
             # that only lags has caught up by the next look.
             strays = self._live.revision_of(keys.status(session.host)) != session.written
             if strays and session.strayed and not session.dirty:
                 session.touch()
             session.strayed = strays
+            if strays:
+                self._sure = None
 
     async def _write_status(self, session: AgentSession) -> None:
         outcome = await self._gathering.commit(

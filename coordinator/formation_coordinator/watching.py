@@ -20,18 +20,19 @@ from formation_coordinator.planning import view_to_pb
 from formation_coordinator.views import InstanceView
 from formation_coordinator.world import HostEntry, World
 
-DEBOUNCE_S = 0.05
+# Between two looks, so many times what the one before took.
+LOOKS_APART, LOOKS_APART_MIN_S, LOOKS_APART_MAX_S = 5, 0.02, 0.2
 LOOK_AGAIN_S = 2.0
 
 
 class InstanceWatch:
-    """`plan(epoch)` says what a leader would do now: the source of reasons for what has no host.
+    """`plan` says what a leader would do now: the source of reasons for what has no host.
     `outdated()`: why this may not be how things are, or ""."""
 
     def __init__(
         self,
         live: LiveWorld,
-        plan: Callable[[int], Awaitable[Plan]],
+        plan: Callable[[], Awaitable[Plan]],
         outdated: Callable[[], str],
     ) -> None:
         self._live = live
@@ -49,6 +50,7 @@ class InstanceWatch:
                 hint.clear()
                 world, outdated = self._live.world, self.outdated()
                 update = view.step(world, await self.pending(world), outdated)
+                next_s = next_look_s(looked_s, now_s())
                 if update is not None:
                     yield update
                 if once:
@@ -58,7 +60,7 @@ class InstanceWatch:
                         async with asyncio.timeout(LOOK_AGAIN_S):
                             await hint.wait()
                 # At once after a rest: the first of a burst is not told later than it need be.
-                await asyncio.sleep(max(0.0, looked_s + DEBOUNCE_S - now_s()))
+                await asyncio.sleep(max(0.0, next_s - now_s()))
         finally:
             self._live.unsubscribe(hint)
 
@@ -67,8 +69,14 @@ class InstanceWatch:
         if not views.needs_reasons(world):
             return Plan()
         if self._planned[0] is not world:
-            self._planned = (world, await self._plan(0))
+            self._planned = (world, await self._plan())
         return self._planned[1]
+
+
+def next_look_s(began_s: float, ended_s: float) -> float:
+    """The more there is to look at, the more changes are gathered for the next look."""
+    apart_s = LOOKS_APART * (ended_s - began_s)
+    return began_s + min(LOOKS_APART_MAX_S, max(LOOKS_APART_MIN_S, apart_s))
 
 
 Views = dict[str, InstanceView]

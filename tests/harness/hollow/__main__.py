@@ -81,6 +81,7 @@ def told(hosts: list[HollowHost]) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "connected": sum(host.is_connected for host in hosts),
+        "with_a_choice": sum(len(host.session.coordinators) > 1 for host in hosts),
         "spawned": sum(host.keeper.spawned for host in hosts),
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "memory_bytes": usage.ru_maxrss * 1024,

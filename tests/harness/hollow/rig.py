@@ -53,7 +53,6 @@ class Program:
                 argv, stderr=log, env=environment, start_new_session=True, **more
             )
         self._seen = psutil.Process(self.process.pid)
-        self.started_cpu_s = 0.0
 
     def cpu_s(self) -> float:
         times = self._seen.cpu_times()
@@ -120,7 +119,7 @@ class Rig:
     def __init__(self, *, coordinators: int = 1, tls: bool = True, start_s: float = 0.0) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fmn-"))
         self.tls, self._start_s = tls, start_s
-        self._count = coordinators
+        self._count, self._ended_cpu_s = coordinators, 0.0
         self.coordinators: dict[str, Program] = {}
         self.addresses: dict[str, str] = {}
         self.hollow: list[Hollow] = []
@@ -202,7 +201,9 @@ class Rig:
         self.hollow[-1].told(f"drop {count}")
 
     def kill_coordinator(self, name: str) -> None:
-        self.coordinators.pop(name).end(signal.SIGKILL)
+        program = self.coordinators.pop(name)
+        self._ended_cpu_s += program.cpu_s()
+        program.end(signal.SIGKILL)
         self.addresses.pop(name)
 
     def hosts(self) -> dict[str, float]:
@@ -231,8 +232,10 @@ class Rig:
                 "etcd_debugging_mvcc_txn_total", etcd.get("etcd_mvcc_txn_total", 0)
             ),
             "etcd_bytes_in": etcd["etcd_network_client_grpc_received_bytes_total"],
+            "etcd_bytes_out": etcd["etcd_network_client_grpc_sent_bytes_total"],
             "etcd_cpu_s": self.etcd.cpu_s(),
-            "coordinator_cpu_s": sum(item.cpu_s() for item in self.coordinators.values()),
+            "coordinator_cpu_s": self._ended_cpu_s
+            + sum(item.cpu_s() for item in self.coordinators.values()),
             "hosts_cpu_s": sum(item.cpu_s() for item in self.hollow),
             "messages_from_hosts": hosts.get("sent", 0),
             "bytes_from_hosts": hosts.get("sent_bytes", 0),
