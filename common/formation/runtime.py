@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from formation import journald
 from formation.names import PING_EVERY_S, PING_TIMEOUT_S
 
 _RESERVED_ID_BYTES = 8
@@ -40,16 +41,21 @@ def new_id() -> str:
 
 
 def setup_logging(program: str, *, verbose: bool = False) -> None:
-    """One line per event on stderr; systemd and terminals both take it as it is."""
+    """One line per event on stderr, for a terminal; for systemd's journal in its own terms."""
     handler = logging.StreamHandler(sys.stderr)
+    is_journal = journald.is_listening(os.environ, sys.stderr.fileno())
+    handler.setFormatter(journald.Formatter() if is_journal else _line_formatter(program))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _line_formatter(program: str) -> logging.Formatter:
     formatter = logging.Formatter(
         f"%(asctime)s.%(msecs)03dZ {program}[%(process)d] %(levelname)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    return formatter
 
 
 def hide() -> None:
