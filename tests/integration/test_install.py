@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,12 @@ from formation_coordinator.systemd import Manager
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 INSTALL = DEPLOY / "install.sh"
-SCRIPTS = [INSTALL, *(DEPLOY / "debian").iterdir(), DEPLOY.parent / "tools" / "makedeb.sh"]
+SCRIPTS = [
+    INSTALL,
+    DEPLOY / "etcd" / "make-cluster.sh",
+    *(DEPLOY / "debian").iterdir(),
+    DEPLOY.parent / "tools" / "makedeb.sh",
+]
 ROLES = ("coordinator", "agent")
 
 needs_python_and_systemd = pytest.mark.skipif(
@@ -103,6 +109,32 @@ def test_systemd_takes_unit_and_user(role: str, tmp_path: Path) -> None:
     if "unrecognized option" in done.stderr:  # before systemd 250
         pytest.skip("systemd-sysusers has no --dry-run")
     assert done.returncode == 0, done.stderr
+
+
+def test_systemd_takes_the_unit_of_etcd(tmp_path: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd is not installed")
+    unit = tmp_path / "formation-etcd.service"
+    text = (DEPLOY / "etcd" / unit.name).read_text("utf-8")
+    unit.write_text(text.replace("/usr/bin/etcd", "/bin/true"), "utf-8")
+    words = ["systemd-analyze", "verify", "--man=no", unit]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert [line for line in done.stderr.splitlines() if unit.name in line] == []
+
+
+@pytest.mark.parametrize("unit", [*DEPLOY.rglob("*.service")], ids=lambda path: path.name)
+def test_no_unit_is_given_up(unit: Path) -> None:
+    text = unit.read_text("utf-8")
+    assert "\nStartLimitIntervalSec=0\n" in text
+    assert "\nRestart=always\n" in text
+
+
+def test_every_command_of_the_page_is_run_by_the_hosts_test() -> None:
+    page = (DEPLOY.parent / "docs" / "install.md").read_text("utf-8")
+    hosts_test = (DEPLOY.parent / "tests" / "hosts" / "hosts.py").read_text("utf-8")
+    told = set(re.findall(r"^```sh (\S+)$", page, re.MULTILINE))
+    assert told - {"network"} == set(re.findall(r'blocks\("(\S+)"\)', hosts_test))
+    assert "```sh\n" not in page
 
 
 @pytest.mark.parametrize(
