@@ -34,7 +34,7 @@ UNITS = "formation-agent formation-coordinator formation-etcd"
 
 def blocks(kind: str) -> list[str]:
     text = (ROOT / "docs/install.md").read_text("utf-8")
-    found = re.findall(rf"^```sh {kind}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found = re.findall(rf"^<!-- run: {kind} -->\n```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     if not found:
         raise Failed(f"docs/install.md has no block of commands called {kind}")
     return found
@@ -140,7 +140,9 @@ def is_same(first: Host, before: dict[str, object], hosts: Iterable[Host]) -> No
     eventually(lambda: pids(first) == before, f"upgraded, and the pids are the same: {before}")
     for host in hosts:
         version = host.run("formation-agent --version").strip()
-        said = host.run("journalctl -b -u formation-agent --no-pager -o cat").splitlines()
+        said = host.run(
+            "journalctl -b _PID=$(systemctl show -P MainPID formation-agent) --no-pager -o cat"
+        ).splitlines()
         assert version == f"formation-agent {NEXT}", host.name
         assert said.count("re-executed") == 1, host.name
 

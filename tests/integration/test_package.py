@@ -40,7 +40,15 @@ def run(*words: str | Path, cwd: Path | None = None) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of ours alone: what it needs is not what is looked at, and would come from a network."""
     directory = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
     run(*pip, "-w", directory, ROOT)
     (found,) = directory.glob("*.whl")
     return found
@@ -57,7 +65,11 @@ def tree(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f'shift 3; exec {sys.executable} -m pip install --no-deps "$@"\n'
     )
     pip_without_deps.chmod(0o755)
-    make = ["env", f"PIP_PYTHON={pip_without_deps}", ROOT / "tools" / "makedeb.sh"]
+    make: list[str | Path] = [
+        "env",
+        f"PIP_PYTHON={pip_without_deps}",
+        ROOT / "tools" / "makedeb.sh",
+    ]
     run(*make, wheel, directory)
     (deb,) = directory.glob("formation_*.deb")
     run("dpkg-deb", "--raw-extract", deb, directory / "tree")
@@ -115,7 +127,7 @@ def test_systemd_takes_its_units(tree: Path, role: str, tmp_path: Path) -> None:
     assert "/usr/local" not in text
     copy = tmp_path / unit.name
     copy.write_text(text.replace(f"/usr/bin/formation-{role}", "/bin/true"))
-    words = ["systemd-analyze", "verify", "--man=no", copy]
+    words: list[str | Path] = ["systemd-analyze", "verify", "--man=no", copy]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert [line for line in done.stderr.splitlines() if unit.name in line] == []
 
@@ -124,7 +136,13 @@ def test_another_python_than_debians_makes_none(wheel: Path, tmp_path: Path) -> 
     other = tmp_path / "python"
     other.write_text("#!/bin/sh\necho 3.1\n")
     other.chmod(0o755)
-    make = ["env", f"PIP_PYTHON={other}", ROOT / "tools" / "makedeb.sh", wheel, tmp_path]
+    make: list[str | Path] = [
+        "env",
+        f"PIP_PYTHON={other}",
+        ROOT / "tools" / "makedeb.sh",
+        wheel,
+        tmp_path,
+    ]
     done = subprocess.run(make, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"makedeb.sh: {other} is not Python 3.")
