@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG = 7
+ERROR = "<3>"
 
 
 def is_listening(environ: Mapping[str, str], fd: int) -> bool:

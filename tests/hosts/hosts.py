@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -254,16 +255,27 @@ STORIES: dict[str, Callable[[Sequence[Host]], None]] = {"script": script, "packa
 def prepare() -> None:
     """Wheels, kept for the next time; a site as a checkout has it, with this version and a next."""
     machines.prepare_base()
-    pip = [sys.executable, "-m", "pip"]
-    if not list(WHEELS.glob("grpcio-*.whl")):
-        sh(*pip, "wheel", "-q", "-w", str(WHEELS), str(ROOT))
-    for path in WHEELS.glob("formctl-*.whl"):
-        path.unlink()
+    _make_wheels()
+    print("two versions, each as a wheel, a package and a single file", flush=True)
     shutil.rmtree(SITE, ignore_errors=True)
     for name in ("deploy", "examples"):
         shutil.copytree(ROOT / name, SITE / name)
     for folder, version in (("dist", __version__), ("next", NEXT)):
         _make(SITE / folder, version)
+
+
+def _make_wheels() -> None:
+    """Of what we need."""
+    wanted = str(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"])
+    stamp = WHEELS / "made-for"
+    if stamp.exists() and stamp.read_text("utf-8") == wanted:
+        return
+    print("wheels of what Formation needs, once", flush=True)
+    shutil.rmtree(WHEELS, ignore_errors=True)
+    sh(sys.executable, "-m", "pip", "wheel", "-q", "-w", str(WHEELS), str(ROOT))
+    for path in WHEELS.glob("formctl-*.whl"):
+        path.unlink()
+    stamp.write_text(wanted, "utf-8")
 
 
 def _make(folder: Path, version: str) -> None:
