@@ -144,6 +144,20 @@ def test_yaml_is_yaml(path: Path) -> None:
     assert yaml.safe_load(path.read_text("utf-8"))
 
 
+def test_ansible_takes_the_role(tmp_path: Path) -> None:
+    if not shutil.which("ansible-playbook"):
+        pytest.skip("ansible is not installed: pip install ansible-core")
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "h1,", "--syntax-check", "agents.yml"],
+        cwd=DEPLOY / "ansible",
+        env={**os.environ, "ANSIBLE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 async def test_a_coordinator_says_ready_beats_and_says_that_it_stops(tmp_path: Path) -> None:
     address = str(tmp_path / "n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
