@@ -17,6 +17,7 @@ import sys
 _STAY_OF_OLD_ONES = 1  # besides the one in use, to go back to without unpacking
 _LOCK, _NEW = "in-use", ".new"
 _OTHERS_MAY_WRITE = 0o022
+_FIRST_OF_OURS = 3
 # Held as long as this process lives: nobody takes away what it may still import.
 _held: list[int] = []
 
@@ -65,7 +66,9 @@ def _hold(place: str) -> bool:
     if not os.path.exists(os.path.join(place, _LOCK)):  # it went away meanwhile
         os.close(lock)
         return False
-    _held.append(lock)
+    # Not in a standard descriptor's place, where one is closed: children would get it.
+    _held.append(fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, _FIRST_OF_OURS))
+    os.close(lock)
     return True
 
 

@@ -104,6 +104,16 @@ def test_it_is_three_programs_by_name_and_by_module(
     assert len(list(cache.iterdir())) == 1, "unpacked once"
 
 
+def test_what_holds_it_is_in_no_standard_descriptors_place(single: Path, cache: Path) -> None:
+    script = (
+        "import os, runpy, sys; os.close(0); sys.argv = sys.argv[1:] + ['--version'];"
+        "import atexit; atexit.register(lambda: print(os.path.exists('/proc/self/fd/0')));"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    text = said(cache, "-c", script, single)
+    assert text == f"formation-agent {__version__}\nFalse\n"
+
+
 def test_another_python_is_told_so(tree: Path, tmp_path: Path) -> None:
     path = tmp_path / "formation-agent.pyz"
     (tmp_path / "none").mkdir()
