@@ -43,7 +43,7 @@ for role in coordinator agent; do
   install -D -m 644 "$root/deploy/tmpfiles.d/$name.conf" "$tree/usr/lib/tmpfiles.d/$name.conf"
   install -D -m 644 "$root/deploy/config/$role.toml" "$tree/etc/formation/$role.toml"
   mkdir -p "$tree/lib/systemd/system"
-  sed 's|/usr/local/bin/|/usr/bin/|' "$root/deploy/systemd/$name.service" >"$tree/lib/systemd/system/$name.service"
+  sed 's|/usr/local/bin/|/usr/bin/|g' "$root/deploy/systemd/$name.service" >"$tree/lib/systemd/system/$name.service"
 done
 mkdir "$tree/DEBIAN"
 cat >"$tree/DEBIAN/control" <<END
