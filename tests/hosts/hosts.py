@@ -25,8 +25,11 @@ from formation import __version__
 ROOT = Path(__file__).parents[2]
 NEXT = f"{__version__}.post1"
 OPERATOR = "runuser -u formation -- env HOME=/var/lib/formation-coordinator "
-# Warnings that belong to what is done here: a coordinator is restarted, a machine is switched off.
-FORESEEN = re.compile(r"trying again, everything here runs on$|^the brake is on: ")
+# Warnings that belong to what is done here: a coordinator is restarted, a machine is switched off,
+# and the only coordinator is taken away before the last agents.
+FORESEEN = re.compile(
+    r"trying again, everything here runs on$|^the brake is on: |^no coordinator took the goodbye$"
+)
 UNITS = "formation-agent formation-coordinator formation-etcd"
 
 
