@@ -5,6 +5,7 @@
 # make matrix the unit tests on every Python from 3.11 on that this machine has
 # make sim SEEDS=0..999   histories of a whole cluster in virtual time
 # make deb    a Debian package in dist/, for this machine's Python
+# make single one file in dist/ that is the agent and formctl, for machines with Python alone
 # make hosts-test   three machines of systemd-nspawn, installed as docs/install.md says (as root)
 # make growth   what a cluster costs as it grows, and the curves of it in docs/growth (12 minutes; nothing else should run)
 # make chaos SEED=7 MINUTES=10   a live cluster on test hosts, and everything going wrong (as root)
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint audit format proto schema openapi docs site matrix sim chaos bench growth wheel deb hosts-test clean
+.PHONY: run test lint audit format proto schema openapi docs site matrix sim chaos bench growth wheel deb single hosts-test clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.run: pyproject.toml
@@ -106,6 +107,9 @@ wheel: $(VENV)/.dev
 
 deb: wheel
 	PIP_PYTHON=$(BIN)/python tools/makedeb.sh dist/formctl-*.whl dist
+
+single: wheel
+	$(BIN)/python tools/makesingle.py dist/formctl-*.whl dist/formation-agent.pyz
 
 hosts-test: $(VENV)/.dev
 	$(BIN)/python tests/hosts/hosts.py

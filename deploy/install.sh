@@ -117,7 +117,8 @@ install_role() {
 renew() {
   if is_active "formation-$1"; then
     if [ "$1" = agent ]; then
-      run systemctl reload formation-agent
+      run systemctl reload formation-agent ||
+        fail "the agent runs on as the old program, with all that it runs; why says journalctl -u formation-agent"
     else
       run systemctl restart formation-coordinator
     fi

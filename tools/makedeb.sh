@@ -6,8 +6,14 @@ set -eu
 if [ $# != 2 ] || [ ! -f "$1" ]; then echo "makedeb.sh: usage: makedeb.sh WHEEL DIRECTORY" >&2; exit 2; fi
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-/usr/bin/python3}
+pip_python=${PIP_PYTHON:-$python}
 version=$(basename "$1" | cut -d- -f2)
-tag=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+tag_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+tag=$(tag_of "$python")
+if [ "$(tag_of "$pip_python")" != "$tag" ]; then
+  echo "makedeb.sh: $pip_python is not Python $tag as $python is: make deb VENV=.venv-deb PYTHON=$python" >&2
+  exit 1
+fi
 arch=$(dpkg --print-architecture)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -16,7 +22,7 @@ current=$tree/opt/formation/current
 
 # Where it will be, python3 is Debian's: a link there, and paths of the place it will have.
 "$python" -m venv --without-pip "$current"
-"${PIP_PYTHON:-$python}" -m pip install --quiet --disable-pip-version-check --no-compile \
+"$pip_python" -m pip install --quiet --disable-pip-version-check --no-compile \
   --target "$current/lib/python$tag/site-packages" "$1"
 rm -rf "$current/lib/python$tag/site-packages/bin" "$current"/bin/[Aa]ctivate*
 ln -sfn /usr/bin/python3 "$current/bin/python3"
@@ -37,7 +43,7 @@ for role in coordinator agent; do
   install -D -m 644 "$root/deploy/tmpfiles.d/$name.conf" "$tree/usr/lib/tmpfiles.d/$name.conf"
   install -D -m 644 "$root/deploy/config/$role.toml" "$tree/etc/formation/$role.toml"
   mkdir -p "$tree/lib/systemd/system"
-  sed 's|/usr/local/bin/|/usr/bin/|' "$root/deploy/systemd/$name.service" >"$tree/lib/systemd/system/$name.service"
+  sed 's|/usr/local/bin/|/usr/bin/|g' "$root/deploy/systemd/$name.service" >"$tree/lib/systemd/system/$name.service"
 done
 mkdir "$tree/DEBIAN"
 cat >"$tree/DEBIAN/control" <<END

@@ -25,7 +25,7 @@ from formation.credentials import CredentialError
 from formation.memory import AgentMemory
 from formation.model import HostStatus
 from formation.names import HOST_NAME
-from formation.runtime import hide, new_id, now_ms, setup_logging
+from formation.runtime import complain, hide, new_id, now_ms, setup_logging
 from formation.settings import ConfigError
 from formation_agent import facts, link, machine, takeover
 from formation_agent import journal as journals
@@ -115,8 +115,7 @@ def _widen_descriptor_table() -> None:
 
 
 def _refuse(*problems: str) -> int:
-    for problem in problems:
-        sys.stderr.write(f"formation-agent: {problem}\n")
+    complain("formation-agent", *problems)
     return _EXIT_REFUSED
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 from collections import deque
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 5.0
 _BRAIN_PROVED_S = 3.0
 _SEND_AGAIN_S = 0.1
+# Priorities of a line, for systemd's journal.
+WARNING, NOTICE = 4, 5
 # What a pipe that has room at all takes without blocking.
 _SAID_BYTES_MAX = 4096
 
@@ -170,6 +173,16 @@ def _send(end: socket.socket, message: link.Message, child: Child | None) -> Non
             os.close(pidfd)
 
 
+def brain_program() -> list[str]:
+    """What starts it, before its own words."""
+    # -P: a module of the user's in the working directory must not be taken for one of the brain's.
+    python = [sys.executable, "-P"]
+    archive = getattr(getattr(sys.modules["__main__"], "__loader__", None), "archive", "")
+    if archive:  # all of us is one file, which finds its modules itself
+        python.append(archive)
+    return [*python, "-m", "formation_agent.brain"]
+
+
 def how_it_ended(info: os.waitid_result) -> str:
     if info.si_code == os.CLD_EXITED:
         return f"exit {info.si_status}"
@@ -179,9 +192,10 @@ def how_it_ended(info: os.waitid_result) -> str:
         return f"signal {info.si_status}"
 
 
-def say(text: str) -> None:
+def say(text: str, level: int = WARNING) -> None:
     """Drops it when nobody reads what we write: a stopped terminal must not stop the keeper."""
-    line = f"formation-agent[{os.getpid()}] {text}\n".encode("utf-8", "replace")
+    start = f"<{level}>" if _is_journal() else f"formation-agent[{os.getpid()}] "
+    line = f"{start}{text}\n".encode("utf-8", "replace")
     poll = select.poll()
     poll.register(2, select.POLLOUT)
     try:
@@ -189,3 +203,12 @@ def say(text: str) -> None:
             os.write(2, line[:_SAID_BYTES_MAX])
     except OSError:
         return  # nobody listens
+
+
+def _is_journal() -> bool:
+    """stderr is systemd's journal: it knows when and who, and wants to know how important."""
+    try:
+        seen = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{seen.st_dev}:{seen.st_ino}"

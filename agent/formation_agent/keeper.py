@@ -19,11 +19,10 @@ import gc
 import os
 import select
 import signal
-import sys
 import time
 
 from formation_agent import link, privileges, procfs, takeover
-from formation_agent.brainprocess import Brain, how_it_ended, say
+from formation_agent.brainprocess import Brain, brain_program, how_it_ended, say
 from formation_agent.children import Child, Children
 from formation_agent.fences import Fences
 from formation_agent.locks import Busy, Locks
@@ -496,5 +495,4 @@ def _kill_all_children() -> None:
 
 
 def main(brain_argv: list[str]) -> int:
-    # -P: a module of the user's in the working directory must not be taken for one of the brain's.
-    return run([sys.executable, "-P", "-m", "formation_agent.brain", *brain_argv])
+    return run([*brain_program(), *brain_argv])

@@ -7,7 +7,7 @@ as before, and it does when something is wrong. The step itself is `takeover`'s.
 from __future__ import annotations
 
 from formation_agent import preflight, takeover
-from formation_agent.brainprocess import say
+from formation_agent.brainprocess import NOTICE, say
 from formation_agent.preflight import Preflight
 
 TYPE_CHECKING = False
@@ -81,7 +81,7 @@ class Reexecution:
         self._took_over = False
         self._rooms.locks.report(self.number, "began")
         self._rooms.manager.reloading()
-        say("re-executing: asking the program on disk whether it can take over")
+        say("re-executing: asking the program on disk whether it can take over", NOTICE)
         try:
             self.preflight = Preflight(self._rooms.spawner, self._rooms.poll, self._on_answer)
         except OSError as error:
@@ -111,7 +111,7 @@ class Reexecution:
         if self._took_over:
             self._took_over = False
             self._rooms.locks.report(self.number, "ready")
-            say("re-executed")
+            say("re-executed", NOTICE)
 
     def _on_answer(self, problem: str) -> None:
         if problem:

@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Sequence
 
+from formation import journald
 from formation.names import PING_EVERY_S, PING_TIMEOUT_S, SERVER_PINGS_TIMES
 
 _RESERVED_ID_BYTES = 8
 _PR_SET_DUMPABLE = 4
+_STDERR = 2
 
 
 def now_ms() -> int:
@@ -40,16 +42,29 @@ def new_id() -> str:
 
 
 def setup_logging(program: str, *, verbose: bool = False) -> None:
-    """One line per event on stderr; systemd and terminals both take it as it is."""
+    """One line per event on stderr, for a terminal; for systemd's journal in its own terms."""
     handler = logging.StreamHandler(sys.stderr)
+    is_journal = journald.is_listening(os.environ, _STDERR)
+    handler.setFormatter(journald.Formatter() if is_journal else _line_formatter(program))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def complain(program: str, *problems: str) -> None:
+    """Why it ends, on stderr, before or after there is a log."""
+    is_journal = journald.is_listening(os.environ, _STDERR)
+    start = journald.ERROR if is_journal else f"{program}: "
+    for problem in problems:
+        sys.stderr.write(f"{start}{problem}\n")
+
+
+def _line_formatter(program: str) -> logging.Formatter:
     formatter = logging.Formatter(
         f"%(asctime)s.%(msecs)03dZ {program}[%(process)d] %(levelname)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    return formatter
 
 
 def hide() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import formation
 from formation import grpcenv
-from formation.runtime import hide, setup_logging, stop_event
+from formation.runtime import complain, hide, setup_logging, stop_event
 from formation.settings import ConfigError, help_text
 from formation_coordinator.config import (
     EMBEDDED,
@@ -62,8 +62,7 @@ def main() -> None:
 
 
 def _complain(problems: tuple[str, ...]) -> int:
-    for problem in problems:
-        sys.stderr.write(f"{PROGRAM.name}: {problem}\n")
+    complain(PROGRAM.name, *problems)
     return EXIT_USAGE
 
 
@@ -112,7 +111,7 @@ async def _run(config: CoordinatorConfig) -> int:
 
 
 def _failed(reason: str) -> int:
-    sys.stderr.write(f"{PROGRAM.name}: {reason}\n")
+    complain(PROGRAM.name, reason)
     return EXIT_FAILED
 
 

@@ -131,6 +131,13 @@ def test_a_ref_a_tarball_and_a_zip_are_deployed_too(cluster: Cluster) -> None:
     assert "no git ref" in failed.stderr
 
 
+def test_a_directory_elsewhere_is_called_like_itself(cluster: Cluster) -> None:
+    cluster.start_and_wait(1)
+    shutil.copytree(ROOT / "examples" / "hello", cluster.directory / "work" / "shop")
+    out = cluster.formctl("deploy", "work/shop", "-m", "web=1", cwd=cluster.directory).stdout
+    assert "shop v1\n" in out
+
+
 def test_an_agent_killed_while_it_fetches_goes_on_where_it_was(cluster: Cluster) -> None:
     cluster.start_and_wait(1)
     app = project(cluster, megabytes=64)

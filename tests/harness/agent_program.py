@@ -39,11 +39,12 @@ class AgentProgram:
         *argv: str,
         before: tuple[str, ...] = (),
         rails: tuple[str, ...] = OPEN,
+        program: Path = PROGRAM,
     ) -> None:
         """`before`: a command that executes the rest of its words, such as setpriv."""
         self.state_dir = directory / "state"
         self.output = directory / "agent.log"
-        self.argv = (*before, str(PROGRAM), "--state-dir", str(self.state_dir), *rails, *argv)
+        self.argv = (*before, str(program), "--state-dir", str(self.state_dir), *rails, *argv)
         self.process: subprocess.Popen[bytes] | None = None
         self._seen: dict[int, psutil.Process] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,12 @@ from formation_coordinator.systemd import Manager
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 INSTALL = DEPLOY / "install.sh"
-SCRIPTS = [INSTALL, *(DEPLOY / "debian").iterdir(), DEPLOY.parent / "tools" / "makedeb.sh"]
+SCRIPTS = [
+    INSTALL,
+    DEPLOY / "etcd" / "make-cluster.sh",
+    *(DEPLOY / "debian").iterdir(),
+    DEPLOY.parent / "tools" / "makedeb.sh",
+]
 ROLES = ("coordinator", "agent")
 
 needs_python_and_systemd = pytest.mark.skipif(
@@ -105,11 +111,51 @@ def test_systemd_takes_unit_and_user(role: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_systemd_takes_the_unit_of_etcd(tmp_path: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd is not installed")
+    unit = tmp_path / "formation-etcd.service"
+    text = (DEPLOY / "etcd" / unit.name).read_text("utf-8")
+    unit.write_text(text.replace("/usr/bin/etcd", "/bin/true"), "utf-8")
+    words: list[str | Path] = ["systemd-analyze", "verify", "--man=no", unit]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert [line for line in done.stderr.splitlines() if unit.name in line] == []
+
+
+@pytest.mark.parametrize("unit", [*DEPLOY.rglob("*.service")], ids=lambda path: path.name)
+def test_no_unit_is_given_up(unit: Path) -> None:
+    text = unit.read_text("utf-8")
+    assert "\nStartLimitIntervalSec=0\n" in text
+    assert "\nRestart=always\n" in text
+
+
+def test_every_command_of_the_page_is_run_by_the_hosts_test() -> None:
+    page = (DEPLOY.parent / "docs" / "install.md").read_text("utf-8")
+    hosts_test = (DEPLOY.parent / "tests" / "hosts" / "hosts.py").read_text("utf-8")
+    told = set(re.findall(r"^<!-- run: (\S+) -->$", page, re.MULTILINE))
+    assert told - {"network"} == set(re.findall(r'blocks\("(\S+)"\)', hosts_test))
+    assert page.count("```sh\n") == page.count("-->\n```sh\n")
+
+
 @pytest.mark.parametrize(
     "path", [*DEPLOY.rglob("*.yml")], ids=lambda path: str(path.relative_to(DEPLOY))
 )
 def test_yaml_is_yaml(path: Path) -> None:
     assert yaml.safe_load(path.read_text("utf-8"))
+
+
+def test_ansible_takes_the_role(tmp_path: Path) -> None:
+    if not shutil.which("ansible-playbook"):
+        pytest.skip("ansible is not installed: pip install ansible-core")
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "h1,", "--syntax-check", "agents.yml"],
+        cwd=DEPLOY / "ansible",
+        env={**os.environ, "ANSIBLE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 async def test_a_coordinator_says_ready_beats_and_says_that_it_stops(tmp_path: Path) -> None:

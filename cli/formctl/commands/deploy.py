@@ -87,7 +87,8 @@ def command(
     with sources.opened(what, ref) as source, tempfile.TemporaryFile(prefix="formctl-") as archive:
         found = _described(source, file, env_file, strict=strict)
         initial = initial_of(formation, found)
-        name = settings.named_app() or found.app or naming.app_name(source.app)
+        named = settings.named_app() or found.app
+        name = named or (naming.app_name(source.app) if source.app else "")
         name = spec.chosen_app(name, found)
         contents = packing.contents_of(source.directory, use_gitignore=not source.fresh)
         for line in (*found.notes, *contents.notes):

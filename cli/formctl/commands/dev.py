@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from dataclasses import replace
@@ -87,6 +88,11 @@ def command(
     """
     if sys.platform != "linux":
         raise CommandError("formctl dev needs Linux; elsewhere talk to a cluster: formctl apply")
+    if importlib.util.find_spec("formation_coordinator") is None:
+        raise CommandError(
+            "formctl dev takes a coordinator, which is not in this file: "
+            "pip install 'formctl[embedded]'"
+        )
     if settings.coordinator is not None:
         raise InputError("formctl dev starts a coordinator of its own: leave out --coordinator")
     found = spec.read(file, directory=path, env_file=env_file, strict=strict)
