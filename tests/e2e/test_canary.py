@@ -194,8 +194,9 @@ def test_what_needs_a_secret_goes_on_without_coordinators_and_through_another_ke
     assert cluster.environment_of("web.1")["DB_URL"] == CANARY + "2"
 
     cluster.kill("c2")
-    psutil.Process(json_pid(cluster)).kill()
-    again = cluster.wait(lambda: other_than(cluster, before), what="started again by its agent")
+    (killed,) = running(cluster)
+    psutil.Process(killed).kill()
+    again = cluster.wait(lambda: other_than(cluster, killed), what="started again by its agent")
     assert f"DB_URL={CANARY}2" in Path(f"/proc/{again}/environ").read_text().split("\0")
 
 
@@ -211,10 +212,6 @@ def running(cluster: Cluster) -> list[int]:
         if mine and name == "sleep":
             found.append(process.pid)
     return found
-
-
-def json_pid(cluster: Cluster) -> int:
-    return running(cluster)[0]
 
 
 def other_than(cluster: Cluster, pid: int) -> int:

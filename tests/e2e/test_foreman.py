@@ -218,6 +218,7 @@ held_in(
     "one ends", "e2e/test_dev.py",
     "test_a_crash_is_restarted_and_said", "test_exit_on_ends_everything_with_the_code",
 )  # fmt: skip
+held_in("a line `release:`", "e2e/test_release_command.py", "test_formctl_dev_leaves_it_to_people")
 held_in("Ctrl-C", "e2e/test_dev.py", "test_ctrl_c_stops_everything_and_removes_the_run_directory")
 held_in(
     "`export`", "integration/test_export.py",

@@ -113,6 +113,10 @@ class FakeControl(UnaskedControl):
             queue.put_nowait(line)
 
     @property
+    def watchers(self) -> int:
+        return len(self._news)
+
+    @property
     def log_readers(self) -> int:
         return len(self._live)
 

@@ -1,7 +1,10 @@
 """Installing on three machines, upgrading and taking away, as docs/install.md says it:
 `make hosts-test`.
 
-    python tests/hosts/hosts.py [script] [package]     one of the two stories, or both
+    python tests/hosts/hosts.py [script] [package] [tour]     some of the stories, or all
+
+The last one is the README's tour, typed in by a user of a machine that has nothing but Python.
+
 
 Takes root, debootstrap and systemd-nspawn. What it started is ended, also when it fails; a root
 file system and wheels stay in FORMATION_HOSTS_CACHE for the next time.
@@ -25,6 +28,7 @@ from formation import __version__
 ROOT = Path(__file__).parents[2]
 NEXT = f"{__version__}.post1"
 OPERATOR = "runuser -u formation -- env HOME=/var/lib/formation-coordinator "
+GUEST = "runuser -u guest -- env HOME=/home/guest PATH=/home/guest/venv/bin:/usr/bin:/bin"
 # Warnings that belong to what is done here: a coordinator is restarted, a machine is switched off,
 # and the only coordinator is taken away before the last agents.
 FORESEEN = re.compile(
@@ -249,7 +253,42 @@ def take_away(hosts: Sequence[Host]) -> None:
     print("nothing is left on any host")
 
 
-STORIES: dict[str, Callable[[Sequence[Host]], None]] = {"script": script, "package": package}
+def tour(hosts: Sequence[Host]) -> None:
+    """The README's, by somebody who is not root."""
+    host, home = hosts[-1], "/home/guest"
+    host.run(f"useradd --create-home guest && cp -r examples/hello {home}/")
+    host.run(f"chown -R guest {home}/hello && {GUEST} python3 -m venv {home}/venv")
+    host.run(f"{GUEST} pip install -q --find-links dist 'formctl[embedded]'")
+    dev = "formctl dev --agents 3 -m web=3,worker=2,clock=1"
+    print(f"guest@{host.name}$ {dev}")
+    host.run(f"systemd-run --quiet --unit=tour --working-directory={home}/hello {GUEST} {dev}")
+    eventually(lambda: _toured(host).count('"healthy"') == 6, "six healthy instances")
+    for command in _tour():
+        print(f"guest@{host.name}$ {command}")
+        # A plan that would change something says so with its exit code.
+        may = " || [ $? = 1 ]" if " plan " in command else ""
+        print(host.run(f"cd {home}/hello && {GUEST} {command}{may}"), end="", flush=True)
+    host.run("systemctl stop tour")
+    left = host.run("ps -u guest -o args= || true; ls -A /tmp/formation-* 2>/dev/null || true")
+    if left:
+        raise Failed(f"left of the tour:\n{left}")
+    host.run("userdel --remove guest")
+
+
+def _tour() -> list[str]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    return re.findall(r"^\$ (formctl .*)$", text, re.MULTILINE)
+
+
+def _toured(host: Host) -> str:
+    return host.run(f"cd /home/guest/hello && {GUEST} formctl ps -o json", check=False)
+
+
+STORIES: dict[str, Callable[[Sequence[Host]], None]] = {
+    "script": script,
+    "package": package,
+    "tour": tour,
+}
 
 
 # -- what is installed -----------------------------------------------------------------------------
@@ -270,12 +309,13 @@ def prepare() -> None:
 def _make_wheels() -> None:
     """Of what we need."""
     wanted = str(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"])
+    wanted += " [embedded]"
     stamp = WHEELS / "made-for"
     if stamp.exists() and stamp.read_text("utf-8") == wanted:
         return
     print("wheels of what Formation needs, once", flush=True)
     shutil.rmtree(WHEELS, ignore_errors=True)
-    sh(sys.executable, "-m", "pip", "wheel", "-q", "-w", str(WHEELS), str(ROOT))
+    sh(sys.executable, "-m", "pip", "wheel", "-q", "-w", str(WHEELS), f"{ROOT}[embedded]")
     for path in WHEELS.glob("formctl-*.whl"):
         path.unlink()
     stamp.write_text(wanted, "utf-8")

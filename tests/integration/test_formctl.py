@@ -329,7 +329,7 @@ async def test_a_wait_goes_on_when_the_coordinator_comes_back(
         await formctl("apply", "--coordinator", address)
         fake.hold = True
         process = await formctl.start("scale", "web=2", "--coordinator", address)
-        await eventually(lambda: len(fake.instances) == 2)
+        await eventually(lambda: len(fake.instances) == 2 and fake.watchers)
     fake.release_held()
     async with fake.serving(address):
         done = await finished(process)
