@@ -269,7 +269,7 @@ def tour(hosts: Sequence[Host]) -> None:
         may = " || [ $? = 1 ]" if " plan " in command else ""
         print(host.run(f"cd {home}/hello && {GUEST} {command}{may}"), end="", flush=True)
     host.run("systemctl stop tour")
-    left = host.run("ps -u guest -o args= || true; ls -A /tmp/formation-* 2>/dev/null || true")
+    left = host.run("ps -u guest -o args= || true; find /tmp/formation-* ! -type d || true")
     if left:
         raise Failed(f"left of the tour:\n{left}")
     host.run("userdel --remove guest")
