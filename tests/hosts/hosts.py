@@ -261,7 +261,9 @@ def tour(hosts: Sequence[Host]) -> None:
     host.run(f"{GUEST} pip install -q --find-links dist 'formctl[embedded]'")
     dev = "formctl dev --agents 3 -m web=3,worker=2,clock=1"
     print(f"guest@{host.name}$ {dev}")
-    host.run(f"systemd-run --quiet --unit=tour --working-directory={home}/hello {GUEST} {dev}")
+    # Not by runuser, which kills two seconds after it was told to end.
+    unit = f"--unit=tour --uid=guest --working-directory={home}/hello"
+    host.run(f"systemd-run --quiet {unit} env {GUEST.partition(' env ')[2]} {dev}")
     eventually(lambda: _toured(host).count('"healthy"') == 6, "six healthy instances")
     for command in _tour():
         print(f"guest@{host.name}$ {command}")
