@@ -21,6 +21,13 @@ from bench.curves import PANELS, Panel, Point, Series, point_of, series, slopes,
 COLUMNS, WIDE_IN, HIGH_IN = 3, 4.2, 3.4
 LEAST = 1e-3
 
+HEAD = """\
+# Figures of a growing cluster
+
+Each row is one phase of one run of `make growth`; what it means: [scale](../scale.md#how-it-grows).
+
+"""
+
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="growth curves of bench/cluster.py")
@@ -85,7 +92,7 @@ def main() -> None:
     if not points:
         sys.exit(f"plots: no run of bench/cluster.py in {options.runs}: make growth makes some")
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "table.md").write_text(table(points), "utf-8")
+    (options.out / "table.md").write_text(HEAD + table(points), "utf-8")
     for growth in series(points):
         print(f"-- {growth.fixed}")
         print("\n".join(slopes(growth)))
