@@ -80,10 +80,6 @@ class Taking:
         return replace(self, told=self.taken)
 
 
-def is_silent(heard_s: float, now_s: float) -> bool:
-    return now_s - heard_s >= SILENCE_S
-
-
 def size_in_bounds(rows: int, columns: int) -> tuple[int, int]:
     """What a terminal may be told; 0 is: not known."""
     return min(rows, SIZE_MAX), min(columns, SIZE_MAX)

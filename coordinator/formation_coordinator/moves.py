@@ -182,11 +182,6 @@ def not_replaced(why: str) -> str:
     return f"its new release fits nowhere, the old one goes on; {why}"
 
 
-def failed_there(draft: Draft, hosts: Iterable[str]) -> dict[int, str]:
-    rows = draft.book.rows
-    return {rows[host]: "it kept failing there" for host in hosts if host in rows}
-
-
 def _there_already(of_type: OfType, stay: Stay) -> dict[int, str]:
     return {s.row: "it is there already" for s in of_type.of_slot(stay.ordinal)}
 
