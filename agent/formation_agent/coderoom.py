@@ -27,6 +27,7 @@ from formation_agent.machine import Phase
 
 FETCHES_MAX = 2
 BUILDS_MAX = 2
+BUILD_TRIES = 2
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 60.0
 TELL_EVERY_S = 0.5
 LOOK_EVERY_S, SWEEP_EVERY_S = 2.0, 60.0
@@ -44,8 +45,8 @@ class Code(Protocol):
     def hindrance(self, release: Release | None) -> str:
         """Why nothing of it can be started yet, or ""; then it is seen to."""
 
-    def unbuilt(self, release: Release | None) -> tuple[int, str]:
-        """How often in a row it could not be built, and why at last."""
+    def unbuildable(self, release: Release | None) -> str:
+        """Why it cannot be built here: `BUILD_TRIES` builds have failed, so it is no accident."""
 
     def listen(self, moved: Moved) -> None: ...
 
@@ -63,8 +64,8 @@ class AllThere:
     def hindrance(self, release: Release | None) -> str:
         return ""
 
-    def unbuilt(self, release: Release | None) -> tuple[int, str]:
-        return 0, ""
+    def unbuildable(self, release: Release | None) -> str:
+        return ""
 
     def listen(self, moved: Moved) -> None: ...
 
@@ -77,7 +78,8 @@ class _Job:
     said: str = _WAITS_ITS_TURN
     told_s: float = 0.0
     failures: int = 0
-    unbuilt: tuple[int, str] = (0, "")
+    failed_builds: int = 0
+    unbuildable: str = ""
     task: asyncio.Task[None] | None = None
     dropped: threading.Event = field(default_factory=threading.Event)
 
@@ -120,9 +122,9 @@ class CodeRoom:
             job.task = self._loop.create_task(self._bring(job))
         return self._jobs[name].said
 
-    def unbuilt(self, release: Release | None) -> tuple[int, str]:
+    def unbuildable(self, release: Release | None) -> str:
         job = release and self._jobs.get((release.app, code_name(release)))
-        return job.unbuilt if job else (0, "")
+        return job.unbuildable if job else ""
 
     async def run(self) -> None:
         """For ever: sees that what is wanted stays here, and that the rest goes."""
@@ -221,7 +223,8 @@ class CodeRoom:
             try:
                 await self._build_now(job)
             except CodeError as error:
-                job.unbuilt = job.unbuilt[0] + 1, str(error)
+                job.failed_builds += 1
+                job.unbuildable = str(error) if job.failed_builds >= BUILD_TRIES else ""
                 await asyncio.to_thread(self._dirs.discard, *job.name)
                 raise
 
@@ -273,7 +276,7 @@ class CodeGate:
     def hindrance(self, entry: Entry) -> str:
         release = self._release_of(entry)
         why = self._code.hindrance(release)
-        entry.unbuilt = self._code.unbuilt(release)
+        entry.unbuildable = self._code.unbuildable(release)
         return why
 
     def _moved(self, app: str, code: str) -> None:

@@ -55,7 +55,7 @@ _MAY_LOOP = (InstanceState.STARTING, InstanceState.BACKOFF, InstanceState.RESTAR
 @dataclass(slots=True, kw_only=True)
 class Entry:
     """A stay and what the shell around the machine knows of it. `launch`: while it is started.
-    `unbuilt`: how often in a row the code that it waits for could not be built, and why at last."""
+    `unbuildable`: why the code that it waits for cannot be built here."""
 
     stay: Stay
     start_ticks: int = 0
@@ -63,7 +63,7 @@ class Entry:
     retry_at_ms: int = 0
     cgroup: str = ""
     launch: Launch | None = None
-    unbuilt: tuple[int, str] = (0, "")
+    unbuildable: str = ""
     # Of the last time, and of what: orders come for one of hundreds, and all are written down.
     _tries: tuple[Stay, int, bool, Tries] | None = None
 
@@ -205,7 +205,6 @@ def needed(releases: Releases, kept: Iterable[Assignment]) -> Releases:
 
 def status_of(entry: Entry, port: int, now_s: float) -> InstanceStatus:
     stay = entry.stay
-    unbuilt, why = entry.unbuilt if stay.phase is Phase.WAITING else (0, "")
     return InstanceStatus(
         uid=entry.uid,
         slot=entry.slot,
@@ -216,10 +215,11 @@ def status_of(entry: Entry, port: int, now_s: float) -> InstanceStatus:
         attempt=stay.attempt,
         started_at_ms=entry.started_at_ms if stay.pid else 0,
         reason=stay.reason,
-        last_exit=why or stay.last_exit,
+        last_exit=stay.last_exit,
         retry_at_ms=entry.retry_at_ms,
-        failures=unbuilt or stay.failures,
+        failures=stay.failures,
         crash_looping=stay.state in _MAY_LOOP and is_crash_looping(stay.failed_at_s, now_s),
+        unbuildable=entry.unbuildable if stay.phase is Phase.WAITING else "",
         told=stay.told,
     )
 

@@ -65,7 +65,8 @@ class Slot:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStatus:
     """`failures`: in a row. `crash_looping`: so often within so short a time on this host that
-    another one should be tried. `told`: what the process last said with STATUS=."""
+    another one should be tried. `unbuildable`: why the code that it waits for cannot be built
+    there. `told`: what the process last said with STATUS=."""
 
     uid: str
     slot: Slot
@@ -80,6 +81,7 @@ class InstanceStatus:
     retry_at_ms: int = 0
     failures: int = 0
     crash_looping: bool = False
+    unbuildable: str = ""
     told: str = ""
 
 

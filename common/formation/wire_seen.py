@@ -82,6 +82,7 @@ def instance_status_to_pb(status: s.InstanceStatus) -> pb.InstanceStatus:
         retry_at_ms=status.retry_at_ms,
         failures=status.failures,
         crash_looping=status.crash_looping,
+        unbuildable=status.unbuildable,
         told=status.told,
     )
 
@@ -108,6 +109,7 @@ def instance_status_from_pb(message: pb.InstanceStatus) -> s.InstanceStatus:
         retry_at_ms=message.retry_at_ms,
         failures=message.failures,
         crash_looping=message.crash_looping,
+        unbuildable=message.unbuildable,
         told=message.told,
     )
 

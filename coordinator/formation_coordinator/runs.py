@@ -100,6 +100,8 @@ class Runs:
             finished = status.state is InstanceState.FINISHED
             state = RunState.FINISHED if finished else RunState.FAILED
             self._end(run, state, last_exit=status.last_exit, reason=status.reason)
+        elif status is not None and status.unbuildable:
+            self._end(run, RunState.FAILED, reason=status.unbuildable)
         elif departed(entry):
             why = f"host {run.host} said goodbye before it was over"
             self._end(run, RunState.FAILED, reason=why)

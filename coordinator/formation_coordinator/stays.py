@@ -17,9 +17,6 @@ from formation_coordinator.draft import Wish
 from formation_coordinator.tallies import TypeBook
 from formation_coordinator.world import HostEntry, is_healthy, is_over
 
-# A build that failed so often on a host, at once or after what it takes, is no accident.
-BUILDS_MAX = 2
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Stay:
@@ -62,8 +59,8 @@ class Stay:
         if (status := self.status) is None or not self.current:
             return ""
         where, said = f"on {self.host}", status.last_exit or status.reason
-        if status.state is InstanceState.WAITING and status.failures >= BUILDS_MAX:
-            return f"{self.slot.short} {where}: {said}"
+        if status.unbuildable:
+            return f"{self.slot.short} {where}: {status.unbuildable}"
         again = bool(self.assignment.avoided_hosts) and status.state is InstanceState.BACKOFF
         if again or (alone and status.crash_looping):
             return f"{self.slot.short} keeps crashing {where}: {said}"

@@ -130,6 +130,21 @@ def test_a_build_that_fails_leaves_the_old_release_running_and_is_taken_back(
     assert said(cluster) == before
 
 
+def test_a_build_that_fails_before_a_release_command_ends_the_wait(cluster: Cluster) -> None:
+    """The command has an hour; what it waits for will never come."""
+    cluster.start_and_wait(3)
+    app = project(cluster)
+    change(app / "formation.toml", "[types.web]", '[release]\ncommand = "true"\n[types.web]')
+    cluster.formctl("deploy", cwd=app)
+    before = said(cluster)
+    change(app / "build.sh", "mkdir vendor", "echo no such package: left-pad >&2; exit 3")
+    done = cluster.formctl("deploy", cwd=app, check=False)
+    assert done.returncode == 1
+    assert "v2 was taken back: release.2 failed on " in done.stderr
+    assert "its build failed: exit 3: no such package: left-pad" in done.stderr
+    assert said(cluster) == before
+
+
 @pytest.mark.parametrize("killed", ["agent", "brain"])
 def test_who_is_killed_in_the_middle_of_a_build_builds_anew(cluster: Cluster, killed: str) -> None:
     cluster.start_and_wait(1)

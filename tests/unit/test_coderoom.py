@@ -424,10 +424,10 @@ async def test_a_build_that_fails_says_so_and_begins_with_nothing_of_it(bench: B
     said = "its build failed: exit 1: no such package; tries again in 1 s"
     await eventually(lambda: not here() and bench.said.count(said) > 1)
     assert len(bench.coordinator.offsets) == 1  # what was fetched stays
-    assert bench.room.unbuilt(bench.wanted[0])[1] == bench.builder.wrong
+    assert bench.room.unbuildable(bench.wanted[0]) == bench.builder.wrong
     bench.builder.wrong = ""
     await eventually(here)
-    assert bench.room.unbuilt(bench.wanted[0]) == (0, "")
+    assert bench.room.unbuildable(bench.wanted[0]) == ""
 
 
 async def test_two_builds_of_the_same_code_do_not_touch_each_other(bench: Bench) -> None:

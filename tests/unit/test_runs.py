@@ -89,6 +89,16 @@ def test_its_end_is_noted_first_and_then_its_host_forgets_it(
     assert [d.instances for d in after.documents] == [()]
 
 
+def test_one_whose_code_cannot_be_built_has_failed_with_that_reason() -> None:
+    run = asked(state=RunState.PLACED, host="a")
+    waits = placed(run, state=InstanceState.WAITING)
+    assert step(shop(waits, runs=[run])) == Plan()
+    entry = placed(run, state=InstanceState.WAITING, unbuildable="its build failed: exit 4")
+    over = noted(step(shop(entry, runs=[run])))["run.1"]
+    assert over is not None
+    assert (over.state, over.reason) == (RunState.FAILED, "its build failed: exit 4")
+
+
 def test_a_run_on_a_silent_host_is_left_alone() -> None:
     run = asked(state=RunState.PLACED, host="a")
     silent = replace(placed(run, state=InstanceState.HEALTHY), session=None, silent_since_s=0.0)

@@ -1446,6 +1446,7 @@ class InstanceStatus(_message.Message):
     CRASH_LOOPING_FIELD_NUMBER: _builtins.int
     TOLD_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    UNBUILDABLE_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     app: _builtins.str
     type: _builtins.str
@@ -1472,6 +1473,8 @@ class InstanceStatus(_message.Message):
     """its own words: the last STATUS="""
     draining: _builtins.bool
     """in STOPPING: it has not got its stop signal yet, and still serves"""
+    unbuildable: _builtins.str
+    """in WAITING: why its code cannot be built there, tried more than once"""
     def __init__(
         self,
         *,
@@ -1492,10 +1495,11 @@ class InstanceStatus(_message.Message):
         crash_looping: _builtins.bool = ...,
         told: _builtins.str = ...,
         draining: _builtins.bool = ...,
+        unbuildable: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attempt", b"attempt", "crash_looping", b"crash_looping", "draining", b"draining", "failures", b"failures", "last_exit", b"last_exit", "ordinal", b"ordinal", "pid", b"pid", "port", b"port", "reason", b"reason", "release", b"release", "retry_at_ms", b"retry_at_ms", "started_at_ms", b"started_at_ms", "state", b"state", "told", b"told", "type", b"type", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "attempt", b"attempt", "crash_looping", b"crash_looping", "draining", b"draining", "failures", b"failures", "last_exit", b"last_exit", "ordinal", b"ordinal", "pid", b"pid", "port", b"port", "reason", b"reason", "release", b"release", "retry_at_ms", b"retry_at_ms", "started_at_ms", b"started_at_ms", "state", b"state", "told", b"told", "type", b"type", "uid", b"uid", "unbuildable", b"unbuildable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
