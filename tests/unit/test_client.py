@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from fake_control import FakeControl
@@ -130,6 +131,9 @@ async def test_without_a_certificate_tcp_is_refused() -> None:
             pass
 
 
-def test_not_knowing_any_coordinator_is_told_with_what_to_do() -> None:
+def test_not_knowing_any_coordinator_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # no `formctl dev` of who runs this
     with pytest.raises(InputError, match="no coordinator is known; do one of"):
         connect(environ=NOWHERE)
