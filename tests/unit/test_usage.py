@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from eventually import eventually
 
@@ -79,8 +81,10 @@ class Rig:
 
     def close(self) -> None:
         for process in self._processes:
-            for sid in sessions_of(process.pid):
-                os.kill(sid, signal.SIGKILL)
+            below = [] if process.poll() is not None else psutil.Process(process.pid).children(True)
+            for pid in {child.pid for child in below} | set(sessions_of(process.pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.kill()
             process.wait()
 
