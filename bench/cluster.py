@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "harness"))
 from hollow.phases import Life, Size
-from hollow.rig import Rig
+from hollow.rig import Rig, told_to_end
 
 
 def parsed() -> argparse.Namespace:
@@ -31,6 +31,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--more", type=int, default=500, help="so many are added while all run")
     parser.add_argument("--coordinators", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2, help="of hollow hosts")
+    parser.add_argument("--dials-per-s", type=float, default=400.0, help="of all hosts, at first")
     parser.add_argument("--plain", action="store_true", help="without certificates")
     parser.add_argument("--start-s", type=float, default=0.0)
     parser.add_argument("--ready-after-s", type=float, default=0.0)
@@ -58,7 +59,10 @@ async def lived(rig: Rig, options: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     options = parsed()
     with Rig(
-        coordinators=options.coordinators, tls=not options.plain, start_s=options.start_s
+        coordinators=options.coordinators,
+        tls=not options.plain,
+        start_s=options.start_s,
+        dials_per_s=options.dials_per_s,
     ) as rig:
         try:
             phases = asyncio.run(lived(rig, options))
@@ -74,6 +78,11 @@ def main() -> None:
         print(text)
 
 
+def end(*_: object) -> None:
+    told_to_end.set()  # for what waits on another thread
+    sys.exit(1)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, end)
     main()

@@ -18,7 +18,7 @@ from formation_coordinator import explain, forecast, views
 from formation_coordinator.book import Book
 from formation_coordinator.live import LiveWorld
 from formation_coordinator.plan import Plan
-from formation_coordinator.reconcile import reconcile
+from formation_coordinator.reconcile import reconcile, standstill
 from formation_coordinator.world import Change, World
 
 STEPS_SHOWN_MAX = 2_000
@@ -51,8 +51,7 @@ class Planning:
     async def standstill(self) -> str:
         """What holds up more than single slots now, for people; or ""."""
         world = self._live.world
-        plan = await self._ask(lambda: self._plan(world, self._clock()))
-        return plan.standstill
+        return await self._ask(lambda: standstill(world, self._book, self._clock()))
 
     async def balanced(self, app: str, moves_max: int) -> forecast.Forecast:
         return await self._ask(lambda: self._seer().balanced(app, moves_max or REBALANCE_MOVES))

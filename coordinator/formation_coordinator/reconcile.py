@@ -56,7 +56,7 @@ from formation_coordinator.tallies import TypeKey
 from formation_coordinator.upkeep import Upkeep
 from formation_coordinator.world import Change, World
 
-__all__ = ["BRAKE", "Plan", "reconcile"]
+__all__ = ["BRAKE", "Plan", "reconcile", "standstill"]
 
 
 def reconcile(
@@ -78,12 +78,23 @@ def reconcile(
     """
     now = Now(monotonic_s=now_s, wall_ms=wall_ms, replace_after_s=replace_after_s)
     desk = open_desk(world, book or Book(), now, new_stem, progress or {})
-    why = timeline.held(world, [desk.book.names[row] for row in desk.book.ahead])
+    why = _held(world, desk.book)
     if why:
         return Plan(held=why, sentence=why)
     if desk.book.behind:
         return _catch_up(desk, epoch)
     return _Pass(desk, epoch).run()
+
+
+def standstill(world: World, book: Book, now_s: float) -> str:
+    """`Plan.standstill` of such a pass, without one: it costs what has changed."""
+    book.look(world)
+    brake = book.brake(now_s) and not book.behind
+    return _held(world, book) or (BRAKE if brake else "")
+
+
+def _held(world: World, book: Book) -> str:
+    return timeline.held(world, [book.names[row] for row in book.ahead])
 
 
 def _catch_up(desk: Desk, epoch: int) -> Plan:

@@ -21,7 +21,7 @@ from formation_coordinator.fit import matching
 from formation_coordinator.plan import BRAKE, PENDING_NAMED_MAX
 from formation_coordinator.stays import OfType, Stay
 from formation_coordinator.tallies import Flags
-from formation_coordinator.world import departed, is_over, surely_gone
+from formation_coordinator.world import HostEntry, departed, is_over, surely_gone
 
 
 class Upkeep:
@@ -162,40 +162,54 @@ class Upkeep:
     def _demand_lost(self) -> None:
         if self.spec.per_host:
             return
-        rows = [row for row in self.desk.book.silent if self.of_type.book.count[row]]
-        for stay in self.of_type.on(rows):
-            if self._kept(stay):
-                self._demand_of_silent(stay)
+        for row in sorted(self.desk.book.silent):
+            if not self.of_type.book.count[row]:
+                continue
+            entry = self.desk.book.entry(row)
+            why = self._why_held(entry)
+            if why:
+                self._hold(row, why)
+            elif departed(entry) or self._waited_for(entry):
+                self._demand_of_silent(row)
 
-    def _demand_of_silent(self, stay: Stay) -> None:
-        if stay.current and is_over(stay.status):
+    def _why_held(self, entry: HostEntry) -> str:
+        """For how ever long it is silent, for people; or ""."""
+        if departed(entry):
+            return ""
+        if self.spec.on_host_loss.action is LossAction.WAIT:
+            return f"host {entry.name} is silent, and on_host_loss.action is wait"
+        return BRAKE if self.desk.brake and self._waited_for(entry) else ""
+
+    def _hold(self, row: int, why: str) -> None:
+        """Half of all hosts may be silent: once no more are named, stays are only counted."""
+        if len(self.desk.pending) < PENDING_NAMED_MAX:
+            self.desk.wait([stay.slot for stay in self._lost_at(row)], why)
             return
-        gone = departed(stay.entry)
-        if not gone and self.spec.on_host_loss.action is LossAction.WAIT:
-            why = f"host {stay.host} is silent, and on_host_loss.action is wait"
-            self.desk.wait([stay.slot], why)
-            return
-        if not gone and not self._waited_for(stay):
-            return
-        if self.desk.brake and not gone:
-            self.desk.wait([stay.slot], BRAKE)
-            return
-        past = Past(avoided_hosts=stay.assignment.avoided_hosts) if stay.current else FRESH
-        reason = f"{stay.host} {'was stopped' if gone else 'was lost'}"
-        self.desk.demands.append(
-            Demand(
+        data = self.desk.book.data[row]
+        assert data is not None
+        part = data.types[self.key]
+        self.desk.unnamed[self.key] += part.count - part.healthy
+
+    def _lost_at(self, row: int) -> list[Stay]:
+        found = self.of_type.on([row])
+        return [s for s in found if self._kept(s) and not (s.current and is_over(s.status))]
+
+    def _demand_of_silent(self, row: int) -> None:
+        for stay in self._lost_at(row):
+            past = Past(avoided_hosts=stay.assignment.avoided_hosts) if stay.current else FRESH
+            demand = Demand(
                 wish=self._fill(),
                 ordinals=(stay.ordinal,),
-                reason=reason,
+                reason=f"{stay.host} {'was stopped' if departed(stay.entry) else 'was lost'}",
                 past=past,
                 lost=stay,
                 surge=stay.assignment.surge,
             )
-        )
+            self.desk.demands.append(demand)
 
-    def _waited_for(self, stay: Stay) -> bool:
-        since_s = stay.entry.silent_since_s
-        assert since_s is not None, stay
+    def _waited_for(self, entry: HostEntry) -> bool:
+        since_s = entry.silent_since_s
+        assert since_s is not None, entry
         wait_s = max(self.desk.now.replace_after_s, self.spec.on_host_loss.after_s)
         if self.spec.exclusive:
             wait_s = max(wait_s, surely_stopped_s(self.spec.stop_grace_s))

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import resource
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from formation import credentials, pki
@@ -26,6 +27,8 @@ from formation_agent import session
 from formation_coordinator import keyring
 from hollow.host import HollowHost, Traffic
 from hollow.rooms import Behaviour
+
+GC_AFTER, GC_OLDER_AFTER = 50_000, 50
 
 
 class Issuer:
@@ -85,7 +88,7 @@ def told(hosts: list[HollowHost]) -> dict[str, Any]:
         "spawned": sum(host.keeper.spawned for host in hosts),
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "memory_bytes": usage.ru_maxrss * 1024,
-        **{name: sum(asdict(host.traffic)[name] for host in hosts) for name in names},
+        **{name: sum(getattr(host.traffic, name) for host in hosts) for name in names},
     }
 
 
@@ -116,6 +119,8 @@ def main() -> None:
     options = parsed()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard) if soft < hard else (soft, hard))
+    # A collection looks at one host's objects in an agent, at those of thousands here.
+    gc.set_threshold(GC_AFTER, GC_OLDER_AFTER, GC_OLDER_AFTER)
     asyncio.run(run(options))
 
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -28,11 +29,17 @@ DEADLINE_S = 600.0
 _ETCD = re.compile(r"^(etcd_\w+)(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+# Set by who is told to end: then nothing is waited for any more.
+told_to_end = threading.Event()
+
+
+def free_ports(count: int) -> list[int]:
+    """All different: each is held until the last one is found."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,11 @@ class Program:
     def memory_bytes(self) -> int:
         return int(self._seen.memory_info().rss)
 
+    def lives(self) -> bool:
+        """Raises with its last words when it has ended."""
+        assert self.process.poll() is None, f"{self.name} ended: {self.log.read_text()[-2000:]}"
+        return True
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
@@ -73,8 +85,6 @@ class Program:
                 self.process.kill()
                 self.process.wait()
 
-
-DIALS_PER_S = 400
 
 
 class Hollow(Program):
@@ -116,9 +126,16 @@ class Hollow(Program):
 class Rig:
     """`with Rig(…) as rig:`: etcd and coordinators run; hosts are added."""
 
-    def __init__(self, *, coordinators: int = 1, tls: bool = True, start_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        coordinators: int = 1,
+        tls: bool = True,
+        start_s: float = 0.0,
+        dials_per_s: float = 400.0,
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fmn-"))
-        self.tls, self._start_s = tls, start_s
+        self.tls, self._start_s, self._dials_per_s = tls, start_s, dials_per_s
         self._count, self._ended_cpu_s = coordinators, 0.0
         self.coordinators: dict[str, Program] = {}
         self.addresses: dict[str, str] = {}
@@ -143,7 +160,7 @@ class Rig:
 
         binary = "/usr/bin/etcd" if os.access("/usr/bin/etcd", os.X_OK) else packaged_etcd()
         assert binary, "no etcd: apt install etcd-server"
-        client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
         self.etcd_url = client
         self.etcd = Program(
             self.directory,
@@ -155,10 +172,11 @@ class Rig:
              "--quota-backend-bytes", str(8 << 30)],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        _until(lambda: bool(self.etcd_figures()), "etcd answers")
+        etcd = self.etcd
+        _until(lambda: etcd.lives() and bool(self.etcd_figures()), "etcd answers")
 
     def start_coordinator(self, name: str) -> None:
-        address = f"127.0.0.1:{free_port()}"
+        address = f"127.0.0.1:{free_ports(1)[0]}"
         flags = ["--listen", address, "--etcd", self.etcd_url]
         if self.tls:
             flags += ["--identity-dir", str(self._identity(name))]
@@ -169,7 +187,10 @@ class Rig:
             self.directory, name, [str(BIN / "formation-coordinator"), *flags]
         )
         program = self.coordinators[name]
-        _until(lambda: "ready: cluster" in program.log.read_text(), f"{name} is ready")
+        _until(
+            lambda: program.lives() and "ready: cluster" in program.log.read_text(),
+            f"{name} is ready",
+        )
 
     def _identity(self, name: str) -> Path:
         if not hasattr(self, "authority"):
@@ -184,7 +205,7 @@ class Rig:
         for first in range(0, count, share):
             flags = ["--hosts", str(min(share, count - first)), "--first", str(first)]
             flags += ["--coordinators", addresses, "--start-s", str(self._start_s)]
-            flags += ["--spread-s", str(count / DIALS_PER_S)]
+            flags += ["--spread-s", str(count / self._dials_per_s)]
             if self.tls:
                 flags += ["--authority", str(self.directory / "identity-c1")]
             self.hollow.append(Hollow(self.directory, f"hollow{len(self.hollow)}", *flags))
@@ -257,4 +278,5 @@ def _until(condition: Any, what: str) -> None:
     ends_s = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < ends_s, f"not within {DEADLINE_S:g} s: {what}"
-        time.sleep(0.05)
+        if told_to_end.wait(0.05):
+            raise SystemExit(1)
