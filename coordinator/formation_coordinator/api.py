@@ -15,10 +15,10 @@ import grpc
 
 import formation
 from formation import wire
-from formation.model import App, AuditRecord, Coordinator, Release, Slot
+from formation.model import App, AuditRecord, Coordinator, HostStatus, Release, Slot
 from formation.releasecommand import run_id
 from formation.v1 import control_pb2 as pb
-from formation.v1 import exec_pb2, types_pb2
+from formation.v1 import exec_pb2
 from formation.wire_maps import in_order
 from formation_coordinator import views
 from formation_coordinator.api_automation import AutomationApi
@@ -364,11 +364,9 @@ def _secret_view(world: World, release: Release, name: str) -> pb.SecretView:
 
 def _host_view(view: views.HostView) -> pb.HostView:
     entry = view.entry
-    status = wire.host_status_to_pb(entry.status) if entry.status else types_pb2.HostStatus()
-    status.host = entry.name
-    del status.instances[:]
+    heard = entry.status or HostStatus(host=entry.name, agent_id="")
     return pb.HostView(
-        status=status,
+        status=wire.host_status_to_pb(replace(heard, instances=())),
         state=pb.HostState.ValueType(int(view.state)),
         instances=view.instances,
         healthy=view.healthy,
