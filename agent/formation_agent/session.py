@@ -330,6 +330,7 @@ class Session:
             cluster_id=memory.cluster_id,
             epoch=memory.epoch,
             generation=memory.generation,
+            takes_bundles=True,
         )
         # A Hello cannot say that we are leaving.
         return pb.AgentMessage(hello=hello), replace(self.take_state(), leaving=False)

@@ -174,7 +174,10 @@ class Release:
     command_end: CommandEnd | None = None
 
     def type_named(self, name: str) -> ProcessType | None:
-        return next((spec for spec in self.types if spec.name == name), None)
+        for spec in self.types:  # asked for each instance: no generator
+            if spec.name == name:
+                return spec
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

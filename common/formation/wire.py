@@ -22,6 +22,8 @@ from formation.wire_artifact import (
 from formation.wire_assignment import (
     assignment_from_pb,
     assignment_to_pb,
+    bundle_from_pb,
+    bundle_to_pb,
     document_from_pb,
     document_to_pb,
     move_from_pb,
@@ -68,6 +70,7 @@ __all__ = [
     "assignment_from_pb",
     "assignment_to_pb",
     "build_from_pb",
+    "bundle_to_pb",
     "capacity_from_pb",
     "capacity_to_pb",
     "code_to_pb",
@@ -165,7 +168,10 @@ def assignments_from_pb(message: agent.Assignments) -> m.Assignments:
         epoch=message.epoch,
         applies_to=message.applies_to,
         results_in=message.results_in,
-        instances=tuple(assignment_from_pb(item) for item in message.instances),
+        instances=(
+            *map(assignment_from_pb, message.instances),
+            *(stay for item in message.bundles for stay in bundle_from_pb(item).stays()),
+        ),
         removed_uids=tuple(message.removed_uids),
         cluster_epoch=message.cluster_epoch,
         releases=tuple(release_from_pb(release) for release in message.releases),

@@ -63,7 +63,7 @@ def document_to_pb(document: m.AssignmentDocument) -> pb.AssignmentDocument:
         generation=document.generation,
         epoch=document.epoch,
         cluster_epoch=document.cluster_epoch,
-        bundles=[_bundle_to_pb(bundle) for bundle in document.bundles],
+        bundles=[bundle_to_pb(bundle) for bundle in document.bundles],
     )
 
 
@@ -73,11 +73,11 @@ def document_from_pb(message: pb.AssignmentDocument) -> m.AssignmentDocument:
         generation=message.generation,
         epoch=message.epoch,
         cluster_epoch=message.cluster_epoch,
-        bundles=tuple(_bundle_from_pb(bundle) for bundle in message.bundles),
+        bundles=tuple(bundle_from_pb(bundle) for bundle in message.bundles),
     )
 
 
-def _bundle_to_pb(bundle: m.Bundle) -> pb.Bundle:
+def bundle_to_pb(bundle: m.Bundle) -> pb.Bundle:
     terms = bundle.terms
     return pb.Bundle(
         app=terms.app,
@@ -101,7 +101,7 @@ def _bundle_to_pb(bundle: m.Bundle) -> pb.Bundle:
     )
 
 
-def _bundle_from_pb(message: pb.Bundle) -> m.Bundle:
+def bundle_from_pb(message: pb.Bundle) -> m.Bundle:
     if not message.stem:
         raise WireError("a bundle of assignments without a stem")
     terms = m.Terms(

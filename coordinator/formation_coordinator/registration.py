@@ -84,6 +84,7 @@ class AgentSession:
     owed: int = 0
     waiting: int = 0
     complete_wanted: bool = True
+    takes_bundles: bool = False
     over: dict[str, InstanceStatus] = field(default_factory=dict)
     last_heard_s: float = 0.0
     pace_s: float = HEARTBEAT_PERIOD_S

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,9 +18,7 @@ from google.protobuf.message import DecodeError
 
 from formation import wire, wire_access
 from formation.model import (
-    Assignment,
     AssignmentDocument,
-    Assignments,
     Coordinator,
     HostStatus,
     InstanceState,
@@ -30,6 +28,7 @@ from formation.names import HOST_NAME
 from formation.policy import AGENT_LEASE_S, HEARTBEAT_PERIOD_S, relaxed_heartbeat_s
 from formation.secrets import needed_by
 from formation.v1 import agent_pb2, agent_pb2_grpc, control_pb2, types_pb2
+from formation_coordinator import orders
 from formation_coordinator.allowance import Allowance
 from formation_coordinator.execdesk import ExecDesk
 from formation_coordinator.execdesk import Stream as ExecStream
@@ -129,7 +128,9 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             since_ms=self._now_ms(),
             last_heard_s=self._clock(),
             pace_s=relaxed_heartbeat_s(len(self.held)),
+            takes_bundles=first.hello.takes_bundles,
         )
+        session.encoder.take(session.status.instances, first.hello.host.instances)
         session.over = {item.uid: item for item in session.status.instances if is_over(item)}
         earlier = self.held.get(session.host)
         if earlier is not None and earlier.status.agent_id == session.status.agent_id:
@@ -279,9 +280,11 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         table = {item.uid: item for item in session.status.instances}
         for message in batch.changed:
             try:
-                table[message.uid] = wire.instance_status_from_pb(message)
+                item = table[message.uid] = wire.instance_status_from_pb(message)
             except wire.WireError as error:  # a newer agent's word: its other news are good
                 log.warning("host %s: %s", session.host, error)
+                continue
+            session.encoder.take((item,), (message,))
         for uid in batch.gone_uids:
             table.pop(uid, None)
         self._remember_over(session, table)
@@ -369,7 +372,8 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         session.complete_wanted = False
         session.sent = document
         session.owed = session.owed or document.generation
-        session.send(assignments_message(document, base, releases))
+        order = orders.message(document, base, releases, bundles=session.takes_bundles)
+        session.send(agent_pb2.CoordinatorMessage(assignments=order))
 
     def _releases(self, document: AssignmentDocument) -> list[types_pb2.Release] | None:
         wanted: dict[tuple[str, int], set[str]] = {}
@@ -459,40 +463,3 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         self, request_iterator: AsyncIterator[agent_pb2.ExecPush], context: ExecStream
     ) -> None:
         await self.execs.meet(request_iterator, context)
-
-
-def _difference(
-    document: AssignmentDocument, base: AssignmentDocument
-) -> tuple[tuple[Assignment, ...], tuple[str, ...]]:
-    """What is new or has changed, and the uids of what has gone. A uid is in one bundle of a
-    document, so those that both have need no look inside."""
-    old, new = set(base.bundles), set(document.bundles)
-    before = [item for bundle in base.bundles if bundle not in new for item in bundle.stays()]
-    now = [item for bundle in document.bundles if bundle not in old for item in bundle.stays()]
-    known, uids = set(before), {item.uid for item in now}
-    return (
-        tuple(item for item in now if item not in known),
-        tuple(item.uid for item in before if item.uid not in uids),
-    )
-
-
-def assignments_message(
-    document: AssignmentDocument,
-    base: AssignmentDocument | None,
-    releases: Sequence[types_pb2.Release],
-) -> agent_pb2.CoordinatorMessage:
-    """COMPLETE when there is no base, else the difference from it."""
-    instances, removed = _difference(document, base) if base else (document.instances, ())
-    needed = {(item.slot.app, item.release) for item in instances}
-    order = Assignments(
-        complete=base is None,
-        epoch=document.epoch,
-        cluster_epoch=document.cluster_epoch,
-        applies_to=base.generation if base else 0,
-        results_in=document.generation,
-        instances=instances,
-        removed_uids=removed,
-    )
-    message = wire.assignments_to_pb(order)
-    message.releases.extend(r for r in releases if (r.app, r.number) in needed)
-    return agent_pb2.CoordinatorMessage(assignments=message)

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import app, host, process_type, release, seen, stay, world
 
-from formation.model import AssignmentDocument, Bundle, Terms
+from formation import wire
+from formation.model import AssignmentDocument, Assignments, Bundle, Terms
 from formation.seen import InstanceState
 from formation.v1 import control_pb2 as pb
+from formation_coordinator import orders
 from formation_coordinator.plan import Plan
 from formation_coordinator.planning import view_to_pb
-from formation_coordinator.sessions import assignments_message
 from formation_coordinator.views import host_instances
 from formation_coordinator.watching import _View
 from formation_coordinator.world import HostEntry, World
@@ -41,19 +42,30 @@ def document(found: tuple[Bundle, ...], generation: int) -> AssignmentDocument:
     return AssignmentDocument(host="a", generation=generation, epoch=1, bundles=found)
 
 
-@given(bundles(), bundles())
-def test_of_an_order(before: tuple[Bundle, ...], now: tuple[Bundle, ...]) -> None:
+@given(bundles(), bundles(), st.booleans())
+def test_of_an_order(before: tuple[Bundle, ...], now: tuple[Bundle, ...], by_bundle: bool) -> None:
+    def sent(wanted: AssignmentDocument, base: AssignmentDocument | None) -> Assignments:
+        return wire.assignments_from_pb(orders.message(wanted, base, [], bundles=by_bundle))
+
     base, wanted = document(before, 1), document(now, 2)
-    sent = assignments_message(wanted, base, []).assignments
-    whole = {i.uid: i for i in assignments_message(base, None, []).assignments.instances}
-    for uid in sent.removed_uids:
+    order = sent(wanted, base)
+    whole = {item.uid: item for item in sent(base, None).instances}
+    for uid in order.removed_uids:
         del whole[uid]
-    named = {item.uid for item in sent.instances}
-    assert not [item for item in sent.instances if whole.get(item.uid) == item]  # nothing idle
-    whole |= {item.uid: item for item in sent.instances}
-    expected = {i.uid: i for i in assignments_message(wanted, None, []).assignments.instances}
-    assert whole == expected
-    assert not named & set(sent.removed_uids)
+    named = {item.uid for item in order.instances}
+    assert not [item for item in order.instances if whole.get(item.uid) == item]  # nothing idle
+    whole |= {item.uid: item for item in order.instances}
+    assert tuple(sent(wanted, None).instances) == wanted.instances
+    assert whole == {item.uid: item for item in wanted.instances}
+    assert not named & set(order.removed_uids)
+
+
+def test_who_takes_no_bundles_is_sent_none() -> None:
+    stays = (Bundle(Terms(app="shop", type="web", release=1, stem="a"), (1, 2)),)
+    old = orders.message(document(stays, 1), None, [], bundles=False)
+    assert (len(old.bundles), len(old.instances)) == (0, 2)
+    new = orders.message(document(stays, 1), None, [], bundles=True)
+    assert (len(new.bundles), len(new.instances)) == (1, 0)
 
 
 @st.composite

@@ -106,12 +106,15 @@ class Hello(_message.Message):
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    TAKES_BUNDLES_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """the cluster this agent belongs to; empty on its first join"""
     epoch: _builtins.int
     """highest leader epoch ever obeyed"""
     generation: _builtins.int
     """of the assignment document it follows"""
+    takes_bundles: _builtins.bool
+    """in Assignments; older agents know instances only"""
     @_builtins.property
     def host(self) -> _types_pb2.HostStatus:
         """the whole table: agents are the truth for what runs"""
@@ -123,10 +126,11 @@ class Hello(_message.Message):
         cluster_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
         generation: _builtins.int = ...,
+        takes_bundles: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "generation", b"generation", "host", b"host"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "generation", b"generation", "host", b"host", "takes_bundles", b"takes_bundles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,6 +436,7 @@ class Assignments(_message.Message):
     REMOVED_UIDS_FIELD_NUMBER: _builtins.int
     RELEASES_FIELD_NUMBER: _builtins.int
     CLUSTER_EPOCH_FIELD_NUMBER: _builtins.int
+    BUNDLES_FIELD_NUMBER: _builtins.int
     kind: Global___Assignments.Kind.ValueType
     epoch: _builtins.int
     applies_to: _builtins.int
@@ -445,7 +450,11 @@ class Assignments(_message.Message):
     def removed_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def releases(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Release]:
-        """every release that an instance above refers to"""
+        """every release that an instance refers to"""
+
+    @_builtins.property
+    def bundles(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Bundle]:
+        """of instances, beside those above"""
 
     def __init__(
         self,
@@ -458,10 +467,11 @@ class Assignments(_message.Message):
         removed_uids: _abc.Iterable[_builtins.str] | None = ...,
         releases: _abc.Iterable[_types_pb2.Release] | None = ...,
         cluster_epoch: _builtins.int = ...,
+        bundles: _abc.Iterable[_types_pb2.Bundle] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies_to", b"applies_to", "cluster_epoch", b"cluster_epoch", "epoch", b"epoch", "instances", b"instances", "kind", b"kind", "releases", b"releases", "removed_uids", b"removed_uids", "results_in", b"results_in"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies_to", b"applies_to", "bundles", b"bundles", "cluster_epoch", b"cluster_epoch", "epoch", b"epoch", "instances", b"instances", "kind", b"kind", "releases", b"releases", "removed_uids", b"removed_uids", "results_in", b"results_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

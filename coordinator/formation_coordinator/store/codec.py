@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -91,11 +91,17 @@ def encode(record: Record, over: bytes = b"") -> bytes:
 
 
 class StatusEncoder:
-    """Of one host, again and again: an instance that says what it said is not encoded anew. What
-    it gives is the same as of `encode`, but for the order of fields."""
+    """Of one host, again and again: an instance that says what it said is not encoded anew, and
+    what its agent has encoded is taken as it came. What it gives is the same as of `encode`, but
+    for the order of fields, and for what only newer agents say."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[m.InstanceStatus, bytes]] = {}
+
+    def take(self, said: Iterable[m.InstanceStatus], messages: Iterable[pb.InstanceStatus]) -> None:
+        """`messages`: the same, as they were sent."""
+        for item, message in zip(said, messages, strict=True):
+            self._known[item.uid] = item, _of_host(message)
 
     def encode(self, status: m.HostStatus) -> bytes:
         known, self._known = self._known, {}
@@ -103,11 +109,14 @@ class StatusEncoder:
         for item in status.instances:
             found = known.get(item.uid)
             if found is None or found[0] is not item:
-                message = pb.HostStatus(instances=[wire.instance_status_to_pb(item)])
-                found = item, message.SerializeToString(deterministic=True)
+                found = item, _of_host(wire.instance_status_to_pb(item))
             self._known[item.uid] = found
             parts.append(found[1])
         return b"".join(parts)
+
+
+def _of_host(message: pb.InstanceStatus) -> bytes:
+    return pb.HostStatus(instances=[message]).SerializeToString(deterministic=True)
 
 
 def _over(message: Message, before: bytes) -> Message:

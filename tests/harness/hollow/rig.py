@@ -86,7 +86,6 @@ class Program:
                 self.process.wait()
 
 
-
 class Hollow(Program):
     """One process of hollow hosts."""
 
