@@ -23,6 +23,7 @@ from typing import Any
 from formation import credentials, pki
 from formation.credentials import Credential
 from formation.identity import Identity, Role
+from formation.names import PING_EVERY_S
 from formation_agent import session
 from formation_coordinator import keyring
 from hollow.host import HollowHost, Traffic
@@ -64,6 +65,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--start-s", type=float, default=0.0)
     parser.add_argument("--failing", type=float, default=0.0)
     parser.add_argument("--spread-s", type=float, default=0.0, help="within so long all dial")
+    parser.add_argument("--ping-every", type=float, default=PING_EVERY_S, metavar="SECONDS")
     return parser.parse_args()
 
 
@@ -75,7 +77,8 @@ def made(options: argparse.Namespace) -> list[HollowHost]:
     for number in range(options.first, options.first + options.hosts):
         name = f"h{number:05d}"
         credential = issuer.credential(name)
-        hosts.append(HollowHost(name, addresses, credential, behaviour))
+        ping_s = options.ping_every
+        hosts.append(HollowHost(name, addresses, credential, behaviour, ping_every_s=ping_s))
     return hosts
 
 

@@ -15,6 +15,7 @@ from formation.credentials import Credential
 from formation.dialling import Dialler, connecting_within
 from formation.memory import AgentMemory
 from formation.model import Capacity, HostStatus
+from formation.names import PING_EVERY_S
 from formation.v1 import agent_pb2
 from formation.v1.agent_pb2_grpc import AgentStub
 from formation_agent.session import Session
@@ -88,10 +89,12 @@ class HollowHost:
         addresses: tuple[str, ...],
         credential: Credential | None,
         behaviour: Behaviour,
+        *,
+        ping_every_s: float = PING_EVERY_S,
     ) -> None:
         self.name = name
         self.traffic = Traffic()
-        self._dialler = Dialler(lambda: credential, insecure=True)
+        self._dialler = Dialler(lambda: credential, insecure=True, ping_every_s=ping_every_s)
         self.keeper = PretendKeeper(behaviour)
         logs = NoLogs()
         journal = Forgetful(AgentMemory(agent_id=f"hollow-{name}"))

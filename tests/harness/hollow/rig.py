@@ -23,6 +23,8 @@ from typing import Any, Self
 import psutil
 from certified import Authority
 
+from formation.names import PING_EVERY_S
+
 HARNESS = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 DEADLINE_S = 600.0
@@ -132,9 +134,11 @@ class Rig:
         tls: bool = True,
         start_s: float = 0.0,
         dials_per_s: float = 400.0,
+        ping_every_s: float = PING_EVERY_S,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fmn-"))
         self.tls, self._start_s, self._dials_per_s = tls, start_s, dials_per_s
+        self._ping_every_s = ping_every_s
         self._count, self._ended_cpu_s = coordinators, 0.0
         self.coordinators: dict[str, Program] = {}
         self.addresses: dict[str, str] = {}
@@ -177,6 +181,7 @@ class Rig:
     def start_coordinator(self, name: str) -> None:
         address = f"127.0.0.1:{free_ports(1)[0]}"
         flags = ["--listen", address, "--etcd", self.etcd_url]
+        flags += ["--ping-every", str(self._ping_every_s)]
         if self.tls:
             flags += ["--identity-dir", str(self._identity(name))]
         else:
@@ -205,6 +210,7 @@ class Rig:
             flags = ["--hosts", str(min(share, count - first)), "--first", str(first)]
             flags += ["--coordinators", addresses, "--start-s", str(self._start_s)]
             flags += ["--spread-s", str(count / self._dials_per_s)]
+            flags += ["--ping-every", str(self._ping_every_s)]
             if self.tls:
                 flags += ["--authority", str(self.directory / "identity-c1")]
             self.hollow.append(Hollow(self.directory, f"hollow{len(self.hollow)}", *flags))
