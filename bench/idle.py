@@ -66,7 +66,7 @@ class Deaf(agent_pb2_grpc.AgentServicer):
 async def serve_floor(address: str, directory: str, hosts: int, ping_s: float) -> None:
     seen = credentials.load(directory)
     server = aio.server(options=server_channel_options(ping_s))
-    agent_pb2_grpc.add_AgentServicer_to_server(Deaf(hosts), server)
+    agent_pb2_grpc.add_AgentServicer_to_server(Deaf(hosts), server)  # type: ignore[abstract]
     pair = (seen.key_pem, seen.certificate_pem)
     tls = grpc.ssl_server_credentials([pair], seen.authorities_pem, require_client_auth=True)
     server.add_secure_port(address, tls)
