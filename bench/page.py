@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import json
 import multiprocessing
 import random
@@ -30,6 +29,7 @@ from typing import Any, cast
 
 import aiohttp
 import psutil
+from msgspec import structs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "harness"))
 
@@ -105,9 +105,9 @@ async def churn(live: LiveWorld, rate: float) -> None:
             was = status.instances[at]
             well = was.state is InstanceState.HEALTHY
             state = InstanceState.STARTING if well else InstanceState.HEALTHY
-            now = dataclasses.replace(was, state=state)
+            now = structs.replace(was, state=state)
             told = (*status.instances[:at], now, *status.instances[at + 1 :])
-            live.publish(dataclasses.replace(status, instances=told))
+            live.publish(structs.replace(status, instances=told))
 
 
 def serve(port: int, hosts: int, instances: int, rate: float, said: Any) -> None:

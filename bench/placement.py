@@ -19,6 +19,7 @@ from dataclasses import replace
 from itertools import count
 
 import numpy as np
+from msgspec import structs
 
 from formation.model import (
     App,
@@ -108,7 +109,7 @@ def obeyed(world: World) -> World:
     for entry in world.hosts.values():
         assert entry.status is not None
         table = tuple(healthy(item) for item in entry.assigned)
-        status = replace(entry.status, instances=table)
+        status = structs.replace(entry.status, instances=table)
         changes.append(Change(kind="status", names=(entry.name,), record=status))
     return apply(world, changes, revision=world.revision + 1, now_s=0.0)
 

@@ -9,6 +9,8 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from formation.memory import AgentMemory, Tries
 from formation.model import (
     Assignment,
@@ -124,7 +126,7 @@ def interrupted(stay: Stay) -> Stay:
     or a machine."""
     if not had_its_try(stay) or stay.phase in _OVER:
         return stay
-    return machine.over(replace(stay, last_exit=_INTERRUPTED), InstanceState.FAILED)
+    return machine.over(structs.replace(stay, last_exit=_INTERRUPTED), InstanceState.FAILED)
 
 
 def had_its_try(stay: Stay) -> bool:

@@ -7,7 +7,8 @@ is data (`wake_at_s`). A move that is not in the table raises `IllegalMove` and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec import structs
 
 from formation.model import InstanceState, RestartPolicy
 from formation_agent import steps
@@ -95,18 +96,18 @@ def adopted(
 
     `ready`: it was when that brain last wrote it down.
     """
-    found = replace(stay, attempt=attempt, after=Phase.BACKOFF, adopted=True)
+    found = structs.replace(stay, attempt=attempt, after=Phase.BACKOFF, adopted=True)
     running, _ = steps.up(found, pid, started_s, now_s)
     if ready and steps.says_when_ready(stay):
-        healthy = replace(running, phase=Phase.HEALTHY, wake_at_s=None, reason="")
-        return replace(healthy, grace_until_s=now_s)
+        healthy = structs.replace(running, phase=Phase.HEALTHY, wake_at_s=None, reason="")
+        return structs.replace(healthy, grace_until_s=now_s)
     return running
 
 
 def over(stay: Stay, state: InstanceState) -> Stay:
     """A stay that came to its end before, as FINISHED or FAILED."""
     phase = Phase.FINISHED if state is InstanceState.FINISHED else Phase.FAILED
-    return replace(stay, phase=phase, after=phase, reason=stay.last_exit)
+    return structs.replace(stay, phase=phase, after=phase, reason=stay.last_exit)
 
 
 # -- moves: each is (stay, event, now_s, jitter) → (stay, instructions) ---------------------------
@@ -126,7 +127,9 @@ def _spawn_failed(stay: Stay, event: Event, now_s: float, jitter: float) -> Step
     not of a run, which somebody waits for."""
     assert isinstance(event, SpawnFailed)
     if stay.assignment.run and stay.spec.restart is RestartPolicy.NEVER:
-        over = replace(stay, after=Phase.FAILED, last_exit=event.reason, reason=event.reason)
+        over = structs.replace(
+            stay, after=Phase.FAILED, last_exit=event.reason, reason=event.reason
+        )
         return steps.at_rest(over, Phase.FAILED), ()
     return steps.again(steps.failed(stay, event.reason, 0.0, now_s, jitter), now_s)
 
@@ -137,7 +140,7 @@ def _exited(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     if event.empty:
         return steps.carry_on(ended, now_s, Forget(attempt=stay.attempt))
     reason = f"{ended.reason}; it left processes behind"
-    cleaning = replace(ended, phase=Phase.CLEANING, cause=reason, reason=reason)
+    cleaning = structs.replace(ended, phase=Phase.CLEANING, cause=reason, reason=reason)
     if stay.phase is Phase.RESTARTING:  # signalled already: its grace runs on
         return cleaning, steps.signals_to_the_rest(stay)
     return steps.signalled(cleaning, now_s)
@@ -152,18 +155,18 @@ def _ready(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
         return stay, ()
     # Who was ready once has started: from now on it can be found dead.
     grace_until_s = min(stay.grace_until_s, now_s)
-    healthy = replace(stay, phase=Phase.HEALTHY, wake_at_s=None, reason="")
-    return replace(healthy, grace_until_s=grace_until_s), ()
+    healthy = structs.replace(stay, phase=Phase.HEALTHY, wake_at_s=None, reason="")
+    return structs.replace(healthy, grace_until_s=grace_until_s), ()
 
 
 def _not_ready_yet(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, NotReady)
-    return replace(stay, reason=f"not ready yet: {event.reason}"), ()
+    return structs.replace(stay, reason=f"not ready yet: {event.reason}"), ()
 
 
 def _unready(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, NotReady)
-    return replace(stay, phase=Phase.UNREADY, reason=f"not ready: {event.reason}"), ()
+    return structs.replace(stay, phase=Phase.UNREADY, reason=f"not ready: {event.reason}"), ()
 
 
 def _not_alive(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
@@ -175,7 +178,7 @@ def _not_alive(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
 
 def _told(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, Told)
-    return (stay if event.text == stay.told else replace(stay, told=event.text)), ()
+    return (stay if event.text == stay.told else structs.replace(stay, told=event.text)), ()
 
 
 def _start_extended(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
@@ -184,8 +187,8 @@ def _start_extended(stay: Stay, event: Event, now_s: float, jitter: float) -> St
         return stay, ()
     grace_until_s = max(stay.grace_until_s, now_s + event.by_s)
     if stay.phase is Phase.STARTING and steps.says_when_ready(stay):
-        stay = replace(stay, wake_at_s=grace_until_s)
-    return replace(stay, grace_until_s=grace_until_s), ()
+        stay = structs.replace(stay, wake_at_s=grace_until_s)
+    return structs.replace(stay, grace_until_s=grace_until_s), ()
 
 
 def _stop_extended(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
@@ -199,14 +202,16 @@ def _stop_extended(stay: Stay, event: Event, now_s: float, jitter: float) -> Ste
 def _leaving(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     if stay.spec.stop_grace_s <= 0:
         return steps.restarting(stay, _LEAVING, now_s)
-    leaving = replace(stay, phase=Phase.LEAVING, cause=_LEAVING, reason=_LEAVING)
+    leaving = structs.replace(stay, phase=Phase.LEAVING, cause=_LEAVING, reason=_LEAVING)
     return steps.until(leaving, now_s + stay.spec.stop_grace_s, None), ()
 
 
 def _stop(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, StopWanted)
     reason = event.reason
-    return steps.signalled(replace(stay, phase=Phase.STOPPING, cause=reason, reason=reason), now_s)
+    return steps.signalled(
+        structs.replace(stay, phase=Phase.STOPPING, cause=reason, reason=reason), now_s
+    )
 
 
 def _drain(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
@@ -216,8 +221,8 @@ def _drain(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     if drain_s <= 0 or event.at_once or stay.assignment.run:
         return _stop(stay, event, now_s, jitter)
     reason = f"{event.reason}: drained for {describe_duration(drain_s)}"
-    draining = replace(stay, phase=Phase.DRAINING, cause=event.reason, reason=reason)
-    return replace(draining, wake_at_s=now_s + drain_s), ()
+    draining = structs.replace(stay, phase=Phase.DRAINING, cause=event.reason, reason=reason)
+    return structs.replace(draining, wake_at_s=now_s + drain_s), ()
 
 
 def _stop_while_draining(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
@@ -232,7 +237,7 @@ def _drained(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
 
 def _ended_while_draining(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, Exited)
-    ended = replace(stay, pid=0, last_exit=event.how)
+    ended = structs.replace(stay, pid=0, last_exit=event.how)
     if event.empty:
         return steps.stopped(ended, Forget(attempt=stay.attempt))
     return steps.drained(ended, now_s)
@@ -242,31 +247,37 @@ def _stop_while_ending(stay: Stay, event: Event, now_s: float, jitter: float) ->
     """The tree is signalled already: its grace runs on."""
     assert isinstance(event, StopWanted)
     reason = event.reason
-    return replace(stay, phase=Phase.STOPPING, cause=reason, reason=reason, retry_at_s=None), ()
+    return structs.replace(
+        stay, phase=Phase.STOPPING, cause=reason, reason=reason, retry_at_s=None
+    ), ()
 
 
 def _kill(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, KillWanted)
     reason = event.reason
-    stopping = replace(stay, phase=Phase.STOPPING, cause=reason, reason=reason, retry_at_s=None)
+    stopping = structs.replace(
+        stay, phase=Phase.STOPPING, cause=reason, reason=reason, retry_at_s=None
+    )
     return steps.killed(stopping, now_s)
 
 
 def _stop_idle(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, StopWanted | KillWanted)
-    return steps.stopped(replace(stay, reason=event.reason))
+    return steps.stopped(structs.replace(stay, reason=event.reason))
 
 
 def _abort(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, StopWanted | KillWanted)
     killing = isinstance(event, KillWanted)
     reason = event.reason
-    return replace(stay, phase=Phase.ABORTING, cause=reason, reason=reason, killing=killing), ()
+    return structs.replace(
+        stay, phase=Phase.ABORTING, cause=reason, reason=reason, killing=killing
+    ), ()
 
 
 def _abort_spawned(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     assert isinstance(event, Spawned)
-    running = replace(stay, phase=Phase.STOPPING, pid=event.pid, started_s=now_s)
+    running = structs.replace(stay, phase=Phase.STOPPING, pid=event.pid, started_s=now_s)
     return steps.killed(running, now_s) if stay.killing else steps.signalled(running, now_s)
 
 
@@ -278,7 +289,7 @@ def _exited_as_wanted(stay: Stay, event: Event, now_s: float, jitter: float) -> 
     assert isinstance(event, Exited)
     if stay.pid == 0:
         raise IllegalMove(stay, event)
-    ended = replace(stay, pid=0, last_exit=event.how)
+    ended = structs.replace(stay, pid=0, last_exit=event.how)
     if event.empty:
         return steps.stopped(ended, Forget(attempt=stay.attempt))
     # The escalation goes on for what is left: it is never cancelled by the main process's end.
@@ -296,7 +307,7 @@ def _still_there(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
     if not event.names:
         return stay, ()
     when = "" if stay.killing else f" after {describe_duration(steps.LOOK_AFTER_S)}"
-    return replace(stay, reason=f"{stay.cause}; still there{when}: {event.names}"), ()
+    return structs.replace(stay, reason=f"{stay.cause}; still there{when}: {event.names}"), ()
 
 
 def _retry(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
@@ -304,11 +315,11 @@ def _retry(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
 
 
 def _retry_over(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
-    return steps.spawn(replace(stay, failures=0))
+    return steps.spawn(structs.replace(stay, failures=0))
 
 
 def _retry_when_clean(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:
-    return replace(stay, after=Phase.BACKOFF, retry_at_s=now_s), ()
+    return structs.replace(stay, after=Phase.BACKOFF, retry_at_s=now_s), ()
 
 
 def _tick(stay: Stay, event: Event, now_s: float, jitter: float) -> Step:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 import tenacity
+from msgspec import structs
 
 from formation import wire, wire_access
 from formation.cuts import notice_cuts
@@ -317,7 +318,7 @@ class Session:
     async def _hello(self, address: str) -> tuple[pb.AgentMessage, State]:
         described = await self._describe(address)
         memory = self._journal.memory
-        host = replace(
+        host = structs.replace(
             described,
             instances=self._supervisor.statuses(),
             complaint=self._complaint,

@@ -6,8 +6,9 @@ Data only. Times are seconds of one monotonic clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from formation.model import Assignment, InstanceState, ProcessType
 
@@ -49,8 +50,7 @@ STATE_OF: Mapping[Phase, InstanceState] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stay:
+class Stay(Struct, frozen=True, kw_only=True, gc=False):
     """`pid` 0: the main process does not run.
 
     `wake_at_s` is the one timer. `grace_until_s`: until then it need not be ready, and is not
@@ -90,23 +90,19 @@ class Stay:
 # -- events of its slot and of its process ---------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotFree:
+class SlotFree(Struct, frozen=True, kw_only=True, gc=False):
     """No other stay holds the slot."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spawned:
+class Spawned(Struct, frozen=True, kw_only=True, gc=False):
     pid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpawnFailed:
+class SpawnFailed(Struct, frozen=True, kw_only=True, gc=False):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exited:
+class Exited(Struct, frozen=True, kw_only=True, gc=False):
     """The main process ended: `how` for people; `success` is exit 0; `empty` when nothing of its
     tree is left. `just_now` False: at some time while nobody looked.
     """
@@ -117,13 +113,11 @@ class Exited:
     just_now: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeEmpty:
+class TreeEmpty(Struct, frozen=True, kw_only=True, gc=False):
     """The last process of a tree whose main process had ended before."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StillThere:
+class StillThere(Struct, frozen=True, kw_only=True, gc=False):
     """The answer to `Look`; `names` for people: "4711 (python), 4712 (sleep)"."""
 
     names: str
@@ -132,71 +126,61 @@ class StillThere:
 # -- events of its health; `reason` and `text` are for people, one line ----------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(Struct, frozen=True, kw_only=True, gc=False):
     """It said READY=1, or its readiness probe passes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotReady:
+class NotReady(Struct, frozen=True, kw_only=True, gc=False):
     """Its readiness probe fails. Told as it is, also within the start grace."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotAlive:
+class NotAlive(Struct, frozen=True, kw_only=True, gc=False):
     """Its liveness probe fails, or its watchdog was not fed. To be told again while it lasts:
     within the start grace it does not count."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(Struct, frozen=True, kw_only=True, gc=False):
     """STATUS=."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extended:
+class Extended(Struct, frozen=True, kw_only=True, gc=False):
     """EXTEND_TIMEOUT_USEC: the start grace or stop grace that is running lasts at least `by_s`
     from now."""
 
     by_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoppingItself:
+class StoppingItself(Struct, frozen=True, kw_only=True, gc=False):
     """STOPPING=1: it ends by itself within the stop grace; until then it need not be ready."""
 
 
 # -- events of people, and of time -----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopWanted:
+class StopWanted(Struct, frozen=True, kw_only=True, gc=False):
     """`at_once`: without a drain; one that goes on ends."""
 
     reason: str
     at_once: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KillWanted:
+class KillWanted(Struct, frozen=True, kw_only=True, gc=False):
     """Stop without any grace."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryWanted:
+class RetryWanted(Struct, frozen=True, kw_only=True, gc=False):
     """Do not wait for the next try, and try again what was over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class Tick(Struct, frozen=True, kw_only=True, gc=False):
     """Time has passed; legal at any moment before the end."""
 
 
@@ -223,26 +207,22 @@ Event = (
 # -- instructions ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spawn:
+class Spawn(Struct, frozen=True, kw_only=True, gc=False):
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signal:
+class Signal(Struct, frozen=True, kw_only=True, gc=False):
     """`signal` without SIG, as in "TERM"; to the whole tree, or to the main process alone."""
 
     signal: str
     whole_group: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Look(Struct, frozen=True, kw_only=True, gc=False):
     """Which processes of the tree live? Before anything that follows; answer: `StillThere`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forget:
+class Forget(Struct, frozen=True, kw_only=True, gc=False):
     """The tree of this attempt is gone and its end is known: nobody need remember it."""
 
     attempt: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from formation.model import RestartPolicy, StopTo
 from formation.policy import failures_after_exit, last_failures, restart_delay_s
@@ -26,7 +26,7 @@ LOOK_AFTER_S = 5.0
 
 def spawn(stay: Stay, *before: Instruction) -> Step:
     attempt = stay.attempt + 1
-    spawning = replace(
+    spawning = structs.replace(
         stay,
         phase=Phase.SPAWNING,
         attempt=attempt,
@@ -52,7 +52,7 @@ def up(stay: Stay, pid: int, started_s: float, now_s: float) -> Step:
     spec = stay.spec
     grace_until_s = started_s + spec.start_grace_s
     wake_at_s = grace_until_s if says_when_ready(stay) else started_s + spec.ready_after_s
-    starting = replace(
+    starting = structs.replace(
         stay,
         phase=Phase.STARTING,
         pid=pid,
@@ -67,14 +67,14 @@ def up(stay: Stay, pid: int, started_s: float, now_s: float) -> Step:
 def start_over(stay: Stay, now_s: float) -> Step:
     """The time that it had for its start has passed."""
     if not says_when_ready(stay):
-        return replace(stay, phase=Phase.HEALTHY, wake_at_s=None, reason=""), ()
+        return structs.replace(stay, phase=Phase.HEALTHY, wake_at_s=None, reason=""), ()
     late = f"not ready within {describe_duration(stay.grace_until_s - stay.started_s)}"
     if stay.reason:
         late += f": {stay.reason.removeprefix('not ready yet: ')}"
     # The brain that started an adopted one may have heard its READY=1 and died with that.
     if stay.spec.notify and not stay.adopted:
         return restarting(stay, late, now_s)
-    return replace(stay, phase=Phase.UNREADY, wake_at_s=None, reason=late), ()
+    return structs.replace(stay, phase=Phase.UNREADY, wake_at_s=None, reason=late), ()
 
 
 def ended(stay: Stay, event: Exited, now_s: float, jitter: float) -> Stay:
@@ -84,20 +84,20 @@ def ended(stay: Stay, event: Exited, now_s: float, jitter: float) -> Stay:
     success = event.success
     if stay.phase is Phase.RESTARTING:
         reason, success = f"{stay.cause}; {reason}", False
-    ended = replace(stay, pid=0, last_exit=event.how, reason=reason)
+    ended = structs.replace(stay, pid=0, last_exit=event.how, reason=reason)
     if stay.spec.restart is not RestartPolicy.ALWAYS and success:
-        return replace(ended, after=Phase.FINISHED, failures=0)
+        return structs.replace(ended, after=Phase.FINISHED, failures=0)
     ended = failed(ended, reason, up_s, now_s, jitter)
     if stay.spec.restart is RestartPolicy.NEVER:
-        return replace(ended, after=Phase.FAILED, retry_at_s=None)
+        return structs.replace(ended, after=Phase.FAILED, retry_at_s=None)
     if ended.failures == 1:
         return ended
-    return replace(ended, reason=f"{reason} ({ordinal(ended.failures)} time in a row)")
+    return structs.replace(ended, reason=f"{reason} ({ordinal(ended.failures)} time in a row)")
 
 
 def failed(stay: Stay, reason: str, up_s: float | None, now_s: float, jitter: float) -> Stay:
     failures = failures_after_exit(stay.failures, up_s)
-    return replace(
+    return structs.replace(
         stay,
         failures=failures,
         failed_at_s=last_failures(stay.failed_at_s, now_s),
@@ -118,15 +118,19 @@ def again(stay: Stay, now_s: float, *before: Instruction) -> Step:
     assert stay.retry_at_s is not None
     if stay.retry_at_s <= now_s:
         return spawn(stay, *before)
-    return replace(at_rest(stay, Phase.BACKOFF), wake_at_s=stay.retry_at_s), before
+    return structs.replace(at_rest(stay, Phase.BACKOFF), wake_at_s=stay.retry_at_s), before
 
 
 def at_rest(stay: Stay, phase: Phase) -> Stay:
-    return replace(stay, phase=phase, pid=0, wake_at_s=None, deadline_s=None, look_at_s=None)
+    return structs.replace(
+        stay, phase=phase, pid=0, wake_at_s=None, deadline_s=None, look_at_s=None
+    )
 
 
 def restarting(stay: Stay, cause: str, now_s: float) -> Step:
-    return signalled(replace(stay, phase=Phase.RESTARTING, cause=cause, reason=cause), now_s)
+    return signalled(
+        structs.replace(stay, phase=Phase.RESTARTING, cause=cause, reason=cause), now_s
+    )
 
 
 def signalled(stay: Stay, now_s: float) -> Step:
@@ -142,7 +146,7 @@ def signalled(stay: Stay, now_s: float) -> Step:
 
 def drained(stay: Stay, now_s: float) -> Step:
     """It was no endpoint for as long as it was to be: now it is ended as any other."""
-    return signalled(replace(stay, phase=Phase.STOPPING, reason=stay.cause), now_s)
+    return signalled(structs.replace(stay, phase=Phase.STOPPING, reason=stay.cause), now_s)
 
 
 def signals_to_the_rest(stay: Stay) -> tuple[Instruction, ...]:
@@ -153,7 +157,7 @@ def signals_to_the_rest(stay: Stay) -> tuple[Instruction, ...]:
 
 
 def killed(stay: Stay, now_s: float, *before: Instruction) -> Step:
-    killing = until(replace(stay, killing=True), now_s + KILL_AGAIN_S, None)
+    killing = until(structs.replace(stay, killing=True), now_s + KILL_AGAIN_S, None)
     return killing, (*before, Signal(signal="KILL"))
 
 
@@ -164,13 +168,13 @@ def waited(stay: Stay, now_s: float) -> Step:
         return until(stay, stay.deadline_s, None), (Look(),)
     if not stay.killing:
         cause = f"{stay.cause}; {not_gone(stay)}: killed"
-        stay = replace(stay, cause=cause, reason=cause)
+        stay = structs.replace(stay, cause=cause, reason=cause)
     return killed(stay, now_s, Look())
 
 
 def until(stay: Stay, deadline_s: float, look_at_s: float | None) -> Stay:
     wake_at_s = deadline_s if look_at_s is None else min(deadline_s, look_at_s)
-    return replace(stay, deadline_s=deadline_s, look_at_s=look_at_s, wake_at_s=wake_at_s)
+    return structs.replace(stay, deadline_s=deadline_s, look_at_s=look_at_s, wake_at_s=wake_at_s)
 
 
 def not_gone(stay: Stay) -> str:
@@ -178,7 +182,7 @@ def not_gone(stay: Stay) -> str:
 
 
 def stopped(stay: Stay, *before: Instruction) -> Step:
-    return replace(at_rest(stay, Phase.STOPPED), retry_at_s=None), before
+    return structs.replace(at_rest(stay, Phase.STOPPED), retry_at_s=None), before
 
 
 def ordinal(number: int) -> str:

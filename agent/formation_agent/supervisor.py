@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
+from msgspec import structs
+
 from formation.memory import AgentMemory, Tries
 from formation.model import Assignment, Assignments, InstanceStatus, Release, RestartPolicy, Slot
 from formation.runtime import now_ms
@@ -148,8 +150,7 @@ class Supervisor:
         self._trees.add(child.key)
         if (port := self._ports.get(entry.slot)) is not None:
             self._launcher.ports.hold(entry.slot, port)
-        lost = not child.empty
-        self._output.attach(entry.slot, child.stdout_fd, child.stderr_fd, lost=lost)
+        self._output.attach(entry.slot, child.stdout_fd, child.stderr_fd, lost=not child.empty)
         if child.exited is None:
             release = self._release_of(entry)
             entry.launch = self._launcher.recall(stay.assignment, release, port or 0)
@@ -207,7 +208,7 @@ class Supervisor:
     def _change(self, entry: Entry, assignment: Assignment) -> None:
         """Of a stay only this can change: that somebody asked for another try."""
         retried = assignment.retry_mark > entry.stay.assignment.retry_mark
-        entry.stay = replace(entry.stay, assignment=assignment)
+        entry.stay = structs.replace(entry.stay, assignment=assignment)
         if retried:
             self._feed(entry.uid, machine.RetryWanted())
 
@@ -240,7 +241,7 @@ class Supervisor:
         elif entry.uid in self._hold:
             why = _HELD
         if why := why or self.exclusives.hindrance(entry):
-            entry.stay = replace(entry.stay, reason=why)
+            entry.stay = structs.replace(entry.stay, reason=why)
         else:
             self._feed(entry.uid, machine.SlotFree())
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from formation.model import Assignment, Release, Slot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tries:
+class Tries(Struct, frozen=True, kw_only=True, gc=False):
     """How often a stay was started, how often it failed in a row, and its process (pid 0: none).
 
     `over`: FINISHED or FAILED, it is not started again; 0: neither. `ready`: its process was.

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from msgspec import Struct
+
 from formation.artifacts import Artifact
 from formation.builds import Build
 from formation.releasecommand import CommandEnd, ReleaseCommand
@@ -180,8 +182,7 @@ class Release:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class Assignment(Struct, frozen=True, kw_only=True, gc=False):
     """One stay: a slot on one host under a uid that is never used again.
 
     `failures`: how often the slot failed in a row before it came here. `avoided_hosts`: where this
@@ -211,8 +212,7 @@ class Assignment:
     like: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Terms(Struct, frozen=True, kw_only=True, gc=False):
     """What many stays of one type have in common: the fields of `Assignment`, without the ordinal.
 
     `stem`, which is never used again, makes their uids: `<type>.<ordinal>-<stem>`.
@@ -237,8 +237,7 @@ class Terms:
     like: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(Struct, frozen=True, gc=False):
     """Stays of one type on one host that differ in nothing but their ordinals.
 
     Small, since a cluster has hundreds of thousands; their terms are shared.

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 import grpc
+from msgspec import structs
 
 import formation
 from formation import wire
@@ -366,7 +367,7 @@ def _host_view(view: views.HostView) -> pb.HostView:
     entry = view.entry
     heard = entry.status or HostStatus(host=entry.name, agent_id="")
     return pb.HostView(
-        status=wire.host_status_to_pb(replace(heard, instances=())),
+        status=wire.host_status_to_pb(structs.replace(heard, instances=())),
         state=pb.HostState.ValueType(int(view.state)),
         instances=view.instances,
         healthy=view.healthy,

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
+
 from formation.model import AssignmentDocument, Host, Session, Terms
 from formation.requests import Move, Rebalance
 from formation_coordinator.changing import (
@@ -163,7 +165,7 @@ def _emptied(document: object, world: World) -> AssignmentDocument:
     """Of the next generation: the host, should it come back, stops what it still runs."""
     assert isinstance(document, AssignmentDocument)
     ending = [
-        replace(bundle, terms=replace(bundle.terms, ending=True, reason=_FORGOTTEN))
+        structs.replace(bundle, terms=structs.replace(bundle.terms, ending=True, reason=_FORGOTTEN))
         for bundle in document.bundles
         if _is_exclusive(world, bundle.terms)
     ]

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from msgspec import structs
 
 from formation.model import (
     App,
@@ -97,7 +98,7 @@ class Draft:
     def end(self, row: int, item: Assignment, reason: str, past: Past = FRESH) -> None:
         """It is to stop, and listed until it has; its successor comes for the same reason, and
         with this past."""
-        ending = replace(
+        ending = structs.replace(
             item,
             ending=True,
             reason=reason,
@@ -157,7 +158,7 @@ class Draft:
 
     def add_run(self, bundle: Bundle, spec: ProcessType, row: int) -> None:
         stem, revision = self._stem(bundle.terms.app), self.world.revision
-        stamped = replace(bundle.terms, stem=stem, revision=revision)
+        stamped = structs.replace(bundle.terms, stem=stem, revision=revision)
         self._made.setdefault(row, []).append(Bundle(stamped, bundle.ordinals))
         self.space.take_run(spec, row)
 
@@ -180,7 +181,7 @@ class Draft:
                 stem=self._stem(wish.app.name),
                 revision=self.world.revision,
             )
-            template = self._templates[key] = replace(plain, **fields)  # type: ignore[arg-type]
+            template = self._templates[key] = structs.replace(plain, **fields)
         return template
 
     def _stem(self, app: str) -> str:
@@ -294,7 +295,7 @@ def _rest_of(
 
 
 def _changed(terms: Terms, item: Assignment) -> Terms:
-    return replace(
+    return structs.replace(
         terms,
         retry_mark=item.retry_mark,
         ending=item.ending,

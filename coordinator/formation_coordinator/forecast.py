@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from msgspec import structs
+
 from formation.model import Assignment, HostStatus, InstanceState, InstanceStatus, Slot
 from formation.requests import Move, Rebalance
 from formation_coordinator import explain, rebalance, timeline
@@ -283,7 +285,7 @@ def _said(entry: HostEntry) -> HostStatus:
     assert document is not None
     table = [known.get(item.uid) or _well(item) for item in entry.assigned if not item.ending]
     status = entry.status or HostStatus(host=entry.name, agent_id=entry.name)
-    return replace(status, instances=tuple(table), generation=document.generation)
+    return structs.replace(status, instances=tuple(table), generation=document.generation)
 
 
 def _well(item: Assignment) -> InstanceStatus:

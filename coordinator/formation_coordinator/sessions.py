@@ -11,10 +11,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
 
 import grpc
 from google.protobuf.message import DecodeError
+from msgspec import structs
 
 from formation import wire, wire_access
 from formation.model import (
@@ -164,7 +164,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             reason = f"the certificate of {who} does not speak for host {status.host}"
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, reason)
         generation = status.generation or hello.generation
-        return replace(
+        return structs.replace(
             status,
             departed=False,
             generation=generation,
@@ -258,7 +258,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
                 case "goodbye":
                     # Nothing runs there. What is over stays known, or it would run again elsewhere.
                     over = tuple(session.over.values())
-                    session.status = replace(session.status, instances=over, departed=True)
+                    session.status = structs.replace(session.status, instances=over, departed=True)
                     self._live.publish(session.status)
                     return
                 case _:
@@ -288,7 +288,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         for uid in batch.gone_uids:
             table.pop(uid, None)
         self._remember_over(session, table)
-        session.status = replace(
+        session.status = structs.replace(
             session.status,
             instances=tuple(table.values()),
             complaint=batch.complaint[:COMPLAINT_MAX],

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from msgspec import structs
+
 from formation.model import (
     Assignment,
     AssignmentDocument,
@@ -159,7 +161,7 @@ def _adopted(world: World, spec: ProcessType, status: InstanceStatus) -> Assignm
     item = _assignment(
         status, mark=app.restart_mark(name, ordinal), retry=app.retry_mark(name, ordinal)
     )
-    return replace(item, ending=ending) if item else None
+    return structs.replace(item, ending=ending) if item else None
 
 
 def _of_unknown_release(world: World, status: InstanceStatus) -> Assignment | None:
@@ -171,10 +173,10 @@ def _of_unknown_release(world: World, status: InstanceStatus) -> Assignment | No
     item = _assignment(status, mark=0, retry=0)
     if item is None or release is None:
         return None
-    ending = replace(item, release=release.number, ending=True)
+    ending = structs.replace(item, release=release.number, ending=True)
     if spec is None and status.slot.type == RELEASE:
         # A run of no record, so that it goes, and no other begins before it has.
-        return replace(ending, run=FOUND, command=RELEASE)
+        return structs.replace(ending, run=FOUND, command=RELEASE)
     return ending if spec is not None and spec.exclusive else None
 
 
@@ -212,7 +214,7 @@ def _document(
 
 def _terms(item: Assignment) -> Terms:
     shared: Mapping[str, object] = {
-        name: getattr(item, name) for name in Terms.__dataclass_fields__ if hasattr(item, name)
+        name: getattr(item, name) for name in Terms.__struct_fields__ if hasattr(item, name)
     }
     stem = item.uid.removeprefix(f"{item.slot.type}.{item.slot.ordinal}-")
     return Terms(app=item.slot.app, type=item.slot.type, stem=stem, **shared)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 
 from formation.model import HostState, Slot
 from formation.policy import surely_stopped_s
@@ -152,7 +153,7 @@ class Upkeep:
         for stay in self.of_type.on(self.of_type.book.to_retry):
             mark = self.app.retry_mark(stay.slot.type, stay.slot.ordinal)
             if stay.assignment.retry_mark < mark:
-                told = replace(stay.assignment, retry_mark=mark)
+                told = structs.replace(stay.assignment, retry_mark=mark)
                 self.desk.draft.change(stay.row, told)
                 stay.assignment = told
                 self.desk.tally["told to retry"] += 1

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
+
+from msgspec import Struct, structs
 
 from formation import secrets
 from formation.model import (
@@ -34,8 +36,7 @@ from formation_coordinator.world import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceView:
+class InstanceView(Struct, frozen=True, kw_only=True, gc=False):
     """One line of `formctl ps`. `surplus`: on its way out. `current`: nothing newer is wanted.
     `surge`: one more than wanted, for a change. `run`: the run that it is."""
 
@@ -109,7 +110,9 @@ def _with_history(item: Assignment, status: InstanceStatus) -> InstanceStatus:
     if not item.avoided_hosts or status.state in (InstanceState.HEALTHY, *OVER):
         return status
     history = f"it kept failing on {', '.join(item.avoided_hosts)}"
-    return replace(status, reason=f"{status.reason}; {history}" if status.reason else history)
+    return structs.replace(
+        status, reason=f"{status.reason}; {history}" if status.reason else history
+    )
 
 
 def _unseen(item: Assignment, entry: HostEntry) -> InstanceStatus:

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+from msgspec import Struct, structs
+
 from formation.automation import Autoscale, Delivery, Webhook
 from formation.builds import Build, outcome_of
 from formation.identity import IssuedIdentity, JoinToken, Trust
@@ -66,8 +69,7 @@ DECIDED = frozenset({"apps", "assignments", "autoscale", "hosts", "rebalance", "
 Key = tuple[str, tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostEntry:
+class HostEntry(Struct, frozen=True, kw_only=True, gc=False):
     """One host from all sides: the operator's word, the agent's, the leader's.
 
     `healthy_since_s`: by uid, of those that are HEALTHY since it can matter.
@@ -80,7 +82,7 @@ class HostEntry:
     document: AssignmentDocument | None = None
     silent_since_s: float | None = None
     draining_since_s: float | None = None
-    healthy_since_s: Mapping[str, float] = field(default_factory=dict)
+    healthy_since_s: Mapping[str, float] = msgspec.field(default_factory=dict)
 
     @property
     def connected(self) -> bool:
@@ -232,18 +234,18 @@ class _Tables:
             case "hosts":
                 host = record if isinstance(record, Host) else None
                 since_s = (entry.draining_since_s or now_s) if host and host.draining else None
-                entry = replace(entry, host=host, draining_since_s=since_s)
+                entry = structs.replace(entry, host=host, draining_since_s=since_s)
             case "assignments":
                 document = record if isinstance(record, AssignmentDocument) else None
-                entry = replace(entry, document=document)
+                entry = structs.replace(entry, document=document)
             case "status":
                 status = record if isinstance(record, HostStatus) else None
                 since = _healthy_since_s(entry, status, now_s)
-                entry = replace(entry, status=status, healthy_since_s=since)
+                entry = structs.replace(entry, status=status, healthy_since_s=since)
             case _:
                 session = record if isinstance(record, Session) else None
                 silent = None if session else (entry.silent_since_s or now_s)
-                entry = replace(entry, session=session, silent_since_s=silent)
+                entry = structs.replace(entry, session=session, silent_since_s=silent)
         if (entry.host, entry.status, entry.session, entry.document) == (None, None, None, None):
             hosts.pop(name, None)
         else:
@@ -291,7 +293,7 @@ def _put(table: dict[Any, Any], key: object, record: object) -> None:
 def restamp_silence(world: World, *, now_s: float) -> World:
     """Nobody is judged by what happened before `now_s`: done by a new leader."""
     hosts = {
-        name: entry if entry.connected else replace(entry, silent_since_s=now_s)
+        name: entry if entry.connected else structs.replace(entry, silent_since_s=now_s)
         for name, entry in world.hosts.items()
     }
     return replace(world, hosts=hosts)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hypothesis import strategies as st
+from msgspec import structs
 from worlds import app, bundle, host, process_type, release, stay, world
 
 from formation.model import (
@@ -107,7 +108,7 @@ def _status(entry: HostEntry) -> HostStatus:
         InstanceStatus(uid=i.uid, slot=i.slot, release=i.release, state=State.HEALTHY)
         for i in entry.assigned
     )
-    return replace(entry.status, instances=well, generation=entry.document.generation)
+    return structs.replace(entry.status, instances=well, generation=entry.document.generation)
 
 
 # -- the naive judge -------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ def would_take(given: World, entry: HostEntry, type_name: str) -> bool:
     document = entry.document
     bundles = (*(document.bundles if document else ()), more)
     base = document or empty(entry)
-    fuller = replace(entry, document=replace(base, bundles=bundles))
+    fuller = structs.replace(entry, document=replace(base, bundles=bundles))
     return not list(misfits(given, fuller))
 
 

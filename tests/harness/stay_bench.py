@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from formation.model import Assignment, Probe, ProbeKind, ProcessType, Slot
 from formation_agent import machine as m
 from formation_agent.machine import Phase
@@ -51,30 +53,36 @@ def play(stay: m.Stay, *story: tuple[float, m.Event]) -> tuple[m.Stay, list[m.In
 
 def having(**fields: Any) -> m.Stay:
     """A new stay of a type that differs from the plain one."""
-    return replace(NEW, spec=replace(SPEC, **fields))
+    return structs.replace(NEW, spec=replace(SPEC, **fields))
 
 
-RUNNING = replace(NEW, attempt=1, pid=7, started_s=50.0, grace_until_s=80.0)
-ENDING = replace(RUNNING, wake_at_s=105.0, look_at_s=105.0, deadline_s=120.0, cause="because")
+RUNNING = structs.replace(NEW, attempt=1, pid=7, started_s=50.0, grace_until_s=80.0)
+ENDING = structs.replace(
+    RUNNING, wake_at_s=105.0, look_at_s=105.0, deadline_s=120.0, cause="because"
+)
 # The plain representative of each phase at 100 s, when no timer is due.
 STAYS = {
     Phase.WAITING: NEW,
-    Phase.SPAWNING: replace(NEW, attempt=1, phase=Phase.SPAWNING),
-    Phase.STARTING: replace(RUNNING, phase=Phase.STARTING, started_s=99.5, wake_at_s=100.5),
-    Phase.HEALTHY: replace(RUNNING, phase=Phase.HEALTHY),
-    Phase.UNREADY: replace(RUNNING, phase=Phase.UNREADY),
-    Phase.LEAVING: replace(ENDING, phase=Phase.LEAVING, look_at_s=None, wake_at_s=120.0),
-    Phase.RESTARTING: replace(ENDING, phase=Phase.RESTARTING),
-    Phase.CLEANING: replace(ENDING, phase=Phase.CLEANING, pid=0, failures=1, retry_at_s=99.0),
-    Phase.BACKOFF: replace(
+    Phase.SPAWNING: structs.replace(NEW, attempt=1, phase=Phase.SPAWNING),
+    Phase.STARTING: structs.replace(RUNNING, phase=Phase.STARTING, started_s=99.5, wake_at_s=100.5),
+    Phase.HEALTHY: structs.replace(RUNNING, phase=Phase.HEALTHY),
+    Phase.UNREADY: structs.replace(RUNNING, phase=Phase.UNREADY),
+    Phase.LEAVING: structs.replace(ENDING, phase=Phase.LEAVING, look_at_s=None, wake_at_s=120.0),
+    Phase.RESTARTING: structs.replace(ENDING, phase=Phase.RESTARTING),
+    Phase.CLEANING: structs.replace(
+        ENDING, phase=Phase.CLEANING, pid=0, failures=1, retry_at_s=99.0
+    ),
+    Phase.BACKOFF: structs.replace(
         NEW, attempt=2, failures=2, phase=Phase.BACKOFF, wake_at_s=101.0, retry_at_s=101.0
     ),
-    Phase.FINISHED: replace(NEW, attempt=1, phase=Phase.FINISHED, after=Phase.FINISHED),
-    Phase.FAILED: replace(NEW, attempt=1, phase=Phase.FAILED, after=Phase.FAILED),
-    Phase.ABORTING: replace(NEW, attempt=1, phase=Phase.ABORTING),
-    Phase.DRAINING: replace(RUNNING, phase=Phase.DRAINING, wake_at_s=105.0, cause="because"),
-    Phase.STOPPING: replace(ENDING, phase=Phase.STOPPING),
-    Phase.STOPPED: replace(NEW, attempt=1, phase=Phase.STOPPED),
+    Phase.FINISHED: structs.replace(NEW, attempt=1, phase=Phase.FINISHED, after=Phase.FINISHED),
+    Phase.FAILED: structs.replace(NEW, attempt=1, phase=Phase.FAILED, after=Phase.FAILED),
+    Phase.ABORTING: structs.replace(NEW, attempt=1, phase=Phase.ABORTING),
+    Phase.DRAINING: structs.replace(
+        RUNNING, phase=Phase.DRAINING, wake_at_s=105.0, cause="because"
+    ),
+    Phase.STOPPING: structs.replace(ENDING, phase=Phase.STOPPING),
+    Phase.STOPPED: structs.replace(NEW, attempt=1, phase=Phase.STOPPED),
 }
 
 TIMED = {

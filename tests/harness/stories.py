@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 
+from msgspec import structs
 from worlds import host as made_host
 from worlds import process_type, release, step
 
@@ -174,7 +175,9 @@ class Story:
         assert entry.status is not None
         running = tuple(self._of(item) for item in entry.assigned if not item.ending)
         generation = entry.document.generation if entry.document else 0
-        return replace(entry.status, instances=running, generation=generation, departed=False)
+        return structs.replace(
+            entry.status, instances=running, generation=generation, departed=False
+        )
 
     def _of(self, item: Assignment) -> InstanceStatus:
         said = InstanceStatus(
@@ -182,12 +185,12 @@ class Story:
         )
         if item.run and item.slot.type == RELEASE:
             state, last_exit = _ENDS[self.commands[item.release]]
-            return replace(said, state=state, last_exit=last_exit)
+            return structs.replace(said, state=state, last_exit=last_exit)
         if item.run:
-            return replace(said, state=InstanceState.FINISHED, last_exit="exit 0")
+            return structs.replace(said, state=InstanceState.FINISHED, last_exit="exit 0")
         if item.release in self.bad or item.uid in self.looping:
             failed = {"failures": 5, "crash_looping": True, "last_exit": "exit 1"}
-            return replace(said, state=InstanceState.BACKOFF, **failed)  # type: ignore[arg-type]
+            return structs.replace(said, state=InstanceState.BACKOFF, **failed)
         return said
 
     # -- what happens ------------------------------------------------------------------------------
@@ -275,7 +278,7 @@ class Story:
         for name in names:
             status = self.world.hosts[name].status
             assert status is not None
-            gone = replace(status, instances=(), departed=True)
+            gone = structs.replace(status, instances=(), departed=True)
             self._take(
                 Change(kind="status", names=(name,), record=gone),
                 Change(kind="sessions", names=(name,), record=None),

@@ -119,7 +119,7 @@ def stay(
 
 def bundle(item: Assignment) -> Bundle:
     """Of this stay alone."""
-    fields = {name: getattr(item, name) for name in Assignment.__slots__}
+    fields = {name: getattr(item, name) for name in Assignment.__struct_fields__}
     slot, uid = fields.pop("slot"), fields.pop("uid")
     stem = uid.removeprefix(f"{slot.short}-")
     return Bundle(Terms(app=slot.app, type=slot.type, stem=stem, **fields), (slot.ordinal,))

@@ -17,6 +17,7 @@ from agent_program import AgentProgram
 from eventually import eventually
 from fake_coordinator import FakeCoordinator
 from keeper_rig import NOBODY
+from msgspec import structs
 
 from formation.memory import Tries
 from formation.model import (
@@ -134,7 +135,7 @@ async def test_what_this_host_cannot_enforce_is_said_and_not_started_where_it_is
     assert host.inability
     await written(agent, "runs without its limit of memory, which this host lacks")
     needs = replace(release(SLEEP, requires=(Ability.MEMORY,)), number=2)
-    await coordinator.assign(replace(stay("u2", 2), release=2), releases=[needs])
+    await coordinator.assign(structs.replace(stay("u2", 2), release=2), releases=[needs])
     status = await coordinator.sees("u2", BACKOFF)
     assert status.reason == f"requires memory, which this host cannot enforce ({host.inability})"
 

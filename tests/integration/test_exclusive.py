@@ -15,6 +15,7 @@ import pytest
 from agent_program import AgentProgram
 from eventually import eventually
 from fake_coordinator import FakeCoordinator
+from msgspec import structs
 
 from formation.model import Assignment, InstanceState, ProcessType, Release, Slot
 
@@ -151,7 +152,7 @@ async def test_one_that_is_drained_is_ended_with_the_lease_all_the_same(
     coordinator: FakeCoordinator, agent: AgentProgram
 ) -> None:
     await both(coordinator)
-    await coordinator.assign(replace(ONE, ending=True), WEB, releases=[RELEASE])
+    await coordinator.assign(structs.replace(ONE, ending=True), WEB, releases=[RELEASE])
     await coordinator.sees(ONE.uid, InstanceState.DRAINING)
     await coordinator.stop()
     began_s = time.monotonic()
@@ -163,12 +164,12 @@ async def test_one_that_is_ending_is_stopped_and_not_started_again(
     coordinator: FakeCoordinator, agent: AgentProgram
 ) -> None:
     await both(coordinator, AT_ONCE)
-    await coordinator.assign(replace(ONE, ending=True), WEB, releases=[AT_ONCE])
+    await coordinator.assign(structs.replace(ONE, ending=True), WEB, releases=[AT_ONCE])
     await coordinator.sees_gone(ONE.uid)
     assert coordinator.batches[-1].generation == coordinator.generation
     (await agent.brain()).kill()
     await eventually(lambda: len(coordinator.hellos) == 2, what="the next brain")
-    await coordinator.assign(replace(ONE, ending=True), WEB, releases=[AT_ONCE])
+    await coordinator.assign(structs.replace(ONE, ending=True), WEB, releases=[AT_ONCE])
     await coordinator.sees(WEB.uid, HEALTHY)
     assert command_of(agent) == {"sleep 2000"}
     assert coordinator.hellos[1].host.generation == coordinator.generation - 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from eventually import eventually
+from msgspec import structs
 from supervisor_bench import V1, Bench, child, exit_of, stay
 
 from formation.memory import AgentMemory, Tries
@@ -32,7 +33,7 @@ def remembered(*assigned: Assignment, **tries: Tries) -> AgentMemory:
 
 
 def marked(uid: str, type_name: str, mark: int) -> Assignment:
-    return replace(stay(uid, type_name), retry_mark=mark)
+    return structs.replace(stay(uid, type_name), retry_mark=mark)
 
 
 # -- what is over, and another try -----------------------------------------------------------------
@@ -150,11 +151,11 @@ async def test_a_retry_that_was_written_but_not_begun_is_not_lost(bench: Bench) 
 
 
 async def test_a_stay_that_loops_says_so_until_it_is_up(bench: Bench) -> None:
-    await bench.want(replace(stay("u1"), failures=2))
+    await bench.want(structs.replace(stay("u1"), failures=2))
     for attempt in range(1, 6):
         assert not status(bench, "u1").crash_looping
         bench.supervisor.hear(processes.SpawnFailed(key=f"u1:{attempt}", reason="no"))
-        await bench.want(replace(marked("u1", "web", attempt), failures=2))
+        await bench.want(structs.replace(marked("u1", "web", attempt), failures=2))
     waiting = status(bench, "u1")
     assert (waiting.crash_looping, waiting.failures) == (True, 7)
     bench.started("u1:6")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from worlds import app, host, looping, process_type, release, seen, stay, world
 
 from formation.model import Assignment, Cluster, Host, InstanceState, Slot
@@ -108,7 +109,9 @@ def random_world(dice: random.Random) -> World:
         entry = host(name, *stays, says=words, silent_since_s=dice.choice([None, None, 90.0]))
         if dice.random() < 0.3 and entry.status:
             heard = [item for item in entry.status.instances if dice.random() < 0.5]
-            entry = replace(entry, status=replace(entry.status, instances=tuple(heard)))
+            entry = structs.replace(
+                entry, status=structs.replace(entry.status, instances=tuple(heard))
+            )
         hosts.append(entry)
     marks: dict[str, Any] = {"web": dice.choice([0, 1]), "web_7": dice.choice([0, 1])}
     given = world(
@@ -236,11 +239,13 @@ def test_a_few_words_of_an_agent_are_as_good_as_all_of_them(seed: int) -> None:
             table = list(entry.status.instances)
             at = dice.randrange(len(table))
             state = dice.choice(list(InstanceState)[1:])
-            table[at] = replace(table[at], state=state, crash_looping=dice.random() < 0.2)
+            table[at] = structs.replace(table[at], state=state, crash_looping=dice.random() < 0.2)
             if dice.random() < 0.1:
                 table.reverse()
-            status = replace(entry.status, instances=tuple(table), ahead=dice.random() < 0.1)
-            hosts[name] = replace(entry, status=status)
+            status = structs.replace(
+                entry.status, instances=tuple(table), ahead=dice.random() < 0.1
+            )
+            hosts[name] = structs.replace(entry, status=status)
         given = replace(given, hosts=hosts)
         tab.take(stepped(atlas, given))
         assert tab.shown() == as_listed(given) == as_pictured(atlas)

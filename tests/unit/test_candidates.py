@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from worlds import app, bundle, host, process_type, release, seen, stay, step, world
 
 from formation.model import App, AssignmentDocument, InstanceState, Release, Slot
@@ -237,7 +238,7 @@ def test_it_is_listed_as_ending_until_its_agent_says_that_it_is_gone() -> None:
 
 def test_on_a_silent_host_it_may_go_on_so_the_next_one_waits() -> None:
     earlier = asked(1, state=RunState.CANCELLED, host="a")
-    entry = replace(
+    entry = structs.replace(
         listed(earlier, ending=True, state=InstanceState.HEALTHY), session=None, silent_since_s=0.0
     )
     plan = pass_of(shop(entry, host("b"), run=asked(), others=(earlier,)))
@@ -262,7 +263,7 @@ def test_a_command_of_another_app_hinders_nobody() -> None:
         id="release.9", slot=Slot("blog", "release", 9), release=9, command="x",
         state=RunState.PLACED, host="a", created_at_ms=NOW_MS,
     )  # fmt: skip
-    given = shop(replace(host("a"), document=document), run=asked())
+    given = shop(structs.replace(host("a"), document=document), run=asked())
     other = replace(app({}, name="blog"), candidate=Candidate(release=9))
     given = replace(
         given,
@@ -277,7 +278,9 @@ def test_a_command_of_another_app_hinders_nobody() -> None:
 
 def test_a_silent_host_is_waited_for() -> None:
     run = asked(state=RunState.PLACED, host="a")
-    entry = replace(listed(run, state=InstanceState.HEALTHY), session=None, silent_since_s=0.0)
+    entry = structs.replace(
+        listed(run, state=InstanceState.HEALTHY), session=None, silent_since_s=0.0
+    )
     assert not pass_of(shop(entry, host("b"), run=run), 30.0).writes
 
 
@@ -285,11 +288,11 @@ def test_a_host_that_said_goodbye_has_stopped_it() -> None:
     run = asked(state=RunState.PLACED, host="a")
     entry = listed(run)
     assert entry.status is not None
-    gone = replace(
+    gone = structs.replace(
         entry,
         session=None,
         silent_since_s=0.0,
-        status=replace(entry.status, instances=(), departed=True),
+        status=structs.replace(entry.status, instances=(), departed=True),
     )
     over = run_of(pass_of(shop(gone, host("b"), run=run)))
     assert (over.state, over.reason) == (

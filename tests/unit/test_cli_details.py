@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from formation.model import (
     Ability,
@@ -291,7 +292,7 @@ def test_a_crash_loop_is_told_with_its_countdown_and_what_happened() -> None:
 
 
 def test_a_healthy_instance_shows_what_it_uses_and_says() -> None:
-    status = replace(
+    status = structs.replace(
         STATUS,
         state=InstanceState.HEALTHY,
         pid=42,

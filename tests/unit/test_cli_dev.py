@@ -8,6 +8,7 @@ import io
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from formation.model import InstanceState, InstanceStatus, ProcessType, RestartPolicy, Slot
 from formctl.dev import answers, plan
@@ -42,7 +43,7 @@ class Story:
         self.exits: list[Exit] = []
 
     def report(self, state: InstanceState, **changes: object) -> list[str]:
-        status = replace(self.seen.status, state=state, **changes)  # type: ignore[arg-type]
+        status = structs.replace(self.seen.status, state=state, **changes)
         self.seen = replace(self.seen, status=status)
         return self.feed(Update(changed=(self.seen,)))
 
@@ -246,7 +247,7 @@ def test_at_the_end_nothing_waits_for_a_place() -> None:
 
 def test_other_apps_are_not_spoken_of() -> None:
     story = Story()
-    status = replace(story.seen.status, slot=Slot("other", "web", 1), pid=1, attempt=1)
+    status = structs.replace(story.seen.status, slot=Slot("other", "web", 1), pid=1, attempt=1)
     assert story.feed(Update(changed=(Instance(status=status),))) == []
 
 

@@ -26,7 +26,7 @@ ASIDE = (
     "formctl.spec", "formctl.typelines", "pathlib",
 )  # fmt: skip
 # As measured, and some more: who needs more should look what for.
-_HELP_MODULES_MAX, _PS_MODULES_MAX = 160, 290
+_HELP_MODULES_MAX, _PS_MODULES_MAX = 160, 305
 
 
 def every_command() -> list[str]:
@@ -77,7 +77,7 @@ def test_what_is_about_all_commands_imports_none_of_them(
 ) -> None:
     found = modules_after(f"exec({code!r})", **environ)
     assert not [name for name in found if name.startswith("formctl.commands.")]
-    assert "formation.model" not in found
+    assert found.isdisjoint({"formation.model", "msgspec"})
     assert len(found) <= _HELP_MODULES_MAX
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from formation.model import App, InstanceState, InstanceStatus, Slot
 from formation.releasecommand import Candidate
@@ -178,7 +179,7 @@ def test_a_failing_instance_is_told_with_reason_and_countdown_once_per_attempt()
     line = "web.1 failing on a: exit 1 after 3 s, retry in 7s"
     assert story.first(failing) == [line]
     assert story.then(failing) == []
-    again = replace(failing, status=replace(failing.status, attempt=2))
+    again = replace(failing, status=structs.replace(failing.status, attempt=2))
     assert story.then(again) == [line]
     assert story.missing() == ["web.1 backoff on a: exit 1 after 3 s, retry in 7s"]
 
@@ -416,7 +417,7 @@ def test_a_restart_counts_old_ones_as_still_to_do() -> None:
 
 def command(state: InstanceState, *, pid: int = 0, reason: str = "") -> Instance:
     found = instance("release.2", state, reason=reason, host="" if state is PENDING else "a")
-    return replace(found, run="release.2", status=replace(found.status, pid=pid))
+    return replace(found, run="release.2", status=structs.replace(found.status, pid=pid))
 
 
 def waiting(candidate: int = 2, **formation: int) -> App:

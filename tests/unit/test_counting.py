@@ -75,13 +75,13 @@ def test_what_has_not_changed_is_not_looked_at_again() -> None:
     assert counts.of_app(of(first, other), "shop") == 4
     looked: list[str] = []
 
-    class Watched(HostEntry):
+    class Watched(HostEntry, frozen=True):
         def observed(self, app: str = "") -> dict[str, InstanceStatus]:
             looked.append(self.name)
             return super().observed(app)
 
     def watched(entry: HostEntry, **fields: object) -> HostEntry:
-        values = {name: getattr(entry, name) for name in HostEntry.__slots__}
+        values = {name: getattr(entry, name) for name in HostEntry.__struct_fields__}
         return Watched(**{**values, **fields})
 
     first, other = watched(first), watched(other)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from formation.model import InstanceState, InstanceStatus, Slot
 from formctl import endpoints as forms
@@ -32,7 +33,7 @@ def instance(slot: str = "web.1", host: str = "a", port: int = 20001) -> Instanc
 
 def in_state(state: InstanceState) -> Instance:
     item = instance()
-    return replace(item, status=replace(item.status, state=state))
+    return replace(item, status=structs.replace(item.status, state=state))
 
 
 def rendered(form: str, found: list[Endpoint], wanted: list[tuple[str, str]]) -> str:

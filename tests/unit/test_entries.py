@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 
 from formation.model import Assignment, ProcessType, Release, Slot
 from formation_agent.entries import Entry, needed
@@ -22,7 +21,7 @@ def test_tries_follow_the_stay_and_its_process() -> None:
     entry = Entry(stay=stay(attempt=1))
     first = entry.tries(WEB)
     assert entry.tries(WEB) is first
-    entry.stay, entry.start_ticks = replace(entry.stay, attempt=2, pid=7), 70
+    entry.stay, entry.start_ticks = structs.replace(entry.stay, attempt=2, pid=7), 70
     second = entry.tries(WEB)
     assert (second.attempt, second.pid, second.start_ticks) == (2, 7, 70)
     entry.start_ticks = 71
@@ -30,9 +29,9 @@ def test_tries_follow_the_stay_and_its_process() -> None:
 
 
 def test_a_retry_that_is_asked_for_is_told_at_once() -> None:
-    entry = Entry(stay=replace(stay(attempt=1), phase=Phase.FAILED, after=Phase.FAILED))
+    entry = Entry(stay=structs.replace(stay(attempt=1), phase=Phase.FAILED, after=Phase.FAILED))
     assert entry.tries(WEB).over
-    assert not entry.tries(replace(WEB, retry_mark=1)).over
+    assert not entry.tries(structs.replace(WEB, retry_mark=1)).over
     assert entry.tries(WEB).over
 
 

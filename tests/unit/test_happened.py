@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from worlds import app, host, process_type, release, seen, stay, world
 
 from formation.model import Cluster, Coordinator, Host, InstanceState, Release
@@ -23,7 +24,7 @@ V1: Release = release(process_type("web"))
 
 
 def entry(**fields: Any) -> HostEntry:
-    return replace(host("a", WEB), **fields)
+    return structs.replace(host("a", WEB), **fields)
 
 
 def told(before: HostEntry | None, after: HostEntry | None) -> list[tuple[str, str]]:
@@ -36,7 +37,7 @@ def told(before: HostEntry | None, after: HostEntry | None) -> list[tuple[str, s
 
 def with_status(base: HostEntry, **fields: Any) -> HostEntry:
     assert base.status is not None
-    return replace(base, status=replace(base.status, **fields))
+    return structs.replace(base, status=structs.replace(base.status, **fields))
 
 
 def instance(state: InstanceState, **fields: Any) -> HostEntry:
@@ -84,7 +85,7 @@ def test_an_instance(before: HostEntry, after: HostEntry, what: list[tuple[str, 
     assert told(before, after) == what
 
 
-SILENT = replace(EMPTY, session=None)
+SILENT = structs.replace(EMPTY, session=None)
 
 
 @pytest.mark.parametrize(
@@ -93,11 +94,15 @@ SILENT = replace(EMPTY, session=None)
         (None, EMPTY, ["host.joined", "host.connected"]),
         (EMPTY, SILENT, ["host.silent"]),
         (SILENT, EMPTY, ["host.connected"]),
-        (EMPTY, replace(with_status(EMPTY, departed=True), session=None), ["host.departed"]),
-        (EMPTY, replace(EMPTY, host=Host(name="a", cordoned=True)), ["host.cordoned"]),
-        (replace(EMPTY, host=Host(name="a", cordoned=True)), EMPTY, ["host.uncordoned"]),
-        (EMPTY, replace(EMPTY, host=Host(name="a", draining=True)), ["host.draining"]),
-        (replace(EMPTY, host=Host(name="a", draining=True)), EMPTY, ["host.undrained"]),
+        (
+            EMPTY,
+            structs.replace(with_status(EMPTY, departed=True), session=None),
+            ["host.departed"],
+        ),
+        (EMPTY, structs.replace(EMPTY, host=Host(name="a", cordoned=True)), ["host.cordoned"]),
+        (structs.replace(EMPTY, host=Host(name="a", cordoned=True)), EMPTY, ["host.uncordoned"]),
+        (EMPTY, structs.replace(EMPTY, host=Host(name="a", draining=True)), ["host.draining"]),
+        (structs.replace(EMPTY, host=Host(name="a", draining=True)), EMPTY, ["host.undrained"]),
         (EMPTY, with_status(EMPTY, complaint="disk full"), ["host.complains"]),
         (with_status(EMPTY, complaint="disk full"), EMPTY, []),
         (EMPTY, None, ["host.forgotten"]),

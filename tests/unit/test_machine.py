@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from stay_bench import EVENTS, JITTER, NEW, PROBE, SPEC, STAYS, assert_sound, play
 
 from formation.model import InstanceState, ProcessType, RestartPolicy, StopTo
@@ -82,7 +83,7 @@ def test_a_stay_is_healthy_when_it_was_up_long_enough() -> None:
 
 
 def test_without_a_waiting_time_a_stay_is_healthy_as_soon_as_it_runs() -> None:
-    stay = replace(NEW, spec=replace(SPEC, ready_after_s=0))
+    stay = structs.replace(NEW, spec=replace(SPEC, ready_after_s=0))
     assert play(stay, (0, m.SlotFree()), (0, m.Spawned(pid=7)))[0].state is InstanceState.HEALTHY
 
 
@@ -156,7 +157,7 @@ def test_a_stop_escalates_and_ends_only_when_the_tree_is_empty() -> None:
 
 
 def test_a_stop_without_grace_kills_at_once() -> None:
-    stay = replace(STAYS[Phase.HEALTHY], spec=replace(SPEC, stop_grace_s=0))
+    stay = structs.replace(STAYS[Phase.HEALTHY], spec=replace(SPEC, stop_grace_s=0))
     assert play(stay, (100, m.StopWanted(reason="")))[1] == [m.Signal(signal="KILL")]
 
 
@@ -171,7 +172,7 @@ def test_a_stop_while_a_process_is_being_asked_for_reaches_it_when_it_is_there()
 
 
 def test_an_end_that_cannot_be_is_illegal_while_stopping() -> None:
-    running, ended = STAYS[Phase.STOPPING], replace(STAYS[Phase.STOPPING], pid=0)
+    running, ended = STAYS[Phase.STOPPING], structs.replace(STAYS[Phase.STOPPING], pid=0)
     with pytest.raises(m.IllegalMove):
         m.advance(running, m.TreeEmpty(), 100, JITTER)
     with pytest.raises(m.IllegalMove):
@@ -276,7 +277,7 @@ SPECS = st.builds(
 def test_no_story_gives_two_processes_and_a_stop_always_ends(
     spec: ProcessType, story: list[tuple[str, float]]
 ) -> None:
-    world = World(replace(NEW, spec=spec))
+    world = World(structs.replace(NEW, spec=spec))
     for what, later_s in story:
         world.now_s += later_s
         world.happen(what)
@@ -298,7 +299,7 @@ def test_what_need_not_be_stopped_is_either_running_or_due_or_over(
     spec: ProcessType, story: list[tuple[str, float]]
 ) -> None:
     """Left alone by everybody, a stay never hangs between two phases."""
-    world = World(replace(NEW, spec=spec))
+    world = World(structs.replace(NEW, spec=spec))
     world.happen("free")
     for what, later_s in story:
         world.now_s += later_s

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 from stay_bench import EVENTS, NEW, PROBE, STAYS, having, play
 
 from formation.model import InstanceState, RestartPolicy, StopTo
@@ -57,7 +56,7 @@ def test_what_never_ran_is_tried_again_whatever_the_policy_says_of_ends() -> Non
 
 def test_an_operator_can_have_another_try_at_once_and_a_new_row_for_what_was_over() -> None:
     retry = m.RetryWanted()
-    waiting, said = play(replace(STAYS[Phase.BACKOFF], failures=5), (100, retry))
+    waiting, said = play(structs.replace(STAYS[Phase.BACKOFF], failures=5), (100, retry))
     assert (waiting.phase, waiting.failures, said) == (Phase.SPAWNING, 5, [m.Spawn(attempt=3)])
     over = ends(having(restart=RestartPolicy.NEVER), 1)
     again, said = play(over, (100, retry))
@@ -68,7 +67,7 @@ def test_an_operator_can_have_another_try_at_once_and_a_new_row_for_what_was_ove
 
 
 def test_a_stay_that_came_from_another_host_goes_on_with_its_row_of_failures() -> None:
-    stay = ends(replace(NEW, failures=5), 1)
+    stay = ends(structs.replace(NEW, failures=5), 1)
     assert (stay.phase, stay.failures, stay.retry_at_s) == (Phase.BACKOFF, 6, 21.0)
     assert stay.reason == "exit 1 after 5 s (6th time in a row)"
 
@@ -89,7 +88,9 @@ def test_the_last_five_failures_are_remembered_for_who_asks_whether_it_loops() -
     [(2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (21, "21st"), (113, "113th")],
 )
 def test_failures_in_a_row_are_counted_in_english(number: int, text: str) -> None:
-    assert ends(replace(NEW, failures=number - 1), 1).reason.endswith(f"({text} time in a row)")
+    assert ends(structs.replace(NEW, failures=number - 1), 1).reason.endswith(
+        f"({text} time in a row)"
+    )
 
 
 # -- readiness -------------------------------------------------------------------------------------
@@ -270,12 +271,12 @@ def test_what_is_healthy_drains_before_it_gets_its_signal() -> None:
 
 @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.UNREADY, Phase.LEAVING])
 def test_what_serves_nobody_is_not_drained(phase: Phase) -> None:
-    stay = replace(STAYS[phase], spec=having(stop_drain_s=5).spec)
+    stay = structs.replace(STAYS[phase], spec=having(stop_drain_s=5).spec)
     assert play(stay, (100, UNWANTED))[1] == [m.Signal(signal="TERM")]
 
 
 def test_a_run_is_not_drained() -> None:
-    stay = replace(DRAINED, assignment=replace(DRAINED.assignment, run="r1"))
+    stay = structs.replace(DRAINED, assignment=structs.replace(DRAINED.assignment, run="r1"))
     assert play(stay, (10, UNWANTED))[0].phase is Phase.STOPPING
 
 
@@ -334,7 +335,7 @@ def test_nobody_is_restarted_for_what_it_may_have_said_to_an_earlier_brain() -> 
 
 
 def test_what_was_over_is_still_over() -> None:
-    ended = replace(NEW, attempt=2, last_exit="exit 0")
+    ended = structs.replace(NEW, attempt=2, last_exit="exit 0")
     stay = m.over(ended, InstanceState.FINISHED)
     assert (stay.state, stay.attempt, stay.reason) == (InstanceState.FINISHED, 2, "exit 0")
     assert m.over(ended, InstanceState.FAILED).state is InstanceState.FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from formation.memory import AgentMemory
 from formation.model import Assignment, Assignments, ProcessType, Release, Slot
@@ -94,7 +95,7 @@ def test_an_older_epoch_of_the_cluster_is_refused() -> None:
 
 
 def test_an_order_without_its_release_is_refused_whole() -> None:
-    stranger = replace(TWO, release=2)
+    stranger = structs.replace(TWO, release=2)
     verdict = orders.judge(MEMORY, complete(ONE, stranger))
     assert isinstance(verdict, orders.Refuse)
     assert verdict.complaint.startswith("shop/web.2 shall run v2")
@@ -103,7 +104,9 @@ def test_an_order_without_its_release_is_refused_whole() -> None:
 
 def test_releases_that_nothing_needs_are_dropped() -> None:
     v2 = replace(V1, number=2)
-    verdict = orders.judge(MEMORY, replace(complete(replace(ONE, release=2)), releases=(v2,)))
+    verdict = orders.judge(
+        MEMORY, replace(complete(structs.replace(ONE, release=2)), releases=(v2,))
+    )
     assert isinstance(verdict, orders.Obey)
     assert verdict.releases == (v2,)
 
@@ -143,14 +146,14 @@ def test_what_is_not_followed_refuses_no_order(memory: AgentMemory) -> None:
 
 
 def test_a_document_that_is_asked_for_again_is_obeyed_under_a_new_leader_too() -> None:
-    again = complete(replace(ONE, restart_mark=3), epoch=11, results_in=5)
+    again = complete(structs.replace(ONE, restart_mark=3), epoch=11, results_in=5)
     assert obeyed(orders.judge(MEMORY, again)) == ("u1",)
     nothing_new = Assignments(complete=False, epoch=10, applies_to=5, results_in=5)
     assert obeyed(orders.judge(MEMORY, nothing_new)) == ("u1",)
 
 
 def test_another_try_of_the_same_stay_is_obeyed_as_the_next_document() -> None:
-    retried = replace(ONE, retry_mark=1)
+    retried = structs.replace(ONE, retry_mark=1)
     for order in (complete(retried), replace(change(), instances=(retried,))):
         verdict = orders.judge(MEMORY, order)
         assert isinstance(verdict, orders.Obey)

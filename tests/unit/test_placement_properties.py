@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from small_worlds import empty, hosts, misfits, obeyed, worlds, would_take
 from worlds import bundle, stay, step
 
@@ -141,7 +142,9 @@ def with_one_more(found: World, entry: HostEntry, name: str, number: int) -> Wor
     base = entry.document or empty(entry)
     more = bundle(stay(f"{name}.{number + 1}", stem="greedy"))
     document = replace(base, bundles=(*base.bundles, more))
-    return replace(found, hosts={**found.hosts, entry.name: replace(entry, document=document)})
+    return replace(
+        found, hosts={**found.hosts, entry.name: structs.replace(entry, document=document)}
+    )
 
 
 @SETTINGS
@@ -150,9 +153,9 @@ def test_hosts_that_are_alike_differ_by_one_at_most(before: World) -> None:
     alike = replace(
         before,
         hosts={
-            name: replace(
+            name: structs.replace(
                 entry,
-                status=replace(entry.status, labels={}, capacity=ROOMY),  # type: ignore[type-var]
+                status=structs.replace(entry.status, labels={}, capacity=ROOMY),  # type: ignore[type-var]
             )
             for name, entry in before.hosts.items()
         },

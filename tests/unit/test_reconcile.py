@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from msgspec import structs
 from worlds import app, host, release, stay, step, world, written
 
 from formation.model import Slot
@@ -114,7 +115,7 @@ def test_when_the_first_are_back_the_others_have_their_time_again() -> None:
     given = world(*hosts, host("d", stay("web.4")), apps=app({"web": 4}), releases=WEB)
     book = Book()
     assert step(given, now_s=100.0, book=book).brake
-    a = replace(hosts[0], session=given.hosts["d"].session, silent_since_s=None)
+    a = structs.replace(hosts[0], session=given.hosts["d"].session, silent_since_s=None)
     given = replace(given, hosts={**given.hosts, "a": a})
     plan = step(given, now_s=107.0, book=book)
     assert not plan.documents

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from msgspec import structs
 from worlds import app, host, process_type, release, seen, stay, step, world
 
 from formation.artifacts import Artifact
@@ -44,7 +45,7 @@ def app_written(plan: Plan) -> App | None:
 
 
 def aged(entry: HostEntry, since_s: Mapping[str, float]) -> HostEntry:
-    return replace(entry, healthy_since_s=since_s)
+    return structs.replace(entry, healthy_since_s=since_s)
 
 
 def test_first_one_more_comes_with_the_new_release_and_nothing_goes() -> None:
@@ -159,7 +160,7 @@ def test_it_goes_back_at_once_when_a_new_one_ended_for_good() -> None:
 def test_what_crashes_again_and_again_is_tried_on_another_host_first() -> None:
     extra = new("web.4", surge=True)
     assert app_written(failed((extra, InstanceState.BACKOFF, True))) is None
-    moved = replace(extra, avoided_hosts=("c",))
+    moved = structs.replace(extra, avoided_hosts=("c",))
     written = app_written(failed((moved, InstanceState.BACKOFF, False)))
     assert written is not None
     assert written.rollout.reason == "web.4 keeps crashing on b: exit 1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
 from worlds import app, host, looping, process_type, release, seen, stay, step, world, written
 
 from formation.model import Host, InstanceState, Slot
@@ -65,7 +66,7 @@ def test_scaled_down_and_up_again_the_slot_waits_for_its_old_copy() -> None:
     running = host("a", item, says=[seen(item, STOPPING)])
     given = world(running, host("b"), apps=APPS, releases=RELEASES)
     assert step(given).documents == ()
-    silent = replace(running, session=None, silent_since_s=50.0)
+    silent = structs.replace(running, session=None, silent_since_s=50.0)
     waiting = world(silent, host("b"), apps=APPS, releases=RELEASES)
     assert step(waiting, now_s=60.0).documents == ()
     late = step(waiting, now_s=50.0 + WAIT_S)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from worlds import app, host, looping, release, seen, stay, step, world
 
 from formation.model import App, Assignment, InstanceState
@@ -177,5 +177,8 @@ def test_people_are_told_that_it_moved_and_why() -> None:
 
     backing_off = host("b", item, says=[seen(item, InstanceState.BACKOFF, reason="exit 1")])
     assert reason(backing_off) == "exit 1; it kept failing on a, c"
-    assert reason(replace(backing_off, status=None)) == "sent to its host; it kept failing on a, c"
+    assert (
+        reason(structs.replace(backing_off, status=None))
+        == "sent to its host; it kept failing on a, c"
+    )
     assert reason(host("b", item)) == ""

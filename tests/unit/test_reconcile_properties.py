@@ -8,6 +8,7 @@ from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from worlds import app, host, process_type, release, seen, stay, world
 
 from formation.model import Ability, Assignment, HostState, InstanceState, Slot
@@ -287,7 +288,11 @@ def hopping(given_world: World) -> list[tuple[HostEntry, Assignment]]:
 def said(given_world: World, state: InstanceState, **fields: bool) -> World:
     """Every connected host runs what it is told, and says this of all of it."""
     changes = [
-        Change(kind="status", names=(entry.name,), record=replace(entry.status, instances=table))
+        Change(
+            kind="status",
+            names=(entry.name,),
+            record=structs.replace(entry.status, instances=table),
+        )
         for entry in given_world.hosts.values()
         if entry.status and entry.connected
         for table in (tuple(seen(item, state, **fields) for item in entry.assigned),)

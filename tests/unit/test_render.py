@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from formation.model import (
     Ability,
@@ -65,7 +66,7 @@ def test_instances_are_a_table_with_what_people_look_for() -> None:
 
 
 def test_a_backoff_shows_its_reason_and_countdown() -> None:
-    status = replace(
+    status = structs.replace(
         STATUS,
         state=InstanceState.BACKOFF,
         pid=0,
@@ -80,7 +81,7 @@ def test_a_backoff_shows_its_reason_and_countdown() -> None:
 
 
 def test_a_crash_loop_shows_as_one_with_its_countdown() -> None:
-    status = replace(
+    status = structs.replace(
         STATUS,
         state=InstanceState.BACKOFF,
         attempt=6,
@@ -90,9 +91,14 @@ def test_a_crash_loop_shows_as_one_with_its_countdown() -> None:
     )
     looping = Instance(status=status, host="a")
     assert row(looping)[8] == "crash loop, try 7 in 12s, exit 1 after 0.1 s (6th time in a row)"
-    trying = replace(looping, status=replace(status, state=InstanceState.STARTING, reason=""))
+    trying = replace(
+        looping, status=structs.replace(status, state=InstanceState.STARTING, reason="")
+    )
     assert row(trying)[8] == "crash loop"
-    assert wording.trouble(replace(looping, status=replace(STATUS, crash_looping=True)), 0) == ""
+    assert (
+        wording.trouble(replace(looping, status=structs.replace(STATUS, crash_looping=True)), 0)
+        == ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +111,7 @@ def test_a_crash_loop_shows_as_one_with_its_countdown() -> None:
     ],
 )
 def test_every_state_has_a_word_its_reason_and_a_colour(state: InstanceState, word: str) -> None:
-    item = Instance(status=replace(STATUS, state=state, reason="because"), host="a")
+    item = Instance(status=structs.replace(STATUS, state=state, reason="because"), host="a")
     assert (row(item)[1], row(item)[8]) == (word, "because")
     painted = render.instances([item], now_ms=NOW_MS, colour=True)
     assert f"m{word}" in painted
@@ -114,14 +120,14 @@ def test_every_state_has_a_word_its_reason_and_a_colour(state: InstanceState, wo
 
 def test_every_state_can_be_painted() -> None:
     for state in InstanceState:
-        item = Instance(status=replace(STATUS, state=state), host="a")
+        item = Instance(status=structs.replace(STATUS, state=state), host="a")
         assert "\x1b[" in render.painted_state(item, "x")
 
 
 def test_what_a_process_says_of_itself_is_its_note_while_nothing_is_wrong() -> None:
-    told = replace(STATUS, told="17 jobs waiting")
+    told = structs.replace(STATUS, told="17 jobs waiting")
     assert row(Instance(status=told, host="a"))[8] == "17 jobs waiting"
-    failing = replace(told, state=InstanceState.UNREADY, reason="not ready: HTTP 503")
+    failing = structs.replace(told, state=InstanceState.UNREADY, reason="not ready: HTTP 503")
     assert row(Instance(status=failing, host="a"))[8] == "not ready: HTTP 503"
 
 
@@ -134,7 +140,7 @@ def test_usage_is_shown_in_place_of_where_to_find_it_and_a_dash_for_what_is_unkn
         files=-1,
         log_bytes_per_s=1536.0,
     )
-    other = replace(HEALTHY, status=replace(STATUS, uid="u2", slot=Slot("shop", "web", 2)))
+    other = replace(HEALTHY, status=structs.replace(STATUS, uid="u2", slot=Slot("shop", "web", 2)))
     shown = render.instances([HEALTHY, other], now_ms=NOW_MS, usage={"u1": usage})
     assert shown.splitlines() == [
         "INSTANCE  STATE    HOST  CPU  MEMORY  PROCS  FILES  LOG        NOTE",
@@ -170,7 +176,7 @@ def test_what_is_not_as_wanted_shows(changes: dict[str, Any], state: str, note: 
 
 
 def test_text_from_elsewhere_cannot_move_the_cursor() -> None:
-    status = replace(STATUS, state=InstanceState.BACKOFF, reason="\x1b[2Jexit\r1")
+    status = structs.replace(STATUS, state=InstanceState.BACKOFF, reason="\x1b[2Jexit\r1")
     assert "\\x1b[2Jexit\\r1" in render.instances(
         [Instance(status=status, host="a")], now_ms=NOW_MS
     )
@@ -225,7 +231,7 @@ def test_hosts_show_size_labels_and_complaints() -> None:
         assert cell in cells
     wide = render.hosts([line], wide=True)
     assert {"LIMIT", "AGENT", "VIA", "10", "0.1.0", "c"} <= set(wide.split())
-    gone = HostLine(status=replace(status, departed=True), state=HostState.LOST)
+    gone = HostLine(status=structs.replace(status, departed=True), state=HostState.LOST)
     assert render.host_state(gone) == "left"
     assert render.host_state(replace(gone, state=HostState.READY)) == "ready"
     assert "formation-agent" in render.hosts([])
@@ -334,8 +340,8 @@ def test_json_of_an_instance_has_stable_keys_and_null_for_what_is_not_there() ->
         "failures", "crash_looping", "told", "surge", "run", "placed_because",
     ]  # fmt: skip
     assert found["started_at"] == "2023-11-14T22:11:15.000Z"
-    pending = replace(STATUS, uid="shop/web.1", state=InstanceState.PENDING, pid=0, port=0)
-    shown = jsonview.instance(Instance(status=replace(pending, attempt=0, started_at_ms=0)))
+    pending = structs.replace(STATUS, uid="shop/web.1", state=InstanceState.PENDING, pid=0, port=0)
+    shown = jsonview.instance(Instance(status=structs.replace(pending, attempt=0, started_at_ms=0)))
     assert [shown[key] for key in ("uid", "host", "port", "pid", "started_at", "restarts")] == [
         None, None, None, None, None, 0,
     ]  # fmt: skip

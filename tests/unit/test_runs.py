@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec import structs
 from worlds import app, bundle, host, process_type, release, seen, stay, step, world
 
 from formation.model import InstanceState, Slot
@@ -101,7 +102,9 @@ def test_one_whose_code_cannot_be_built_has_failed_with_that_reason() -> None:
 
 def test_a_run_on_a_silent_host_is_left_alone() -> None:
     run = asked(state=RunState.PLACED, host="a")
-    silent = replace(placed(run, state=InstanceState.HEALTHY), session=None, silent_since_s=0.0)
+    silent = structs.replace(
+        placed(run, state=InstanceState.HEALTHY), session=None, silent_since_s=0.0
+    )
     assert step(shop(silent, host("b"), runs=[run])).documents == ()
 
 

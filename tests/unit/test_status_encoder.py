@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from formation import wire
 from formation.model import HostStatus, InstanceState, InstanceStatus, Slot
@@ -36,7 +35,7 @@ def test_it_reads_as_what_was_encoded(steps: list[tuple[tuple[InstanceStatus, ..
     for said, as_sent in steps:
         if as_sent:
             encoder.take(said, map(wire.instance_status_to_pb, said))
-        whole = replace(host, instances=said)
+        whole = structs.replace(host, instances=said)
         assert codec.decode(KEY, encoder.encode(whole)) == whole
 
 

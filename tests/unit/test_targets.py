@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
 from worlds import app, host, process_type, release, seen, stay, world
 
 from formation.model import InstanceState
@@ -16,7 +16,7 @@ RELEASES = (release(process_type("web")),)
 
 def reached(entry: HostEntry, address: str) -> HostEntry:
     assert entry.status is not None
-    return replace(entry, status=replace(entry.status, address=address))
+    return structs.replace(entry, status=structs.replace(entry.status, address=address))
 
 
 def runs(item: Any, port: int, state: InstanceState = InstanceState.HEALTHY) -> Any:
@@ -57,7 +57,7 @@ def test_what_runs_is_told_with_its_state_and_what_does_not_is_left_out() -> Non
 
 
 def test_of_two_stays_in_one_place_the_one_that_stays_is_told() -> None:
-    new, old = stay("web.1"), replace(stay("web.1"), uid="old")
+    new, old = stay("web.1"), structs.replace(stay("web.1"), uid="old")
     says = [runs(new, 20001), runs(old, 20001, InstanceState.DRAINING)]
     found = world(
         reached(host("a", new, says=says), "10.0.0.1"), apps=app({"web": 1}), releases=RELEASES

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from msgspec import structs
 from worlds import app, host, process_type, release, seen, stay, world
 
 from formation.model import AssignmentDocument, Cluster, HostStatus, InstanceState
@@ -35,7 +36,7 @@ def planned(given: World) -> Plan:
 
 def said(entry: HostEntry, **fields: Any) -> HostEntry:
     assert entry.status is not None
-    return replace(entry, status=replace(entry.status, **fields))
+    return structs.replace(entry, status=structs.replace(entry.status, **fields))
 
 
 A = host("a", stay("web.1"), stay("web.2"), generation=4)
@@ -47,7 +48,7 @@ A = host("a", stay("web.1"), stay("web.2"), generation=4)
         said(A, generation=5),
         said(A, ahead=True),
         said(A, cluster_epoch=1),
-        replace(A, document=None),
+        structs.replace(A, document=None),
     ],
 )
 def test_a_host_that_follows_more_than_etcd_knows_holds_everything(ahead: HostEntry) -> None:
@@ -59,10 +60,10 @@ def test_a_host_that_follows_more_than_etcd_knows_holds_everything(ahead: HostEn
 
 
 @pytest.mark.parametrize(
-    "fine", [A, said(A, generation=3), replace(said(A, generation=9), session=None)]
+    "fine", [A, said(A, generation=3), structs.replace(said(A, generation=9), session=None)]
 )
 def test_who_follows_or_lags_or_is_silent_holds_nothing(fine: HostEntry) -> None:
-    fine = fine if fine.connected else replace(fine, silent_since_s=99.0)
+    fine = fine if fine.connected else structs.replace(fine, silent_since_s=99.0)
     plan = planned(cluster_of(fine, host("b"), web=3, one=1))
     assert plan.documents
     assert not plan.held
@@ -95,7 +96,7 @@ def obeyed(given: World, plan: Plan) -> World:
             for item in document.instances
             if not item.ending
         ]
-        status: HostStatus = replace(
+        status: HostStatus = structs.replace(
             entry.status,
             instances=tuple(table),
             generation=document.generation,
@@ -122,7 +123,7 @@ def uids(given: World) -> dict[str, set[str]]:
 def test_after_the_word_what_runs_and_is_wanted_goes_on_as_it_is() -> None:
     moved, known, more = stay("web.1"), stay("web.2"), stay("web.3")
     # etcd thinks that web.1 is on a; it has moved to b since, and web.3 was added.
-    a = replace(said(host("a", moved, known, generation=4), generation=7))
+    a = structs.replace(said(host("a", moved, known, generation=4), generation=7))
     a = said(a, instances=(seen(known, InstanceState.HEALTHY),))
     b = host("b", says=[seen(moved, InstanceState.HEALTHY), seen(more, InstanceState.HEALTHY)])
     b = said(b, generation=3)
@@ -185,10 +186,10 @@ def test_a_release_command_that_it_does_not_know_is_gone_before_another_begins()
 
 
 def test_a_host_that_was_away_comes_into_the_epoch_when_it_is_back() -> None:
-    away = replace(said(A, generation=9), session=None, silent_since_s=0.0)
+    away = structs.replace(said(A, generation=9), session=None, silent_since_s=0.0)
     given = settled(confirmed(away, host("b"), web=2, one=0))
     assert len(uids(given)["b"]) == 2, "lost, so they run elsewhere"
-    back = replace(given.hosts["a"], session=A.session, silent_since_s=None)
+    back = structs.replace(given.hosts["a"], session=A.session, silent_since_s=None)
     given = replace(given, hosts={**given.hosts, "a": back})
     assert not planned(given).held
     (document,) = planned(given).documents
@@ -197,7 +198,9 @@ def test_a_host_that_was_away_comes_into_the_epoch_when_it_is_back() -> None:
 
 def test_the_next_epoch_is_higher_than_any_that_was_heard_of() -> None:
     document = AssignmentDocument(host="a", generation=1, epoch=1, bundles=(), cluster_epoch=3)
-    given = cluster_of(replace(A, document=document), said(host("b"), cluster_epoch=6), epoch=2)
+    given = cluster_of(
+        structs.replace(A, document=document), said(host("b"), cluster_epoch=6), epoch=2
+    )
     assert timeline.next_epoch(given) == 7
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from worlds import app
 
 from formation.model import (
@@ -45,7 +46,7 @@ class Story:
         self.entry = HostEntry(name="a", status=HostStatus(host="a", agent_id="x", boot_id="b"))
 
     def see(self, kind: str, at_ms: int, **fields: object) -> None:
-        self.entry = replace(self.entry, **fields)  # type: ignore[arg-type]
+        self.entry = structs.replace(self.entry, **fields)
         after = replace(self.world, hosts={**self.world.hosts, "a": self.entry})
         change = Change(kind=kind, names=("a",), record=None)
         self.tracing.hear(self.world, after, [change], at_ms, leads=self.leads)
@@ -63,7 +64,7 @@ class Story:
             for uid, state in states.items()
         )  # fmt: skip
         assert self.entry.status is not None
-        status = replace(self.entry.status, instances=said, generation=generation)
+        status = structs.replace(self.entry.status, instances=said, generation=generation)
         self.see("status", at_ms, status=status)
 
     def take(self, at_ms: int) -> dict[str, Span]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
+from msgspec import structs
 
 from formation import model as m
 from formation import wire, wire_access, wire_automation
@@ -105,7 +105,7 @@ class StatusEncoder:
 
     def encode(self, status: m.HostStatus) -> bytes:
         known, self._known = self._known, {}
-        parts = [encode(replace(status, instances=()))]
+        parts = [encode(structs.replace(status, instances=()))]
         for item in status.instances:
             found = known.get(item.uid)
             if found is None or found[0] is not item:
