@@ -49,8 +49,7 @@ class Ability(StrEnum):
     USER = "user"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Slot:
+class Slot(Struct, frozen=True, order=True, gc=False):
     """`shop/web.3`: a place in the formation, kept across moves."""
 
     app: str
