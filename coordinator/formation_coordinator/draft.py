@@ -181,7 +181,7 @@ class Draft:
                 stem=self._stem(wish.app.name),
                 revision=self.world.revision,
             )
-            template = self._templates[key] = structs.replace(plain, **fields)
+            template = self._templates[key] = structs.replace(plain, **fields)  # type: ignore[arg-type]
         return template
 
     def _stem(self, app: str) -> str:

@@ -190,7 +190,7 @@ class Story:
             return structs.replace(said, state=InstanceState.FINISHED, last_exit="exit 0")
         if item.release in self.bad or item.uid in self.looping:
             failed = {"failures": 5, "crash_looping": True, "last_exit": "exit 1"}
-            return structs.replace(said, state=InstanceState.BACKOFF, **failed)
+            return structs.replace(said, state=InstanceState.BACKOFF, **failed)  # type: ignore[arg-type]
         return said
 
     # -- what happens ------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class Story:
         self.exits: list[Exit] = []
 
     def report(self, state: InstanceState, **changes: object) -> list[str]:
-        status = structs.replace(self.seen.status, state=state, **changes)
+        status = structs.replace(self.seen.status, state=state, **changes)  # type: ignore[arg-type]
         self.seen = replace(self.seen, status=status)
         return self.feed(Update(changed=(self.seen,)))
 

@@ -46,7 +46,7 @@ class Story:
         self.entry = HostEntry(name="a", status=HostStatus(host="a", agent_id="x", boot_id="b"))
 
     def see(self, kind: str, at_ms: int, **fields: object) -> None:
-        self.entry = structs.replace(self.entry, **fields)
+        self.entry = structs.replace(self.entry, **fields)  # type: ignore[arg-type]
         after = replace(self.world, hosts={**self.world.hosts, "a": self.entry})
         change = Change(kind=kind, names=("a",), record=None)
         self.tracing.hear(self.world, after, [change], at_ms, leads=self.leads)
