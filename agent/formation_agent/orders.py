@@ -84,8 +84,10 @@ def _is_of_another_timeline(
 ) -> bool:
     """A document changes only with its generation: the same number with other content is of a
     store that was put back and has gone on from there. After a goodbye nothing is remembered."""
+    if generation != memory.generation:
+        return False
     wanted, known = ({item.uid for item in items} for items in (assigned, memory.assigned))
-    return generation == memory.generation and bool(known) and wanted != known
+    return bool(known) and wanted != known
 
 
 def by_key(releases: tuple[Release, ...]) -> Releases:

@@ -41,7 +41,7 @@ from formation_coordinator.store.mirror import Mirror
 from formation_coordinator.turns import Turns
 from formation_coordinator.usagefan import UsageDesk
 from formation_coordinator.vault import Vault
-from formation_coordinator.world import is_over
+from formation_coordinator.world import OVER, is_over
 
 log = logging.getLogger(__name__)
 
@@ -309,7 +309,7 @@ class Sessions(agent_pb2_grpc.AgentServicer):
             still = status is None or status.state is InstanceState.STOPPED or is_over(status)
             if uid not in assigned or not still:
                 del session.over[uid]
-        session.over |= {uid: status for uid, status in table.items() if is_over(status)}
+        session.over |= {uid: status for uid, status in table.items() if status.state in OVER}
 
     async def _send(self, session: AgentSession, context: Stream) -> None:
         while True:
