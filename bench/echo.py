@@ -18,7 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -36,8 +38,6 @@ METHOD = "/floor.Echo/Session"
 DIALS_PER_S = 300.0
 PAUSE_S = 1.0
 Stream = aio.ServicerContext[bytes, bytes]
-Handler = grpc.RpcMethodHandler[bytes, bytes]
-Call = aio.StreamStreamCall[bytes, bytes]
 
 
 class Echo(grpc.GenericRpcHandler):
@@ -58,15 +58,16 @@ class Echo(grpc.GenericRpcHandler):
         if count >= self._awaited:
             self._enough.set()
 
-    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
         return grpc.stream_stream_rpc_method_handler(self._hold)
 
     async def _hold(self, requests: AsyncIterator[bytes], context: Stream) -> None:
         self.streams.append(context)
         self._came(len(self.streams))
-        async for _ in requests:
-            self.came_s.append(time.perf_counter())
-            self._came(len(self.came_s))
+        with suppress(asyncio.CancelledError):  # when its host is killed
+            async for _ in requests:
+                self.came_s.append(time.perf_counter())
+                self._came(len(self.came_s))
 
 
 async def answer(address: str, credential: credentials.Credential, after_s: float) -> None:
@@ -74,9 +75,9 @@ async def answer(address: str, credential: credentials.Credential, after_s: floa
     # Else those of one process would share a connection.
     options = [*client_channel_options(), *channel_options(), ("grpc.use_local_subchannel_pool", 1)]
     async with aio.secure_channel(address, channel_credentials(credential), options) as channel:
-        call: Call = channel.stream_stream(METHOD)()
+        call: aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(METHOD)()
         await call.wait_for_connection()
-        while (said := await call.read()) is not aio.EOF:
+        while isinstance(said := await call.read(), bytes):
             await call.write(said)
 
 
