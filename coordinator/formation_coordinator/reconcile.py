@@ -432,7 +432,7 @@ class _Pass:
             number = len(desk.pending) + desk.unnamed.total()
             done.append(f"{number} pending ({next(iter(desk.pending.values()))})")
         done += desk.left_alone.values()
-        if desk.brake and BRAKE not in desk.pending.values():
+        if desk.brake:
             done.append(BRAKE)
         return ", ".join(done) or "nothing to do"
 

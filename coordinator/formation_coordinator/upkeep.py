@@ -19,7 +19,7 @@ from formation_coordinator import moves, rollout, stays
 from formation_coordinator.desk import Demand, Desk
 from formation_coordinator.draft import FRESH, Past, Wish
 from formation_coordinator.fit import matching
-from formation_coordinator.plan import BRAKE, PENDING_NAMED_MAX
+from formation_coordinator.plan import PENDING_NAMED_MAX
 from formation_coordinator.stays import OfType, Stay
 from formation_coordinator.tallies import Flags
 from formation_coordinator.world import HostEntry, departed, is_over, surely_gone
@@ -167,22 +167,14 @@ class Upkeep:
             if not self.of_type.book.count[row]:
                 continue
             entry = self.desk.book.entry(row)
-            why = self._why_held(entry)
-            if why:
-                self._hold(row, why)
-            elif departed(entry) or self._waited_for(entry):
+            gone = departed(entry)
+            if not gone and self.spec.on_host_loss.action is LossAction.WAIT:
+                self._hold(row, f"host {entry.name} is silent, and on_host_loss.action is wait")
+            elif gone or (self._waited_for(entry) and not self.desk.brake):
                 self._demand_of_silent(row)
 
-    def _why_held(self, entry: HostEntry) -> str:
-        """For how ever long it is silent, for people; or ""."""
-        if departed(entry):
-            return ""
-        if self.spec.on_host_loss.action is LossAction.WAIT:
-            return f"host {entry.name} is silent, and on_host_loss.action is wait"
-        return BRAKE if self.desk.brake and self._waited_for(entry) else ""
-
     def _hold(self, row: int, why: str) -> None:
-        """Half of all hosts may be silent: once no more are named, stays are only counted."""
+        """Once no more are named, stays are only counted: all hosts may be silent."""
         if len(self.desk.pending) < PENDING_NAMED_MAX:
             self.desk.wait([stay.slot for stay in self._lost_at(row)], why)
             return

@@ -296,7 +296,7 @@ class StatusChanges(NamedTuple):
 def status_changes(
     before: Sequence[InstanceStatus], after: Sequence[InstanceStatus]
 ) -> StatusChanges:
-    """What stays is the very same record, mostly at the same place: few of hundreds are looked at."""
+    """What stays is the same record, mostly at the same place: few of hundreds are looked at."""
     pairs = [(old, new) for old, new in zip(before, after, strict=False) if old is not new]
     if len(before) <= len(after) and all(old.uid == new.uid for old, new in pairs):
         return StatusChanges([*pairs, *((None, new) for new in after[len(before) :])], [])

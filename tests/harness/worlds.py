@@ -24,8 +24,9 @@ from formation.model import (
 )
 from formation.rules import RolloutRules, Share
 from formation.seen import Rollout
+from formation_coordinator.book import Book
 from formation_coordinator.plan import Plan
-from formation_coordinator.reconcile import reconcile
+from formation_coordinator.reconcile import reconcile, standstill
 from formation_coordinator.world import HostEntry, World
 
 # In place, a quarter at a time, and healthy is enough: what most stories are not about.
@@ -36,7 +37,7 @@ def step(
     given: World, *, now_s: float = 100.0, wall_ms: int = 0, stem: str = "new", **more: Any
 ) -> Plan:
     """One pass of a leader; its new stays have this stem."""
-    return reconcile(
+    plan = reconcile(
         given,
         now_s=now_s,
         wall_ms=wall_ms,
@@ -45,6 +46,8 @@ def step(
         new_stem=lambda: stem,
         **more,
     )
+    assert standstill(given, Book(), now_s) == plan.standstill
+    return plan
 
 
 def written(plan: Plan) -> dict[str, list[str]]:

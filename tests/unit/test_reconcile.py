@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from msgspec import structs
-from worlds import app, host, release, stay, step, world, written
+from worlds import app, host, process_type, release, stay, step, world, written
 
 from formation.model import Slot
+from formation.rules import HostLoss, LossAction
 from formation_coordinator.book import Book
-from formation_coordinator.plan import Plan
+from formation_coordinator.plan import PENDING_NAMED_MAX, Plan
 from formation_coordinator.world import Change, World, apply
 
 WEB = (release("web"),)
@@ -108,6 +109,20 @@ def test_the_brake_holds_when_most_hosts_fall_silent_together() -> None:
     assert plan.documents == ()
     assert plan.brake
     assert "the brake is on" in plan.sentence
+
+
+def test_what_waits_for_silent_hosts_is_named_up_to_a_number_and_counted_beyond() -> None:
+    each, names = 400, "abcd"
+    silent = [
+        host(name, *(stay(f"web.{i * each + n}") for n in range(1, each + 1)), silent_since_s=0.0)
+        for i, name in enumerate(names)
+    ]
+    waits = process_type("web", on_host_loss=HostLoss(action=LossAction.WAIT))
+    apps = app({"web": each * len(names)})
+    plan = step(world(*silent, host("e"), apps=apps, releases=(release(waits),)))
+    assert not plan.documents
+    assert len(plan.pending) == PENDING_NAMED_MAX
+    assert plan.unnamed["shop", "web"] == each * len(names) - PENDING_NAMED_MAX
 
 
 def test_when_the_first_are_back_the_others_have_their_time_again() -> None:

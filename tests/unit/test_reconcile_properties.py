@@ -13,7 +13,8 @@ from worlds import app, host, process_type, release, seen, stay, world
 
 from formation.model import Ability, Assignment, HostState, InstanceState, Slot
 from formation_coordinator import views
-from formation_coordinator.reconcile import Plan, reconcile
+from formation_coordinator.book import Book
+from formation_coordinator.reconcile import Plan, reconcile, standstill
 from formation_coordinator.world import (
     Change,
     HostEntry,
@@ -306,6 +307,12 @@ def well(given_world: World) -> World:
 
 def broken(given_world: World) -> World:
     return said(given_world, InstanceState.BACKOFF, crash_looping=True)
+
+
+@given(worlds())
+@settings(max_examples=EXAMPLES)
+def test_what_stands_still_is_known_without_a_plan(before: World) -> None:
+    assert standstill(before, Book(), NOW_S) == planned(before).standstill
 
 
 @given(worlds())

@@ -14,8 +14,9 @@ from worlds import app, host, process_type, release, seen, stay, world
 from formation.model import AssignmentDocument, Cluster, HostStatus, InstanceState
 from formation.requests import Run, RunState
 from formation_coordinator import candidates, timeline
+from formation_coordinator.book import Book
 from formation_coordinator.plan import Plan
-from formation_coordinator.reconcile import reconcile
+from formation_coordinator.reconcile import reconcile, standstill
 from formation_coordinator.world import Change, HostEntry, World, apply
 
 WEB = process_type("web")
@@ -29,9 +30,11 @@ def cluster_of(*hosts: HostEntry, epoch: int = 0, held: str = "", **formation: i
 
 def planned(given: World) -> Plan:
     stems = (f"s{n}" for n in count())
-    return reconcile(
+    plan = reconcile(
         given, now_s=100.0, wall_ms=0, epoch=9, replace_after_s=5.0, new_stem=lambda: next(stems)
     )
+    assert standstill(given, Book(), 100.0) == plan.standstill
+    return plan
 
 
 def said(entry: HostEntry, **fields: Any) -> HostEntry:
