@@ -36,6 +36,7 @@ from formation_coordinator.logfan import LogFan
 from formation_coordinator.planning import forecast_to_pb
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import StoreError
+from formation_coordinator.turns import Turns
 from formation_coordinator.usagefan import UsageFan
 from formation_coordinator.watching import InstanceWatch
 from formation_coordinator.world import Change, World
@@ -61,7 +62,7 @@ class ControlService(AutomationApi):
     ) -> None:
         super().__init__(me=me, **changes)
         self._logs, self._usage, self.watch = logs, usage, watch
-        self.execs, self._counts = execs, HealthyCounts()
+        self.execs, self._counts, self._turns = execs, HealthyCounts(), Turns(self._clock)
         self.chronicle = chronicle
         self._replace_after_s, self._outdated = replace_after_s, outdated
 
@@ -75,6 +76,12 @@ class ControlService(AutomationApi):
         if not self._mirror.ready.is_set():
             return f"coordinator {self._me.id} is not ready"
         return self._outdated()
+
+    async def _counted(self) -> World:
+        """The world as it is now. What of it was not counted yet leaves time for others."""
+        for _ in self._counts.catch_up(self._live.world):
+            await self._turns.turn()
+        return self._live.world
 
     def _known_app(self, name: str) -> App:
         app = self._live.world.apps.get(name)
@@ -102,7 +109,7 @@ class ControlService(AutomationApi):
     @worded
     async def ListApps(self, request: pb.ListAppsRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
-        world = self._live.world
+        world = await self._counted()
         found = []
         for name in sorted(world.apps):
             app = world.apps[name]
@@ -131,7 +138,7 @@ class ControlService(AutomationApi):
     async def ListHosts(self, request: pb.ListHostsRequest, context: Context) -> Any:  # noqa: N802
         self._ready()
         found = views.hosts(
-            self._live.world,
+            await self._counted(),
             self._counts,
             now_s=self._clock(),
             replace_after_s=self._replace_after_s,

@@ -36,6 +36,7 @@ from formation_coordinator.world import (
     World,
     departed,
     same_definition,
+    says_the_same,
 )
 
 # One host's document and status must fit into a request to etcd.
@@ -118,8 +119,10 @@ class Book:
                 joined.append(name)
                 continue
             known = data[row]
-            if known is None or known.entry is not entry or row in self.incomplete:
+            if known is None or row in self.incomplete or not says_the_same(known.entry, entry):
                 self._replace(row, entry)
+            else:
+                known.entry = entry
         if len(rows) > len(world.hosts) - len(joined):
             for name in [name for name in rows if name not in world.hosts]:
                 self._forget(name)

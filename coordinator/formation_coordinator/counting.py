@@ -1,16 +1,16 @@
 """How many stays are as wanted, by host and by app.
 
 Lists ask for these numbers all the time, and a cluster has many more instances than changes: what
-a host's entry adds is counted once, and again when that entry is another one.
+a host's entry adds is counted once, and again when it runs, or says, something else.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from formation_coordinator.world import HostEntry, World, is_healthy
+from formation_coordinator.world import HostEntry, World, is_healthy, says_the_same
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +41,35 @@ class HealthyCounts:
         found = self._hosts.get(name)
         return found.healthy if found else 0
 
+    def catch_up(self, world: World) -> Iterator[None]:
+        """What the next question would count at once, a host at each step: of a million instances
+        that are seen for the first time it would be seconds."""
+        for name, entry in world.hosts.items():
+            if not self._knows(name, entry):
+                self._take(name, entry)
+                yield
+
     def _look(self, world: World) -> None:
         if world is self._world:
             return
-        self._world = world
         for name in self._hosts.keys() - world.hosts.keys():
             self._apps.subtract(self._hosts.pop(name).by_app)
         for name, entry in world.hosts.items():
-            before = self._hosts.get(name)
-            if before is not None and before.entry is entry:
-                continue
-            if before is not None:
-                self._apps.subtract(before.by_app)
-            self._hosts[name] = after = _count(entry)
-            self._apps.update(after.by_app)
+            if not self._knows(name, entry):
+                self._take(name, entry)
+        self._world = world
+
+    def _knows(self, name: str, entry: HostEntry) -> bool:
+        found = self._hosts.get(name)
+        return found is not None and says_the_same(found.entry, entry)
+
+    def _take(self, name: str, entry: HostEntry) -> None:
+        self._world = None
+        before = self._hosts.get(name)
+        if before is not None:
+            self._apps.subtract(before.by_app)
+        self._hosts[name] = after = _count(entry)
+        self._apps.update(after.by_app)
 
 
 def _count(entry: HostEntry) -> HostCount:

@@ -426,6 +426,16 @@ def is_healthy(entry: HostEntry, status: InstanceStatus | None) -> bool:
     return entry.connected and status.state is InstanceState.HEALTHY
 
 
+def says_the_same(one: HostEntry, other: HostEntry) -> bool:
+    """But for since when something is so: a new leader stamps all silent hosts anew."""
+    return one is other or (
+        one.host is other.host
+        and one.session is other.session
+        and one.status is other.status
+        and one.document is other.document
+    )
+
+
 def surely_gone(entry: HostEntry, status: InstanceStatus | None) -> bool:
     """No process of a stay that is `ending` runs any more, and none will: its agent says so, of the
     document as it is; or has said goodbye."""

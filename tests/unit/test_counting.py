@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,8 @@ def test_whatever_changes_it_is_as_if_counted_anew(data: st.DataObject) -> None:
             elif what == "goes":
                 hosts.pop(name, None)
         now = of(*hosts.values())
+        for _ in islice(counts.catch_up(now), data.draw(st.integers(0, 3))):
+            pass  # not always to its end: then the question does the rest
         for name in APPS:
             assert counts.of_app(now, name) == anew(now, name)
         for name in "abc":
@@ -86,11 +89,11 @@ def test_what_has_not_changed_is_not_looked_at_again() -> None:
 
     first, other = watched(first), watched(other)
     assert counts.of_app(of(first, other), "shop") == 4
-    assert looked == ["a", "b"]
+    assert looked == []  # the same, of another pass
     other = watched(other, session=None)
     assert counts.of_app(of(first, other), "shop") == 2
     assert counts.of_host(of(first, other), "a") == 2
-    assert looked == ["a", "b", "b"]
+    assert looked == ["b"]
 
 
 def test_an_app_of_which_nothing_runs_has_none() -> None:
