@@ -28,6 +28,7 @@ from formation.policy import HEARTBEAT_PERIOD_S
 from formation.v1 import agent_pb2
 from formation_coordinator.election import LeaseKeeper
 from formation_coordinator.live import LiveWorld
+from formation_coordinator.outbox import Outbox
 from formation_coordinator.store import codec, keys
 from formation_coordinator.store.base import (
     Delete,
@@ -60,6 +61,10 @@ class Refused(Exception):
     def __init__(self, code: grpc.StatusCode, reason: str) -> None:
         super().__init__(reason)
         self.code = code
+
+
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
 
 
 @dataclass(slots=True, eq=False)
@@ -95,10 +100,8 @@ class AgentSession:
     moves_until_s: float = 0.0
     encoder: codec.StatusEncoder = field(default_factory=codec.StatusEncoder)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    outgoing: asyncio.Queue[agent_pb2.CoordinatorMessage] = field(
-        default_factory=lambda: asyncio.Queue(OUTGOING_MAX)
-    )
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    outgoing: Outbox = field(default_factory=lambda: Outbox(OUTGOING_MAX))
+    ended: asyncio.Future[None] = field(default_factory=_future)
     end_reason: str = ""
 
     @property
@@ -116,12 +119,13 @@ class AgentSession:
 
     def end(self, reason: str) -> None:
         self.end_reason = self.end_reason or reason
-        self.ended.set()
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def send(self, message: agent_pb2.CoordinatorMessage) -> None:
         """An agent that reads nothing for a thousand messages is cut off, and starts afresh."""
         try:
-            self.outgoing.put_nowait(message)
+            self.outgoing.put(message)
         except asyncio.QueueFull:
             self.end("the agent does not read its messages")
 

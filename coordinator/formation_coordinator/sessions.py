@@ -214,12 +214,12 @@ class Sessions(agent_pb2_grpc.AgentServicer):
         context: Stream,
     ) -> None:
         """Until the stream breaks, the agent says goodbye, or the session is ended from here."""
-        tasks = [
+        tasks: list[asyncio.Future[None]] = [
             asyncio.create_task(self._read(session, requests)),
             asyncio.create_task(self._send(session, context)),
             asyncio.create_task(self._keep_agent_right(session)),
             asyncio.create_task(self._registrar.keep_right(session)),
-            asyncio.create_task(session.ended.wait()),
+            session.ended,
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

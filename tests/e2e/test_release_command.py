@@ -90,8 +90,12 @@ def pids(cluster: Cluster) -> set[int]:
 
 
 def process_of(shop: Shop, name: str) -> psutil.Process:
-    rows = shop.cluster.ps()
-    (pid,) = {row["pid"] for row in rows if f"{row['type']}.{row['ordinal']}" == name}
+    def found() -> set[int]:
+        """It may have begun to write before its agent could tell of it."""
+        rows = shop.cluster.ps()
+        return {r["pid"] for r in rows if f"{r['type']}.{r['ordinal']}" == name and r["pid"]}
+
+    (pid,) = shop.cluster.wait(found, what=f"the process of {name}")
     return psutil.Process(pid)
 
 
