@@ -34,8 +34,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dials-per-s", type=float, default=400.0, help="of all hosts, at first")
     parser.add_argument("--plain", action="store_true", help="without certificates")
     parser.add_argument("--start-s", type=float, default=0.0)
+    parser.add_argument("--failing", type=float, default=0.0, help="so large a share of starts")
     parser.add_argument("--ready-after-s", type=float, default=0.0)
-    parser.add_argument("--idle-s", type=float, default=10.0)
+    parser.add_argument("--idle-s", type=float, default=60.0)
     parser.add_argument("--idle-empty-s", type=float, default=5.0, help="0: not at all")
     parser.add_argument("--kill-leader", action="store_true")
     parser.add_argument("--json", default="", metavar="FILE")
@@ -62,6 +63,7 @@ def main() -> None:
         coordinators=options.coordinators,
         tls=not options.plain,
         start_s=options.start_s,
+        failing=options.failing,
         dials_per_s=options.dials_per_s,
     ) as rig:
         try:

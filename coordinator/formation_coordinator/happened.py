@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from formation.automation import Autoscale
 from formation.model import App, InstanceState, InstanceStatus
 from formation.requests import Run, RunState
-from formation_coordinator.world import Change, HostEntry, World, status_changes
+from formation_coordinator.world import Change, HostEntry, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +96,13 @@ def _words_of_host(before: HostEntry | None, after: HostEntry) -> Iterator[tuple
 
 
 def _instances(name: str, before: HostEntry | None, after: HostEntry) -> Iterator[Happening]:
-    were = before.status.instances if before is not None and before.status else ()
-    changes = status_changes(were, after.status.instances if after.status else ())
-    for old, status in changes.said:
-        if (text := _news(old, status)) is not None:
+    known = before.observed() if before is not None else {}
+    now = after.status.instances if after.status else ()
+    for status in now:
+        old = known.pop(status.uid, None)
+        if old is not status and (text := _news(old, status)) is not None:
             yield _of_instance(name, status, _STATES[status.state], text)
-    for status in changes.gone:
+    for status in known.values():
         if status.state is not InstanceState.STOPPED:
             yield _of_instance(name, status, _STATES[InstanceState.STOPPED], "stopped")
 

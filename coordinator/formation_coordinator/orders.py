@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from formation import wire
-from formation.model import AssignmentDocument, Bundle, Terms
+from formation.model import AssignmentDocument, Assignments, Bundle, Terms
 from formation.v1 import agent_pb2, types_pb2
 
 
@@ -20,22 +20,19 @@ def message(
     each instance by itself is ten times as much to send and to read."""
     listed, removed = _difference(document, base) if base else (document.bundles, ())
     needed = {(bundle.terms.app, bundle.terms.release) for bundle in listed}
-    kinds = agent_pb2.Assignments
-    order = agent_pb2.Assignments(
-        kind=kinds.KIND_INCREMENTAL if base else kinds.KIND_COMPLETE,
+    order = Assignments(
+        complete=base is None,
         epoch=document.epoch,
         cluster_epoch=document.cluster_epoch,
         applies_to=base.generation if base else 0,
         results_in=document.generation,
-        removed_uids=removed,
-        releases=[r for r in releases if (r.app, r.number) in needed],
+        instances=() if bundles else tuple(s for bundle in listed for s in bundle.stays()),
+        removed_uids=tuple(removed),
     )
-    if bundles:
-        order.bundles.extend(map(wire.bundle_to_pb, listed))
-    else:
-        stays = (stay for bundle in listed for stay in bundle.stays())
-        order.instances.extend(map(wire.assignment_to_pb, stays))
-    return order
+    found = wire.assignments_to_pb(order)
+    found.bundles.extend(wire.bundle_to_pb(bundle) for bundle in (listed if bundles else ()))
+    found.releases.extend(r for r in releases if (r.app, r.number) in needed)
+    return found
 
 
 def _difference(

@@ -9,9 +9,9 @@ it, and is compared only with a `now_s` of that same clock; so are `draining_sin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
@@ -268,41 +268,19 @@ def _healthy_since_s(
     begins anew, also when nobody saw the end of the one before."""
     if status is None:
         return {}
-    before, horizon_s = entry.healthy_since_s, now_s - HEALTHY_KNOWN_S
-    changes = status_changes(entry.status.instances if entry.status else (), status.instances)
-    found = {uid: since_s for uid, since_s in before.items() if since_s > horizon_s}
-    for item in changes.gone:
-        found.pop(item.uid, None)
-    for old, new in changes.said:
-        found.pop(new.uid, None)
-        if new.state is not InstanceState.HEALTHY:
-            continue
-        same = old is not None and (old.state, old.attempt) == (new.state, new.attempt)
-        if not same:
-            found[new.uid] = now_s
-        elif before.get(new.uid, horizon_s) > horizon_s:
-            found[new.uid] = before[new.uid]
+    before = entry.healthy_since_s
+    were = entry.status.instances if entry.status else ()
+    healthy = {s.uid: s.attempt for s in were if s.state is InstanceState.HEALTHY}
+    for_long = healthy.keys() - before.keys()
+    horizon_s = now_s - HEALTHY_KNOWN_S
+    found = {}
+    for item in status.instances:
+        if item.state is InstanceState.HEALTHY:
+            same = healthy.get(item.uid) == item.attempt
+            since_s = before.get(item.uid, now_s) if same else now_s
+            if since_s > horizon_s and not (same and item.uid in for_long):
+                found[item.uid] = since_s
     return found
-
-
-class StatusChanges(NamedTuple):
-    """`said`: what is new or another, with what was said of it before; `gone`: what is not said any
-    more."""
-
-    said: list[tuple[InstanceStatus | None, InstanceStatus]]
-    gone: list[InstanceStatus]
-
-
-def status_changes(
-    before: Sequence[InstanceStatus], after: Sequence[InstanceStatus]
-) -> StatusChanges:
-    """What stays is the same record, mostly at the same place: few of hundreds are looked at."""
-    pairs = [(old, new) for old, new in zip(before, after, strict=False) if old is not new]
-    if len(before) <= len(after) and all(old.uid == new.uid for old, new in pairs):
-        return StatusChanges([*pairs, *((None, new) for new in after[len(before) :])], [])
-    known = {item.uid: item for item in before}
-    said = [(known.pop(new.uid, None), new) for new in after]
-    return StatusChanges([(old, new) for old, new in said if old is not new], [*known.values()])
 
 
 def _put(table: dict[Any, Any], key: object, record: object) -> None:

@@ -133,11 +133,13 @@ class Rig:
         coordinators: int = 1,
         tls: bool = True,
         start_s: float = 0.0,
+        failing: float = 0.0,
         dials_per_s: float = 400.0,
         ping_every_s: float = PING_EVERY_S,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fmn-"))
-        self.tls, self._start_s, self._dials_per_s = tls, start_s, dials_per_s
+        self.tls, self._dials_per_s = tls, dials_per_s
+        self._start_s, self._failing = start_s, failing
         self._ping_every_s = ping_every_s
         self._count, self._ended_cpu_s = coordinators, 0.0
         self.coordinators: dict[str, Program] = {}
@@ -209,6 +211,7 @@ class Rig:
         for first in range(0, count, share):
             flags = ["--hosts", str(min(share, count - first)), "--first", str(first)]
             flags += ["--coordinators", addresses, "--start-s", str(self._start_s)]
+            flags += ["--failing", str(self._failing)]
             flags += ["--spread-s", str(count / self._dials_per_s)]
             flags += ["--ping-every", str(self._ping_every_s)]
             if self.tls:
